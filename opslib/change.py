@@ -1,0 +1,40 @@
+"""A change: one thing that acts, shown before it does, with its undo."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Change:
+    """What will be done, to what, and how it is taken back.
+
+    `shows` are the very commands, SQL or calls that `do` will make. `replaces` reads what is there now: the plan shows
+    it, and a plan is void once the answer is another. `undo` must also serve a change that was stopped half way; None
+    says that there is no way back. `undo` returns nothing, and raises UndoFailed if it could not put things back.
+    """
+
+    title: str
+    shows: Sequence[str]
+    do: Callable[[], object]
+    replaces: Callable[[], str]
+    undo: Callable[[], object] | None = None
+    undo_shows: Sequence[str] = ()
+
+    def describe(self) -> dict[str, str]:
+        """Give the row of the plan's table."""
+        way_back = "; ".join(self.undo_shows) or "as it was before" if self.undo else "none: this cannot be taken back"
+        return {
+            "change": self.title,
+            "does": "; ".join(self.shows),
+            "to": self.replaces(),
+            "undo": way_back,
+        }
+
+
+def digest(context: dict[str, Any], rows: Sequence[dict[str, str]]) -> str:
+    """Give the digest of a plan: 16 hexadecimal digits over what it is for and what it shows."""
+    content = json.dumps([context, list(rows)], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]

@@ -1,0 +1,43 @@
+"""Outside programs: run to their end, with their output in hand and nothing of it thrown away."""
+
+import shlex
+import subprocess
+from collections.abc import Mapping, Sequence
+from shutil import which
+
+from opslib.errors import CommandFailed
+from opslib.mask import mask
+
+SHOWN_LINES = 12
+
+
+def run(command: Sequence[str], *, env: Mapping[str, str], seconds: float = 60, cwd: str | None = None) -> str:
+    """Run a command and give its standard output. Raise CommandFailed if it is missing, fails or takes too long."""
+    program = which(command[0], path=env.get("PATH"))
+    if program is None:
+        raise CommandFailed(f"{command[0]} is not installed, or not in the environment's `tools` folder or PATH")
+    try:
+        done = subprocess.run(
+            [program, *command[1:]],
+            env=env,
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=seconds,
+        )
+    except subprocess.TimeoutExpired:
+        raise CommandFailed(f"`{shown(command)}` had not ended after {seconds:g} s and was stopped") from None
+    except OSError as error:
+        raise CommandFailed(f"`{shown(command)}` could not be started: {error.strerror}") from None
+    if done.returncode:
+        last = "\n".join((done.stdout + done.stderr).strip().splitlines()[-SHOWN_LINES:])
+        message = f"`{shown(command)}` ended with exit code {done.returncode}:\n{last}"
+        raise CommandFailed(mask.text(message), done.returncode, done.stdout + done.stderr)
+    return done.stdout
+
+
+def shown(command: Sequence[str]) -> str:
+    """Give a command as a person would type it."""
+    return mask.text(shlex.join(command))

@@ -1,0 +1,357 @@
+"""A run: checks, a plan, its changes, what verifies them, and what undoes them."""
+
+import atexit
+import getpass
+import os
+import time
+import uuid
+from collections.abc import Callable
+from datetime import datetime
+from typing import IO, Any
+
+from opslib import change as changes
+from opslib import environment as environments
+from opslib import lock, procedure, table
+from opslib import mask as masking
+from opslib.change import Change
+from opslib.environment import Environment
+from opslib.errors import (
+    ChangeFailed,
+    CheckFailed,
+    NotApproved,
+    Outcome,
+    PlanVoid,
+    Refused,
+    RunbookError,
+    UndoFailed,
+    VerifyFailed,
+)
+from opslib.procedure import Procedure
+from opslib.step import Display, Step, now, shell, step
+
+_current: "Run | None" = None
+
+
+def start(
+    name: str, *, environment: str, apply: bool = False, approval: str = "", reason: str = "", incident: str = ""
+) -> "Run":
+    """Begin the run of a procedure: read its environment, check its parameters, take the lock if it will apply.
+
+    In JupyterLab the cell may be run again: a run that has applied changes and not ended goes on.
+    Raise Refused (a parameter, the environment, the lock) with nothing changed.
+    """
+    global _current
+    masking.install()
+    kernel = shell()
+    if kernel is not None and _after_cell not in kernel.events.callbacks["post_run_cell"]:
+        kernel.events.register("post_run_cell", _after_cell)
+    if _current is not None and not _current.ended:
+        if _current.in_force:
+            _current.show_start(note="this run goes on; what it has applied stays applied")
+            return _current
+        _current.release()
+    _current = Run(name, environment, apply, approval, reason, incident)
+    return _current
+
+
+def stop() -> None:
+    """Undo what the current run has changed, and end it. The runner calls this when nobody else can."""
+    if _current is not None:
+        _current.stop(KeyboardInterrupt())
+
+
+class Run:
+    """One execution of a procedure in one environment. Made by `start`."""
+
+    def __init__(self, name: str, environment: str, apply: bool, approval: str, reason: str, incident: str) -> None:
+        self.id = os.environ.get("OPSLIB_RUN") or uuid.uuid4().hex[:8]
+        self.applies = apply
+        self.ended: Outcome | None = None
+        self.steps: list[Step] = []
+        self.in_force: list[Change] = []
+        """The changes that were begun and not undone, oldest first."""
+        self._done: dict[str, Step] = {}
+        self._checks: dict[str, bool] = {}
+        self._planned: dict[str, dict[str, str]] = {}
+        self._digest = ""
+        self._approval = approval
+        self._approved = False
+        self._lock: IO[str] | None = None
+        self._about = {"reason": reason, "incident": incident, "operator": operator()}
+        try:
+            self.procedure: Procedure = procedure.load(name)
+            self.parameters = self.procedure.bind(self._given(environment, apply, approval, reason, incident))
+            self.environment: Environment = environments.load(environment)
+            masking.know(self.environment)
+            if apply:
+                self._hold()
+        except Refused as error:
+            self.stop(error)
+            raise
+        self.show_start()
+
+    def check(self, title: str, answer: bool, evidence: Any = None, *, otherwise: str = "") -> None:
+        """Record a question about the world that must be answered yes. Raise CheckFailed if it is not.
+
+        `evidence` is shown as a table; `otherwise` says what to do when the answer is no.
+        """
+        self._open()
+        ok = answer is True
+        self._checks[title] = ok
+        self._show(step("check", title, ok, otherwise="" if ok else otherwise), evidence)
+        if not ok:
+            raise CheckFailed(f"not so: {title}. {otherwise or 'Nothing was changed by this step.'}")
+
+    def plan(self, *planned: Change) -> None:
+        """Show the changes that `apply` will make, with the plan's digest. Raise NotApproved if that is asked for.
+
+        Raise CheckFailed while a check of this run stands answered no.
+        """
+        self._open()
+        if wrong := [title for title, ok in self._checks.items() if not ok]:
+            raise CheckFailed(f"no plan while a check is not answered yes: {'; '.join(wrong)}. Ask it again first.")
+        rows = [one.describe() for one in planned]
+        self._planned.update({row["change"]: row for row in rows})
+        settled = ("apply", "approval", "reason", "incident")
+        about = {key: value for key, value in self.parameters.items() if key not in settled}
+        about |= {"procedure": self.procedure.digest}
+        self._digest = changes.digest(about, list(self._planned.values()))
+        shown = step("plan", f"Plan {self._digest}", None, digest=self._digest, changes=rows, approved=False)
+        shown["note"] = f"{len(rows)} change{'s' * (len(rows) != 1)}; " + (
+            "nothing is changed by showing it" if self.applies else "this run only shows it"
+        )
+        self._show(shown, rows)
+        if self.applies and self.environment.approval != "none":
+            self._need_approval()
+
+    def apply(self, *planned: Change) -> None:
+        """Make changes that the plan has shown, each once in a run. In a plan run, say that nothing is done.
+
+        A change that fails is undone, with all before it, and the run ends. Raise ChangeFailed, PlanVoid, NotApproved.
+        """
+        self._open()
+        for one in planned:
+            if one.title in self._done:
+                self._redisplay(self._done[one.title])
+                continue
+            if one.title not in self._planned:
+                raise PlanVoid(f"{one.title!r} was not in the plan that this run has shown. Run the plan cell again.")
+            if not self.applies:
+                self._show(step("change", one.title, None, state="not done", note="not done: this run only plans"))
+                continue
+            if self.environment.approval != "none" and not self._approved:
+                raise NotApproved(f"plan {self._digest} is not approved. Approve it above, then run this cell again.")
+            self._make(one)
+
+    def verify(
+        self, title: str, question: Callable[[], Any], *, within: float = 30, every: float = 0.5, otherwise: str = ""
+    ) -> None:
+        """Ask after a change until the answer is true or time is up. In a plan run, only show the question.
+
+        `question` gives a truth value, or a pair of it and evidence. `within` and `every` are seconds. What is still
+        false when time is up undoes what this run has applied and ends it. Raise VerifyFailed.
+        """
+        self._open()
+        if not self.applies:
+            self._show(step("verify", title, None, note="asked after the change"))
+            return
+        ends = time.monotonic() + within
+        try:
+            while True:
+                answer = question()
+                ok, evidence = answer if isinstance(answer, tuple) else (answer, None)
+                if ok or time.monotonic() >= ends:
+                    break
+                time.sleep(every)
+            self._show(step("verify", title, bool(ok), otherwise="" if ok else otherwise), evidence)
+            if not ok:
+                raise VerifyFailed(f"still not so after {within:g} s: {title}. {otherwise}")
+        except BaseException as error:
+            self.stop(error)
+            raise
+
+    def finish(self) -> None:
+        """End a run whose checks all held; its record is complete."""
+        self._open()
+        if wrong := [title for title, ok in self._checks.items() if not ok]:
+            raise CheckFailed(f"a check is not answered yes: {'; '.join(wrong)}. Ask it again first.")
+        if missing := [title for title in self._planned if self.applies and title not in self._done]:
+            raise ChangeFailed(f"planned and not applied: {'; '.join(missing)}. Run the cells that apply them.")
+        self._end(Outcome.APPLIED if self.applies else Outcome.PLANNED, "all checks held")
+
+    def approve(self) -> None:
+        """Approve the plan that was shown last. The panel in JupyterLab calls this."""
+        self._approved = True
+
+    def release(self) -> None:
+        """Let go of the environment's lock."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def show_start(self, note: str = "") -> None:
+        """Show which procedure, environment and mode this is."""
+        mode = "carries out its plan" if self.applies else "plan only, changes nothing"
+        title = f"{self.procedure.title} — {self.environment.title}: {mode}"
+        begun = step("start", title, True, run=self.id, procedure=self.procedure.name, apply=self.applies, note=note)
+        self._show({**begun, **self._about, "environment": self.environment.name})
+
+    # How a run goes wrong
+
+    def _make(self, one: Change) -> None:
+        display = Display()
+        begun = step("change", one.title, None, state="applying", note="under way", **self._planned[one.title])
+        if (found := one.replaces()) != (expected := self._planned[one.title]["to"]):
+            raise PlanVoid(f"{one.title}: planned for {expected!r}, now there is {found!r}. Run the plan cell again.")
+        self.in_force.append(one)
+        try:
+            display.show(begun)
+            one.do()
+        except BaseException as error:
+            failed = {**begun, "ok": False, "state": "failed", "ended": now(), "note": _said(error)}
+            self._keep(failed)
+            display.show(failed)
+            self.stop(error)
+            if not isinstance(error, Exception) or isinstance(error, RunbookError):
+                raise
+            raise ChangeFailed(f"{one.title}: {_said(error)}") from error
+        done = {**begun, "ok": True, "state": "applied", "ended": now(), "note": _took(begun["at"])}
+        self._done[one.title] = done
+        self._keep(done)
+        display.show(done)
+
+    def stop(self, error: BaseException) -> None:
+        """Undo what is in force, newest first, and end the run; at an undo that fails, stop and say what stands."""
+        if self.ended:
+            return
+        if not self.in_force:
+            refused = isinstance(error, Refused)
+            self._end(Outcome.REFUSED if refused else Outcome.FAILED, f"{_said(error)} Nothing was changed.")
+            return
+        while self.in_force:
+            one = self.in_force[-1]
+            display = Display()
+            title = f"Undo: {one.title}"
+            try:
+                if one.undo is None:
+                    raise UndoFailed("there is no undo for this change")
+                display.show(step("undo", title, None, note="under way"))
+                one.undo()
+            except BaseException as failure:
+                shown = step("undo", title, False, note=_said(failure))
+                self._keep(shown)
+                display.show(shown)
+                standing = "; ".join(f"{c.title} ({self._planned[c.title]['to']})" for c in self.in_force)
+                self._end(Outcome.NEEDS_PERSON, f"{_said(error)} Not undone: {standing}. {_said(failure)}")
+                return
+            self.in_force.pop()
+            shown = step("undo", title, True)
+            self._keep(shown)
+            display.show(shown)
+        self._end(Outcome.UNDONE, f"{_said(error)} What this run had changed was put back.")
+
+    def _end(self, outcome: Outcome, why: str) -> None:
+        self.ended = outcome
+        self.release()
+        why = masking.mask.text(why)
+        good = outcome in (Outcome.PLANNED, Outcome.APPLIED)
+        last = step("end", f"{outcome.capitalize()}: {why}", good, outcome=outcome.value, why=why)
+        # A cell that was run again has lost its earlier output, so the last step repeats them all.
+        Display().show({**last, "steps": [*self.steps, last]})
+
+    # What a run needs
+
+    def _given(self, environment: str, apply: bool, approval: str, reason: str, incident: str) -> dict[str, Any]:
+        said = {"environment": environment, "apply": apply, "approval": approval}
+        said |= {"reason": reason, "incident": incident}
+        kernel = shell()
+        variables = kernel.user_ns if kernel is not None else {}
+        declared = {name: variables[name] for name in self.procedure.parameters if name in variables}
+        return declared | {name: value for name, value in said.items() if name in self.procedure.parameters}
+
+    def _hold(self) -> None:
+        where = self.environment.api.env_file.resolve().parent / ".runbook.lock"
+        self._lock = lock.hold(
+            where,
+            {
+                "procedure": self.procedure.name,
+                "operator": self._about["operator"],
+                "since": now(),
+                "pid": os.getpid(),
+                "record": os.environ.get("OPSLIB_RECORD", ""),
+            },
+        )
+        atexit.register(self.release)
+
+    def _need_approval(self) -> None:
+        given = self._approval.strip().lower()
+        if given and given == self._digest:
+            self.approve()
+            return
+        if given:
+            raise NotApproved(
+                f"the approval is for plan {given[:40]!a}, and this plan is {self._digest}: the world or a "
+                f"parameter is not what it was when that was approved. Read this plan, and approve {self._digest}."
+            )
+        if headless():
+            raise NotApproved(
+                f"{self.environment.name} asks for an approved plan. Read this one, and run it again with "
+                f"--approval {self._digest}"
+            )
+        from opslib.panel import ask
+
+        ask(self, self._digest)
+
+    def _open(self) -> None:
+        if self.ended:
+            raise Refused(f"this run has ended as {self.ended}. Start it again, in a new copy if its record is sealed.")
+
+    def _show(self, one: Step, evidence: Any = None) -> None:
+        self._keep(one)
+        rows = table.rows(evidence)
+        if one.get("otherwise"):
+            one["note"] = one["otherwise"]
+        if rows:
+            one["evidence"] = rows
+        Display().show(one, rows)
+
+    def _redisplay(self, one: Step) -> None:
+        Display().show({**one, "note": f"{one['note']}; not done a second time"})
+
+    def _keep(self, one: Step) -> None:
+        self.steps.append(one)
+
+
+def headless() -> bool:
+    """Whether a runner, not a person, executes the cells."""
+    return "OPSLIB_RECORD" in os.environ
+
+
+def operator() -> str:
+    """Who runs this: the login name, behind it the one that was used to become another user."""
+    try:
+        login = getpass.getuser()
+    except (KeyError, OSError):
+        login = f"uid {os.getuid()}"
+    before = os.environ.get("SUDO_USER", login)
+    return login if before == login else f"{before} as {login}"
+
+
+def _after_cell(result: Any) -> None:
+    """End the run when a cell has failed and nobody is there to mend it and go on."""
+    error = result.error_in_exec or result.error_before_exec
+    if error is not None and headless() and _current is not None and not _current.ended:
+        _current.stop(error)
+
+
+def _said(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "It was interrupted."
+    if isinstance(error, RunbookError):
+        return str(error)
+    return f"{type(error).__name__}: {error}"
+
+
+def _took(begun: str) -> str:
+    seconds = (datetime.fromisoformat(now()) - datetime.fromisoformat(begun)).total_seconds()
+    return f"took {seconds:.1f} s"

@@ -1,0 +1,101 @@
+"""The runner: takes a procedure and its parameters, and gives the execution of it with its record."""
+
+import subprocess
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from opslib import environment as environments
+from opslib import procedure as procedures
+from opslib import record
+from opslib.environment import Environment, Limits
+from opslib.errors import BadParameter, Refused
+from opslib.kernel import Kernel
+from opslib.mask import know, mask
+from opslib.procedure import Procedure
+from opslib.run import operator
+from opslib.step import Step, now
+
+if TYPE_CHECKING:
+    from opslib.execution import Execution
+
+
+async def run(
+    procedure: Procedure,
+    given: Mapping[str, object],
+    *,
+    path: Path | None = None,
+    on_step: Callable[[Step], None] = lambda step: None,
+) -> "Execution":
+    """Run a procedure headless; the record lies at `path`, or where records lie.
+
+    A parameter that does not fit is refused before a kernel starts, in a record that says so. Raise Refused where the
+    environment is not known either: then there is no place for a record.
+    """
+    started, identity = now(), uuid.uuid4().hex[:8]
+    environment = environments.load(str(given.get("environment", _default(procedure))))
+    path = path or record.path(environment.name, procedure.name, started, identity)
+    refusal, values, kernel = "", {}, None
+    try:
+        know(environment)
+        values = _bind(procedure, given)
+        # The kernel takes half a second to come up; the imports below take as long beside it.
+        kernel = Kernel(run=identity, record=path, cwd=procedures.root())
+    except Refused as error:
+        refusal = str(error)
+    try:
+        from opslib.execution import Execution
+
+        about = {"id": identity, "started": started, **_about(procedure, environment, values)}
+        notebook = procedure.copy(values)
+        execution = Execution(notebook, about, path, environment.limits if values else Limits(), on_step)
+        if kernel is None:
+            execution.refuse(refusal)
+        else:
+            await execution.run(kernel)
+        return execution
+    finally:
+        if kernel is not None:
+            kernel.end()
+
+
+def _bind(procedure: Procedure, given: Mapping[str, object]) -> dict[str, Any]:
+    values = procedure.bind(given)
+    for name, value in values.items():
+        if mask.tree(value) != value:
+            raise BadParameter(f"parameter {name} holds a secret: name the secret instead, never its value")
+    return values
+
+
+def _default(procedure: Procedure) -> str:
+    declared = procedure.parameters.get("environment")
+    return str(declared.default) if declared else "sandbox"
+
+
+def _about(procedure: Procedure, environment: Environment, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "procedure": procedure.name,
+        "title": procedure.title,
+        "digest": procedure.digest,
+        "commit": commit(),
+        "environment": environment.name,
+        "operator": operator(),
+        "parameters": dict(values),
+        **{key: values.get(key, "") for key in ("reason", "incident")},
+        "apply": bool(values.get("apply", False)),
+    }
+
+
+def commit() -> str:
+    """The commit that the procedures are at, with `-dirty` behind it if files differ from it."""
+    try:
+        return subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"],
+            cwd=procedures.root(),
+            capture_output=True,
+            text=True,
+            timeout=5,
+        ).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
