@@ -1,6 +1,7 @@
 """A procedure: a notebook, its parameters, and the copy of it that a run executes."""
 
 import ast
+import copy
 import difflib
 import hashlib
 import io
@@ -27,6 +28,11 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 def root() -> Path:
     """The folder that holds notebooks/, parameters/ and records/."""
     return Path(os.environ.get("RUNBOOK_ROOT") or Path(__file__).parents[1]).resolve()
+
+
+def located(path: Path) -> str:
+    """Give a path as the project's files say it: from the root, where it lies below that."""
+    return str(path.relative_to(root())) if path.is_relative_to(root()) else str(path)
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,6 @@ class Procedure:
 
     name: str
     path: Path
-    source: bytes
     notebook: dict[str, Any]
     parameters: dict[str, Parameter]
 
@@ -103,7 +108,7 @@ class Procedure:
     @property
     def digest(self) -> str:
         """SHA-256 over the code and prose of the notebook, not over its stored outputs."""
-        cells = [[cell["cell_type"], "".join(cell["source"])] for cell in self.notebook["cells"]]
+        cells = [[cell["cell_type"], cell["source"]] for cell in self.notebook["cells"]]
         return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
 
     def bind(self, given: Mapping[str, object]) -> dict[str, Any]:
@@ -118,7 +123,7 @@ class Procedure:
 
     def copy(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Give a notebook to execute: the values in a cell of their own, and no output."""
-        notebook: dict[str, Any] = json.loads(self.source)
+        notebook = copy.deepcopy(self.notebook)
         for cell in notebook["cells"]:
             if cell["cell_type"] == "code":
                 cell.update(outputs=[], execution_count=None)
@@ -136,7 +141,7 @@ class Procedure:
         return notebook
 
     def _first_lines(self) -> list[str]:
-        first = "".join(self.notebook["cells"][0]["source"]) if self.notebook["cells"] else self.name
+        first = self.notebook["cells"][0]["source"] if self.notebook["cells"] else self.name
         return [line for line in first.splitlines() if line.strip()] or [self.name]
 
 
@@ -157,13 +162,14 @@ def names() -> list[str]:
 def read(path: Path) -> Procedure:
     """Read a notebook file as a procedure. Raise Refused, naming the file, if it is none."""
     try:
-        source = path.read_bytes()
-        notebook = json.loads(source)
+        notebook = json.loads(path.read_bytes())
+        for cell in notebook["cells"]:
+            cell["source"] = "".join(cell["source"])  # on disk a list of lines, which differ well
         declared = next((c for c in notebook["cells"] if "parameters" in _tags(c)), None)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Refused(f"{path}: not a notebook that can be read ({error})") from None
-    parameters = _declared("".join(declared["source"]), path) if declared else {}
-    return Procedure(path.stem, path, source, notebook, parameters)
+    parameters = _declared(declared["source"], path) if declared else {}
+    return Procedure(path.stem, path, notebook, parameters)
 
 
 def _tags(cell: Mapping[str, Any]) -> list[str]:

@@ -163,12 +163,20 @@ class Run:
                 if ok or time.monotonic() >= ends:
                     break
                 time.sleep(every)
-            self._show(step("verify", title, bool(ok), otherwise="" if ok else otherwise), evidence)
-            if not ok:
-                raise VerifyFailed(f"still not so after {within:g} s: {title}. {otherwise}")
         except BaseException as error:
+            self._show(step("verify", title, False, otherwise=_said(error)))
             self.stop(error)
             raise
+        self._show(step("verify", title, bool(ok), otherwise="" if ok else otherwise), evidence)
+        if not ok:
+            failed = VerifyFailed(f"still not so after {within:g} s: {title}. {otherwise}")
+            self.stop(failed)
+            raise failed
+
+    def note(self, title: str, evidence: Any = None) -> None:
+        """Record what was seen, without judging it."""
+        self._open()
+        self._show(step("note", title, None), evidence)
 
     def finish(self) -> None:
         """End a run whose checks all held; its record is complete."""

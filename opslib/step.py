@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from opslib import table
 
-Kind = Literal["start", "check", "plan", "change", "verify", "undo", "end"]
+Kind = Literal["start", "check", "plan", "change", "verify", "undo", "note", "end"]
 Step = dict[str, Any]
 """`step` (its kind), `at` (UTC, ISO 8601), `title`, and what else that kind has to say."""
 

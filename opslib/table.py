@@ -3,7 +3,10 @@
 import dataclasses
 import unicodedata
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
+
+from opslib.procedure import located
 
 Rows = list[dict[str, str]]
 
@@ -59,6 +62,8 @@ def _names(table: Rows) -> list[str]:
 def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, Path):
+        return located(value)
     return "" if value is None else str(value)
 
 

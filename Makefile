@@ -1,0 +1,59 @@
+# What people type. `check` never edits, `format` does.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help demo lab sandbox sandbox-stop sandbox-status test check format outputs bench lock clean
+
+help: ## show these targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 18
+
+.venv/operator: requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --no-deps --requirement requirements.txt
+	$(BIN)/pip install --quiet --no-deps --editable .
+	touch $@
+
+.venv/tester: tests/requirements.txt .venv/operator
+	$(BIN)/pip install --quiet --no-deps --requirement tests/requirements.txt
+	touch $@
+
+demo: .venv/tester ## restart the API of the stand-in under traffic, and show the record
+	$(BIN)/python -m tests.demo
+
+lab: .venv/operator ## open the procedures in JupyterLab, on loopback
+	$(BIN)/python -m opslib.lab
+
+sandbox: .venv/tester ## start the stand-in
+	$(BIN)/python -m tests.sandbox start
+
+sandbox-stop: .venv/tester ## stop the stand-in and delete its state
+	$(BIN)/python -m tests.sandbox stop
+
+sandbox-status: .venv/tester ## say how the stand-in is
+	$(BIN)/python -m tests.sandbox status
+
+test: .venv/tester ## run all tests
+	$(BIN)/pytest
+
+check: .venv/tester ## lint and type-check
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: .venv/tester ## format and mend what the linter can
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+outputs: .venv/tester ## run every notebook's plan on the stand-in and store the outputs in the sources
+	$(BIN)/python -m tests.outputs
+
+bench: .venv/tester ## measure speed and losses beside the peers; about fifteen minutes
+	$(BIN)/python -m tests.bench
+
+lock: .venv/tester ## pin anew what pyproject.toml asks for
+	$(BIN)/uv pip compile --quiet --no-emit-index-url --upgrade pyproject.toml -o requirements.txt
+	$(BIN)/uv pip compile --quiet --no-emit-index-url -c requirements.txt --extra test pyproject.toml -o tests/requirements.txt
+
+clean: ## stop the stand-in and remove what was installed
+	if [ -x $(BIN)/python ]; then $(BIN)/python -m tests.sandbox stop; fi
+	rm -rf .venv tests/sandbox/node_modules

@@ -1,0 +1,112 @@
+"""Health: what the API answers, which of its workers do, and how many requests fail meanwhile."""
+
+import json
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+import urllib3
+
+from opslib.step import now
+
+TIMEOUT = urllib3.Timeout(total=5)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one request got: `status` is 0 where none came, `problem` then says why."""
+
+    status: int
+    seconds: float
+    problem: str = ""
+    body: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def well(self) -> bool:
+        """Whether this is a 200."""
+        return self.status == 200
+
+
+def ask(url: str) -> Answer:
+    """Send one GET over a connection of its own, so that any worker may take it. Never raises for the network."""
+    begun = time.monotonic()
+    try:
+        got = urllib3.request("GET", url, timeout=TIMEOUT, retries=False, redirect=False, headers={"Connection": "close"})
+    except urllib3.exceptions.HTTPError as error:
+        return Answer(0, _since(begun), f"{type(error).__name__}: {error}")
+    try:
+        body = json.loads(got.data)
+    except ValueError:
+        body = {}
+    problem = "" if got.status == 200 else f"HTTP {got.status}"
+    return Answer(got.status, _since(begun), problem, body if isinstance(body, dict) else {})
+
+
+def steady(url: str, times: int = 10) -> tuple[bool, list[Answer]]:
+    """Whether this many requests in a row are answered 200; with the answers, up to the first that was not."""
+    answers = []
+    for _ in range(times):
+        answers.append(ask(url))
+        if not answers[-1].well:
+            return False, answers
+    return True, answers
+
+
+def answering(url: str, pids: Iterable[int], asks: int = 60) -> set[int]:
+    """Which of these processes answer 200, by the `pid` in the body of their answers."""
+    wanted, seen = set(pids), set[int]()
+    for _ in range(asks):
+        if wanted <= seen:
+            break
+        answer = ask(url)
+        if answer.well:
+            seen.add(answer.body.get("pid", 0))
+    return wanted & seen
+
+
+class Watch:
+    """Requests at a steady rate in the background, until stopped; counts the ones that failed."""
+
+    def __init__(self, url: str, *, every: float = 0.05) -> None:
+        self.asked = 0
+        self.failed = 0
+        self.slowest = 0.0  # seconds
+        self.problems: list[dict[str, str]] = []
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._ask, args=(url, every), daemon=True)
+        self._thread.start()
+
+    def stop(self) -> Self:
+        """Ask no more; wait for the last answer."""
+        self._stopped.set()
+        self._thread.join()
+        return self
+
+    @property
+    def counts(self) -> dict[str, str]:
+        """A row of evidence."""
+        row = {"asked": str(self.asked), "failed": str(self.failed), "slowest": f"{self.slowest:.3f} s"}
+        return row | ({"first failure": " ".join(self.problems[0].values())} if self.problems else {})
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None) -> None:
+        self.stop()
+
+    def _ask(self, url: str, every: float) -> None:
+        while not self._stopped.wait(every):
+            answer = ask(url)
+            self.asked += 1
+            self.slowest = max(self.slowest, answer.seconds)
+            if not answer.well:
+                self.failed += 1
+                if len(self.problems) < 20:
+                    self.problems.append({"at": now(), "problem": answer.problem})
+
+
+def _since(begun: float) -> float:
+    return round(time.monotonic() - begun, 3)

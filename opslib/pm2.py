@@ -1,0 +1,222 @@
+"""PM2: the API's workers, and replacing them without a release that does not start costing a request.
+
+PM2's own commands are what acts; facts about them were measured with 7.0.4 and are in `pm2 --help` where it says so.
+"""
+
+import contextlib
+import json
+import os
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from opslib import command, env_file, health
+from opslib.change import Change
+from opslib.environment import Environment
+from opslib.errors import CommandFailed, RunbookError, UndoFailed
+from opslib.procedure import located
+
+UNDO_SECONDS = 30
+BROKEN = ("errored", "stopped")
+RELOAD_LOCK = 30
+"""Seconds for which PM2 refuses a second reload after one that was cut short."""
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One process of the API as PM2 and the system tell of it. `release` is the folder that its code was read from."""
+
+    id: int
+    pid: int
+    status: str
+    mode: str
+    restarts: int
+    up: int  # seconds
+    memory: int  # MiB
+    release: Path | None
+    ready: bool  # whether PM2 waits for the worker to say that it is ready
+    log: Path
+
+
+def daemon(environment: Environment) -> dict[str, Any]:
+    """Say whether PM2's daemon runs for this home, and as whom; asks the files, since any pm2 command would start one."""
+    home = environment.api.pm2_home
+    found: dict[str, Any] = {"home": home, "pid": None, "user": None, "runs": False}
+    with contextlib.suppress(OSError, ValueError, psutil.NoSuchProcess):
+        process = psutil.Process(int((home / "pm2.pid").read_text()))
+        found |= {"pid": process.pid, "user": process.username()}
+        found["runs"] = process.uids().real == os.getuid() and (home / "rpc.sock").exists()
+    return found
+
+
+def workers(environment: Environment) -> list[Worker]:
+    """Give the API's workers by id. Of what PM2 tells, only these fields are kept: it holds their whole environment."""
+    return sorted(
+        (
+            Worker(
+                id=one["pm_id"],
+                pid=one["pid"],
+                status=one["pm2_env"]["status"],
+                mode=one["pm2_env"]["exec_mode"].removesuffix("_mode"),
+                restarts=one["pm2_env"]["restart_time"],
+                up=max(0, round(time.time() - one["pm2_env"]["pm_uptime"] / 1000)) if one["pid"] else 0,
+                memory=one["monit"]["memory"] >> 20,
+                release=_release(one["pid"], Path(one["pm2_env"]["pm_cwd"]), environment.api.release),
+                ready=bool(one["pm2_env"].get("wait_ready")),
+                log=Path(one["pm2_env"]["pm_err_log_path"]),
+            )
+            for one in _list(environment)
+        ),
+        key=lambda worker: worker.id,
+    )
+
+
+def remembered(environment: Environment) -> list[str]:
+    """Give the keys of the `.env` for which PM2 holds another value: a restart would not take the file's.
+
+    dotenv does not override a variable that is already set, and PM2 keeps those of the first start.
+    """
+    file = env_file.read(environment.api.env_file)
+    held = [one["pm2_env"]["env"] for one in _list(environment)]
+    return sorted(key for key in file if any(key in env and str(env[key]) != file[key] for env in held))
+
+
+def reload(environment: Environment, before: Sequence[Worker], title: str) -> Change:
+    """Make the change that replaces these workers one at a time; in fork mode PM2 restarts them instead.
+
+    Undone by putting back the release that they ran, if another is in force now, and reloading them again.
+    """
+    return _replace(environment, before, title, [["pm2", "reload", str(worker.id)] for worker in before])
+
+
+def restart(environment: Environment, before: Sequence[Worker], title: str) -> Change:
+    """Make the change that stops all of these workers and starts them again: nobody answers in between."""
+    ids = [str(worker.id) for worker in before]
+    return _replace(environment, before, title, [["pm2", "stop", *ids], ["pm2", "start", *ids]])
+
+
+def replaced(environment: Environment, before: Sequence[Worker], *, settle: float) -> tuple[bool, list[Worker]]:
+    """Whether each of these workers is a new process that answers and has stayed up for `settle` seconds.
+
+    Raise RunbookError as soon as one cannot come up any more, with the last lines of its error log.
+    """
+    now = {worker.id: worker for worker in workers(environment)}
+    after = [now[worker.id] for worker in before if worker.id in now]
+    for old, new in zip(before, after, strict=False):
+        again = new.restarts - old.restarts
+        if new.status in BROKEN or (again > 1 and new.pid != old.pid and new.up < settle):
+            raise RunbookError(
+                f"worker {new.id} does not stay up: {new.status}, {again} restarts. "
+                f"Its error log ends with:\n{last_errors(new.log)}"
+            )
+    fresh = len(after) == len(before) and all(
+        new.pid != old.pid and new.status == "online" and new.restarts == old.restarts + 1 and new.up >= settle
+        for old, new in zip(before, after, strict=True)
+    )
+    pids = {worker.pid for worker in after}
+    return fresh and health.answering(environment.api.health_url, pids) == pids, after
+
+
+def last_errors(log: Path, lines: int = 12) -> str:
+    """Give the last lines of a worker's error log."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - 8192))
+            return "\n".join(file.read().decode(errors="replace").strip().splitlines()[-lines:]) or "(nothing)"
+    except OSError as error:
+        return f"({log}: {error.strerror})"
+
+
+def _replace(environment: Environment, before: Sequence[Worker], title: str, commands: list[list[str]]) -> Change:
+    home = f"PM2_HOME={shlex.quote(located(environment.api.pm2_home))}"
+    return Change(
+        title,
+        shows=[f"{home} {shlex.join(words)}" for words in commands],
+        do=lambda: [_pm2(environment, *words[1:]) for words in commands],
+        replaces=lambda: _describe(environment, before),
+        undo=lambda: _put_back(environment, before),
+        undo_shows=[
+            f"point {environment.api.release.name} at the release that the workers ran, if it points elsewhere",
+            *(f"pm2 reload {worker.id}" for worker in before),
+        ],
+    )
+
+
+def _describe(environment: Environment, before: Sequence[Worker]) -> str:
+    now = {worker.id: worker for worker in workers(environment)}
+    named = [f"worker {w.id} (process {now[w.id].pid if w.id in now else 'gone'})" for w in before]
+    return f"{', '.join(named)}; release in force {environment.api.release.resolve().name}"
+
+
+def _put_back(environment: Environment, before: Sequence[Worker]) -> None:
+    """Undo a replacement: the old release in force, and these workers up on it, or UndoFailed with what is down."""
+    ran = next((worker.release for worker in before if worker.release), None)
+    link = environment.api.release
+    if ran and ran != link.resolve() and ran.is_dir() and link.is_symlink():
+        beside = link.with_name(f".{link.name}.undo")
+        beside.unlink(missing_ok=True)
+        beside.symlink_to(os.path.relpath(ran, link.parent))
+        os.replace(beside, link)
+    ids = {worker.id for worker in before}
+    now = [worker for worker in workers(environment) if worker.id in ids]
+    up = health.answering(environment.api.health_url, {worker.pid for worker in now})
+    down = [worker for worker in now if worker.pid not in up or (ran and worker.release != ran)]
+    try:
+        for worker in down:
+            _pm2(environment, "reload", str(worker.id))
+        ends = time.monotonic() + UNDO_SECONDS
+        while not replaced(environment, down, settle=2)[0]:
+            if time.monotonic() > ends:
+                raise RunbookError("The workers are online and do not answer.")
+            time.sleep(0.5)
+    except RunbookError as error:
+        raise UndoFailed(f"{_state(environment)} {error}") from None
+
+
+def _state(environment: Environment) -> str:
+    """Say which workers serve and which are down."""
+    now = workers(environment)
+    up = health.answering(environment.api.health_url, {worker.pid for worker in now})
+    said = [
+        f"worker {w.id} {'answers' if w.pid in up else 'is down'} ({w.status}, release {w.release.name if w.release else 'unknown'})"
+        for w in now
+    ]
+    return f"Now: {', '.join(said)}."
+
+
+def _pm2(environment: Environment, *words: str) -> None:
+    ends = time.monotonic() + RELOAD_LOCK + 5
+    while True:
+        try:
+            command.run(["pm2", *words], env=environment.variables, seconds=120)
+            return
+        except CommandFailed as error:
+            if "already in progress" not in error.output or time.monotonic() > ends:
+                raise
+            time.sleep(1)
+
+
+def _list(environment: Environment) -> list[Mapping[str, Any]]:
+    found = daemon(environment)
+    if not found["runs"]:
+        raise RunbookError(
+            f"PM2's daemon does not run for {found['home']} as this user (found process {found['pid']} of "
+            f"{found['user']}). Become the user that runs the API, or start it with `pm2 resurrect`."
+        )
+    listed = json.loads(command.run(["pm2", "-s", "jlist"], env=environment.variables))
+    return [one for one in listed if one["name"] == environment.api.name]
+
+
+def _release(pid: int, cwd: Path, link: Path) -> Path | None:
+    """Give the release folder of a process: its working folder, less the part that lies inside a release."""
+    try:
+        real = Path(psutil.Process(pid).cwd())
+        inside = cwd.relative_to(link)
+    except (psutil.Error, ValueError):
+        return None
+    return real.parents[len(inside.parts) - 1] if inside.parts else real
