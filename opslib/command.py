@@ -8,8 +8,6 @@ from shutil import which
 from opslib.errors import CommandFailed
 from opslib.mask import mask
 
-SHOWN_LINES = 12
-
 
 def run(command: Sequence[str], *, env: Mapping[str, str], seconds: float = 60, cwd: str | None = None) -> str:
     """Run a command and give its standard output. Raise CommandFailed if it is missing, fails or takes too long."""
@@ -32,9 +30,10 @@ def run(command: Sequence[str], *, env: Mapping[str, str], seconds: float = 60, 
     except OSError as error:
         raise CommandFailed(f"`{shown(command)}` could not be started: {error.strerror}") from None
     if done.returncode:
-        last = "\n".join((done.stdout + done.stderr).strip().splitlines()[-SHOWN_LINES:])
-        message = f"`{shown(command)}` ended with exit code {done.returncode}:\n{last}"
-        raise CommandFailed(mask.text(message), done.returncode, done.stdout + done.stderr)
+        said = done.stdout + done.stderr
+        last = said.strip().splitlines()[-1:] or ["it said nothing"]
+        message = f"`{shown(command)}` ended with exit code {done.returncode}: {last[0]}"
+        raise CommandFailed(message, done.returncode, said)
     return done.stdout
 
 

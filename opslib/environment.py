@@ -14,6 +14,7 @@ from opslib.errors import BadEnvironment
 from opslib.procedure import root
 
 NAME = re.compile(r"[a-z][a-z0-9-]{0,39}")
+PLAIN = {"NO_COLOR": "1", "FORCE_COLOR": "0"}  # what programs say goes into records, not onto a terminal
 
 _http = TypeAdapter(HttpUrl)
 
@@ -76,7 +77,7 @@ class Environment(_Part):
         """The environment variables for outside programs: nothing of the kernel's own but what is named here."""
         kept = {key: os.environ[key] for key in ("HOME", "LANG", "USER") if key in os.environ}
         path = os.environ.get("PATH", os.defpath)
-        return {**kept, "PATH": f"{self.tools}:{path}" if self.tools else path, "PM2_HOME": str(self.api.pm2_home)}
+        return {**kept, "PATH": f"{self.tools}:{path}" if self.tools else path, "PM2_HOME": str(self.api.pm2_home), **PLAIN}
 
 
 def names() -> list[str]:

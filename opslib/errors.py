@@ -16,6 +16,9 @@ RunbookError
 """
 
 from enum import StrEnum
+from typing import Any
+
+SHOWN_LINES = 8
 
 
 class Outcome(StrEnum):
@@ -47,7 +50,11 @@ _EXIT_CODES = {
 
 
 class RunbookError(Exception):
-    """The root of all errors that a procedure raises on purpose."""
+    """The root of all errors that a procedure raises on purpose; `evidence` is shown below it as a table."""
+
+    def __init__(self, message: str, evidence: Any = None) -> None:
+        super().__init__(message)
+        self.evidence = evidence
 
     def _render_traceback_(self) -> list[str]:
         # IPython asks for this: the operator needs the sentence, not the frames of opslib.
@@ -95,10 +102,10 @@ class VerifyFailed(RunbookError):
 
 
 class CommandFailed(RunbookError):
-    """An outside program is missing, failed or took too long."""
+    """An outside program is missing, failed or took too long; `evidence` is the end of what it said."""
 
     def __init__(self, message: str, exit_code: int | None = None, output: str = "") -> None:
-        super().__init__(message)
+        super().__init__(message, output.strip().splitlines()[-SHOWN_LINES:])
         self.exit_code = exit_code
         self.output = output
 

@@ -9,16 +9,17 @@ import os
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from opslib import command, env_file, health
+from opslib import command, env_file, health, log
 from opslib.change import Change
 from opslib.environment import Environment
 from opslib.errors import CommandFailed, RunbookError, UndoFailed
+from opslib.log import Position
 from opslib.procedure import located
 
 UNDO_SECONDS = 30
@@ -40,7 +41,8 @@ class Worker:
     memory: int  # MiB
     release: Path | None
     ready: bool  # whether PM2 waits for the worker to say that it is ready
-    log: Path
+    log: Position = field(repr=False)
+    """Where its error log ended when this was asked."""
 
 
 def daemon(environment: Environment) -> dict[str, Any]:
@@ -68,7 +70,7 @@ def workers(environment: Environment) -> list[Worker]:
                 memory=one["monit"]["memory"] >> 20,
                 release=_release(one["pid"], Path(one["pm2_env"]["pm_cwd"]), environment.api.release),
                 ready=bool(one["pm2_env"].get("wait_ready")),
-                log=Path(one["pm2_env"]["pm_err_log_path"]),
+                log=log.mark([Path(one["pm2_env"]["pm_err_log_path"])])[0],
             )
             for one in _list(environment)
         ),
@@ -103,7 +105,7 @@ def restart(environment: Environment, before: Sequence[Worker], title: str) -> C
 def replaced(environment: Environment, before: Sequence[Worker], *, settle: float) -> tuple[bool, list[Worker]]:
     """Whether each of these workers is a new process that answers and has stayed up for `settle` seconds.
 
-    Raise RunbookError as soon as one cannot come up any more, with the last lines of its error log.
+    Raise RunbookError as soon as one cannot come up any more, with the end of its error log as evidence.
     """
     now = {worker.id: worker for worker in workers(environment)}
     after = [now[worker.id] for worker in before if worker.id in now]
@@ -111,8 +113,8 @@ def replaced(environment: Environment, before: Sequence[Worker], *, settle: floa
         again = new.restarts - old.restarts
         if new.status in BROKEN or (again > 1 and new.pid != old.pid and new.up < settle):
             raise RunbookError(
-                f"worker {new.id} does not stay up: {new.status}, {again} restarts. "
-                f"Its error log ends with:\n{last_errors(new.log)}"
+                f"worker {new.id} does not stay up: {new.status}, {again} restarts; its error log says why.",
+                log.since([old.log], limit=6),
             )
     fresh = len(after) == len(before) and all(
         new.pid != old.pid and new.status == "online" and new.restarts == old.restarts + 1 and new.up >= settle
@@ -122,14 +124,14 @@ def replaced(environment: Environment, before: Sequence[Worker], *, settle: floa
     return fresh and health.answering(environment.api.health_url, pids) == pids, after
 
 
-def last_errors(log: Path, lines: int = 12) -> str:
-    """Give the last lines of a worker's error log."""
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - 8192))
-            return "\n".join(file.read().decode(errors="replace").strip().splitlines()[-lines:]) or "(nothing)"
-    except OSError as error:
-        return f"({log}: {error.strerror})"
+def settled(environment: Environment, before: Sequence[Worker], *, settle: float, within: float) -> None:
+    """Wait until each of these workers is `replaced`. Raise RunbookError when one cannot, or time (seconds) is up."""
+    ends = time.monotonic() + within
+    while not replaced(environment, before, settle=settle)[0]:
+        if time.monotonic() > ends:
+            ids = ", ".join(str(worker.id) for worker in before)
+            raise RunbookError(f"after {within:g} s not every one of the new workers {ids} is online and answers")
+        time.sleep(0.5)
 
 
 def _replace(environment: Environment, before: Sequence[Worker], title: str, commands: list[list[str]]) -> Change:
@@ -168,14 +170,11 @@ def _put_back(environment: Environment, before: Sequence[Worker]) -> None:
     down = [worker for worker in now if worker.pid not in up or (ran and worker.release != ran)]
     try:
         for worker in down:
-            _pm2(environment, "reload", str(worker.id))
-        ends = time.monotonic() + UNDO_SECONDS
-        while not replaced(environment, down, settle=2)[0]:
-            if time.monotonic() > ends:
-                raise RunbookError("The workers are online and do not answer.")
-            time.sleep(0.5)
+            # What does not serve has no requests to lose, and PM2 does not reload what it is still launching.
+            _pm2(environment, "reload" if worker.pid in up else "restart", str(worker.id))
+        settled(environment, down, settle=2, within=UNDO_SECONDS)
     except RunbookError as error:
-        raise UndoFailed(f"{_state(environment)} {error}") from None
+        raise UndoFailed(f"{_state(environment)} {error}", error.evidence) from None
 
 
 def _state(environment: Environment) -> str:

@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 from typing import IO, Any
 
 from opslib import change as changes
@@ -42,6 +43,7 @@ def start(
     """
     global _current
     masking.install()
+    _refuse_closed_copy(name)
     kernel = shell()
     if kernel is not None and _after_cell not in kernel.events.callbacks["post_run_cell"]:
         kernel.events.register("post_run_cell", _after_cell)
@@ -64,7 +66,8 @@ class Run:
     """One execution of a procedure in one environment. Made by `start`."""
 
     def __init__(self, name: str, environment: str, apply: bool, approval: str, reason: str, incident: str) -> None:
-        self.id = os.environ.get("OPSLIB_RUN") or uuid.uuid4().hex[:8]
+        copy = _copy()
+        self.id = os.environ.get("OPSLIB_RUN") or (copy.stem.rpartition("-")[2] if copy else uuid.uuid4().hex[:8])
         self.applies = apply
         self.ended: Outcome | None = None
         self.steps: list[Step] = []
@@ -75,7 +78,9 @@ class Run:
         self._planned: dict[str, dict[str, str]] = {}
         self._digest = ""
         self._approval = approval
-        self._approved = False
+        self._approved = ""
+        self._began = now()
+        self._closing: Step = {}
         self._lock: IO[str] | None = None
         self._about = {"reason": reason, "incident": incident, "operator": operator()}
         try:
@@ -139,7 +144,7 @@ class Run:
             if not self.applies:
                 self._show(step("change", one.title, None, state="not done", note="not done: this run only plans"))
                 continue
-            if self.environment.approval != "none" and not self._approved:
+            if self.environment.approval != "none" and self._approved != self._digest:
                 raise NotApproved(f"plan {self._digest} is not approved. Approve it above, then run this cell again.")
             self._make(one)
 
@@ -164,7 +169,7 @@ class Run:
                     break
                 time.sleep(every)
         except BaseException as error:
-            self._show(step("verify", title, False, otherwise=_said(error)))
+            self._show(step("verify", title, False, otherwise=f"{_said(error)} {otherwise}"), _evidence(error))
             self.stop(error)
             raise
         self._show(step("verify", title, bool(ok), otherwise="" if ok else otherwise), evidence)
@@ -187,9 +192,16 @@ class Run:
             raise ChangeFailed(f"planned and not applied: {'; '.join(missing)}. Run the cells that apply them.")
         self._end(Outcome.APPLIED if self.applies else Outcome.PLANNED, "all checks held")
 
-    def approve(self) -> None:
-        """Approve the plan that was shown last. The panel in JupyterLab calls this."""
-        self._approved = True
+    def approve(self, digest: str) -> Step:
+        """Approve this plan and give the step that says so. Raise PlanVoid if another was shown since."""
+        self._open()
+        if digest != self._digest:
+            raise PlanVoid(f"plan {digest} is not the last that was shown, which is {self._digest}. Approve that one.")
+        self._approved = digest
+        approved = step("plan", f"Plan {digest} is approved", True, digest=digest, changes=[], approved=True)
+        approved["note"] = f"by {self._about['operator']}"
+        self.steps.append(approved)
+        return approved
 
     def release(self) -> None:
         """Let go of the environment's lock."""
@@ -202,6 +214,11 @@ class Run:
         mode = "carries out its plan" if self.applies else "plan only, changes nothing"
         title = f"{self.procedure.title} — {self.environment.title}: {mode}"
         begun = step("start", title, True, run=self.id, procedure=self.procedure.name, apply=self.applies, note=note)
+        if not headless():
+            from opslib import record
+
+            begun["process"] = record.process()
+        begun["at"] = self._began  # where a run goes on, its steps go on from its beginning
         self._show({**begun, **self._about, "environment": self.environment.name})
 
     # How a run goes wrong
@@ -217,16 +234,14 @@ class Run:
             one.do()
         except BaseException as error:
             failed = {**begun, "ok": False, "state": "failed", "ended": now(), "note": _said(error)}
-            self._keep(failed)
-            display.show(failed)
+            self._show(failed, _evidence(error), display)
             self.stop(error)
             if not isinstance(error, Exception) or isinstance(error, RunbookError):
                 raise
             raise ChangeFailed(f"{one.title}: {_said(error)}") from error
         done = {**begun, "ok": True, "state": "applied", "ended": now(), "note": _took(begun["at"])}
         self._done[one.title] = done
-        self._keep(done)
-        display.show(done)
+        self._show(done, display=display)
 
     def stop(self, error: BaseException) -> None:
         """Undo what is in force, newest first, and end the run; at an undo that fails, stop and say what stands."""
@@ -246,16 +261,12 @@ class Run:
                 display.show(step("undo", title, None, note="under way"))
                 one.undo()
             except BaseException as failure:
-                shown = step("undo", title, False, note=_said(failure))
-                self._keep(shown)
-                display.show(shown)
+                self._show(step("undo", title, False, note=_said(failure)), _evidence(failure), display)
                 standing = "; ".join(f"{c.title} ({self._planned[c.title]['to']})" for c in self.in_force)
                 self._end(Outcome.NEEDS_PERSON, f"{_said(error)} Not undone: {standing}. {_said(failure)}")
                 return
             self.in_force.pop()
-            shown = step("undo", title, True)
-            self._keep(shown)
-            display.show(shown)
+            self._show(step("undo", title, True), display=display)
         self._end(Outcome.UNDONE, f"{_said(error)} What this run had changed was put back.")
 
     def _end(self, outcome: Outcome, why: str) -> None:
@@ -265,7 +276,8 @@ class Run:
         good = outcome in (Outcome.PLANNED, Outcome.APPLIED)
         last = step("end", f"{outcome.capitalize()}: {why}", good, outcome=outcome.value, why=why)
         # A cell that was run again has lost its earlier output, so the last step repeats them all.
-        Display().show({**last, "steps": [*self.steps, last]})
+        self._closing = {**last, "steps": [*self.steps, last]}
+        Display().show(self._closing)
 
     # What a run needs
 
@@ -286,7 +298,7 @@ class Run:
                 "operator": self._about["operator"],
                 "since": now(),
                 "pid": os.getpid(),
-                "record": os.environ.get("OPSLIB_RECORD", ""),
+                "record": os.environ.get("OPSLIB_RECORD") or str(_copy() or ""),
             },
         )
         atexit.register(self.release)
@@ -294,7 +306,7 @@ class Run:
     def _need_approval(self) -> None:
         given = self._approval.strip().lower()
         if given and given == self._digest:
-            self.approve()
+            Display().show(self.approve(given))
             return
         if given:
             raise NotApproved(
@@ -312,22 +324,38 @@ class Run:
 
     def _open(self) -> None:
         if self.ended:
+            if not headless():
+                Display().show(self._closing)  # a page that was loaded anew may have missed it
             raise Refused(f"this run has ended as {self.ended}. Start it again, in a new copy if its record is sealed.")
 
-    def _show(self, one: Step, evidence: Any = None) -> None:
-        self._keep(one)
+    def _show(self, one: Step, evidence: Any = None, display: Display | None = None) -> None:
+        self.steps.append(one)
         rows = table.rows(evidence)
         if one.get("otherwise"):
             one["note"] = one["otherwise"]
         if rows:
             one["evidence"] = rows
-        Display().show(one, rows)
+        (display or Display()).show(one, rows)
 
     def _redisplay(self, one: Step) -> None:
         Display().show({**one, "note": f"{one['note']}; not done a second time"})
 
-    def _keep(self, one: Step) -> None:
-        self.steps.append(one)
+
+def _refuse_closed_copy(name: str) -> None:
+    """Refuse to start in a working copy whose record is closed, where nothing of a new run would be kept."""
+    copy = _copy()
+    if copy is None:
+        return
+    from opslib import record
+
+    if (_current is not None and _current.ended) or record.is_sealed(copy):
+        raise Refused(f"the run in this copy has ended and its record is closed. Open a new copy: /runbook/{name}")
+
+
+def _copy() -> Path | None:
+    """The working copy that JupyterLab runs this kernel for."""
+    session = Path(os.environ.get("JPY_SESSION_NAME", ""))
+    return session if session.is_relative_to(procedure.root() / "records") else None
 
 
 def headless() -> bool:
@@ -358,6 +386,10 @@ def _said(error: BaseException) -> str:
     if isinstance(error, RunbookError):
         return str(error)
     return f"{type(error).__name__}: {error}"
+
+
+def _evidence(error: BaseException) -> Any:
+    return error.evidence if isinstance(error, RunbookError) else None
 
 
 def _took(begun: str) -> str:

@@ -1,0 +1,150 @@
+"""Drills of `restart_api` on the stand-in: under traffic, with releases that do not start, and killed half way."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from opslib import environment, pm2, procedure, record
+from tests import sandbox
+from tests.place import states
+
+pytestmark = pytest.mark.usefixtures("sandbox")
+
+SETTLE = ("-p", "settle_seconds", "2")
+
+
+def restart(*arguments: str) -> tuple[int, dict[str, Any], str]:
+    """Run the procedure with --apply; give its exit code, its record, and what the terminal showed."""
+    done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=300)
+    assert "Traceback" not in done.stderr, done.stderr
+    file = Path(done.stdout.splitlines()[-1])
+    return done.returncode, json.loads(file.read_text()), done.stdout
+
+
+def command(*arguments: str) -> list[str]:
+    """The words of that command."""
+    return [sys.executable, "-m", "opslib.cli", "run", "restart_api", "--apply", *SETTLE, *arguments]
+
+
+def workers() -> list[pm2.Worker]:
+    """The workers as PM2 has them now."""
+    return pm2.workers(environment.load("sandbox"))
+
+
+def test_graceful_restart_costs_no_request() -> None:
+    before = {worker.pid for worker in workers()}
+    with sandbox.Traffic(rate=200) as traffic:
+        code, made, _ = restart("--reason", "drill")
+    after = {worker.pid for worker in workers()}
+    assert (code, made["metadata"]["opslib"]["outcome"]) == (0, "applied")
+    assert set(states(made)) == {"completed"}
+    assert traffic.result.asked > 1000
+    assert traffic.result.failed == 0, traffic.result
+    assert not before & after
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"), [("bad-release", "Cannot find module"), ("hanging-release", "feature flag")], ids=str
+)
+def test_release_that_does_not_start_is_undone(fault: str, said: str) -> None:
+    good = environment.load("sandbox").api.release.resolve()
+    sandbox.break_(fault)
+    try:
+        with sandbox.Traffic(rate=200) as traffic:
+            code, made, shown = restart()
+        assert (code, made["metadata"]["opslib"]["outcome"]) == (2, "undone")
+        assert traffic.result.failed == 0, traffic.result
+        assert environment.load("sandbox").api.release.resolve() == good
+        assert {worker.release for worker in workers()} == {good}
+        assert said in json.dumps(made)
+        assert "✓ Undo: Replace the canary" in shown
+        assert "pending" in states(made)
+    finally:
+        sandbox.mend(fault)
+
+
+def test_release_broken_in_place_needs_a_person() -> None:
+    sandbox.break_("bad-release-in-place")
+    try:
+        with sandbox.Traffic(rate=200) as traffic:
+            code, made, shown = restart()
+        assert (code, made["metadata"]["opslib"]["outcome"]) == (3, "needs-person")
+        assert traffic.result.failed == 0, traffic.result
+        why = made["metadata"]["opslib"]["why"]
+        assert "worker 0 is down" in why
+        assert "worker 1 answers" in why
+        assert "Cannot find module" in why
+    finally:
+        sandbox.mend("bad-release-in-place")
+
+
+def test_fork_mode_says_that_requests_will_fail() -> None:
+    sandbox.break_("fork-mode")
+    try:
+        code, made, shown = restart()
+        assert (code, made["metadata"]["opslib"]["outcome"]) == (1, "failed")
+        assert "REQUESTS WILL FAIL" in shown
+        code, made, _ = restart("-p", "accept_downtime", "True")
+        assert (code, made["metadata"]["opslib"]["outcome"]) == (0, "applied")
+    finally:
+        sandbox.mend("fork-mode")
+
+
+def test_hard_restart_is_verified_too() -> None:
+    before = {worker.pid for worker in workers()}
+    code, _, shown = restart("-p", "mode", "hard")
+    assert code == 1
+    assert "accept_downtime" in shown
+    code, made, _ = restart("-p", "mode", "hard", "-p", "accept_downtime", "True")
+    assert (code, made["metadata"]["opslib"]["outcome"]) == (0, "applied")
+    assert not before & {worker.pid for worker in workers()}
+
+
+def test_killed_half_way_it_is_run_again() -> None:
+    process = subprocess.Popen(command(), stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    for line in process.stdout:
+        if "under way" in line:
+            break
+    time.sleep(1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    newest = next(record.records(procedure="restart_api"))
+    assert newest.outcome == "interrupted"
+    code, made, _ = restart()
+    assert (code, made["metadata"]["opslib"]["outcome"]) == (0, "applied")
+
+
+def test_interrupted_it_leaves_the_workers_answering() -> None:
+    process = subprocess.Popen(command(), stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    for line in process.stdout:
+        if "under way" in line:
+            break
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    out = process.stdout.read()
+    assert process.wait(timeout=120) == 143, out
+    assert "Undo: Replace the canary" in out
+    assert all(worker.status == "online" for worker in workers())
+
+
+def test_wrong_user_s_pm2_is_not_started(tmp_path: Path) -> None:
+    os.symlink(procedure.root() / "notebooks", tmp_path / "notebooks")
+    (tmp_path / "parameters").mkdir()
+    text = (procedure.root() / "parameters/sandbox.yaml").read_text()
+    here = str(procedure.root() / "tests")
+    text = text.replace("pm2_home: tests/sandbox/state/pm2", "pm2_home: nobody/.pm2").replace(" tests/", f" {here}/")
+    (tmp_path / "parameters/sandbox.yaml").write_text(text)
+    variables = {**os.environ, "RUNBOOK_ROOT": str(tmp_path)}
+    done = subprocess.run(command(), capture_output=True, text=True, env=variables, timeout=60)
+    assert done.returncode == 1
+    assert "✗ PM2's daemon runs as this user" in done.stdout
+    assert not (tmp_path / "nobody").exists()

@@ -1,0 +1,108 @@
+"""The notebooks as sources: how they read, that their links lead somewhere, and that their outputs are still true."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from opslib import procedure
+from opslib.procedure import Procedure
+
+ROOT = procedure.root()
+NAMES = procedure.names()
+LINK = re.compile(r"\[[^\]]+\]\(([^)]+)\)")
+STANDARD = ["environment", "apply", "approval", "reason", "incident"]
+FORBIDDEN = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Try, ast.While)
+
+each = pytest.mark.parametrize("one", [procedure.load(name) for name in NAMES], ids=NAMES)
+
+
+def cells(one: Procedure, kind: str) -> list[dict[str, Any]]:
+    return [cell for cell in one.notebook["cells"] if cell["cell_type"] == kind]
+
+
+def calls(code: str) -> set[str]:
+    return {
+        ast.unparse(node.func).split(".")[-1] if isinstance(node, ast.Call) else type(node).__name__
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, ast.Call)
+    }
+
+
+@each
+def test_reads_as_a_procedure_does(one: Procedure) -> None:
+    assert 18 <= len(one.notebook["cells"]) <= 26
+    assert one.notebook["cells"][0]["source"].startswith("# ")
+    for phrase in ("**Use when**", "**Do not use when**", "**Changes**", "**Takes**", "**Undo**"):
+        assert phrase in one.notebook["cells"][0]["source"], phrase
+    assert len(one.summary) < 100
+    assert list(one.parameters)[:5] == STANDARD
+    assert one.parameters["apply"].default is False
+    assert all(p.help for p in one.parameters.values())
+    headings = re.findall(r"^## (.+)$", "\n".join(c["source"] for c in cells(one, "markdown")), re.M)
+    assert headings[0] == "Parameters"
+    assert {"Start the run", "Is it safe to start?", "What will change?", "Do it", "If it did not"} <= set(headings)
+    assert one.notebook["cells"][-1]["source"] == "run.finish()"
+
+
+@each
+def test_every_code_cell_is_short_plain_and_explained(one: Procedure) -> None:
+    before = None
+    for cell in one.notebook["cells"]:
+        if cell["cell_type"] == "code":
+            assert 1 <= len(cell["source"].splitlines()) <= 10
+            tree = ast.parse(cell["source"])  # no magics, no !shell
+            assert not [n for n in ast.walk(tree) if isinstance(n, FORBIDDEN)], cell["source"]
+            assert not calls(cell["source"]) & {"input", "sleep", "exit", "eval", "exec"}
+            acts = re.search(r"^run\.apply\(", cell["source"], re.M) is not None
+            assert acts == ("apply" in cell["metadata"].get("tags", []))
+            assert before == "markdown" or cell["source"] == "run.finish()"
+        before = cell["cell_type"]
+
+
+@each
+def test_links_lead_somewhere(one: Procedure) -> None:
+    for cell in cells(one, "markdown"):
+        for target in LINK.findall(cell["source"]):
+            assert (one.path.parent / target).is_file(), target
+
+
+@each
+def test_outputs_are_stored_and_name_no_machine(one: Procedure) -> None:
+    for cell in cells(one, "code")[1:]:
+        assert cell["execution_count"], cell["source"]
+        assert cell["outputs"] or not re.search(r"run\.|start\(", cell["source"]), cell["source"]
+        assert not [o for o in cell["outputs"] if o["output_type"] in ("error", "stream")]
+    text = json.dumps(one.notebook)
+    assert str(ROOT) not in text
+    assert "/home/" not in text
+
+
+@pytest.mark.usefixtures("sandbox")
+@each
+def test_outputs_are_still_true(one: Procedure, tmp_path: Path) -> None:
+    compared = nbval(one.path)
+    assert compared.returncode == 0, compared.stdout[-4000:]
+
+
+@pytest.mark.usefixtures("sandbox")
+def test_an_altered_output_is_found() -> None:
+    altered = ROOT / "notebooks/altered-restart_api.ipynb"
+    text = (ROOT / "notebooks/restart_api.ipynb").read_text()
+    altered.write_text(text.replace("✓ The API answers", "✗ The API answers"))
+    try:
+        assert nbval(altered).returncode == 1
+    finally:
+        altered.unlink()
+
+
+def nbval(path: Path) -> "subprocess.CompletedProcess[str]":
+    """Run a notebook anew and compare what it shows with what is stored."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--nbval", "--nbval-current-env"]
+    command += ["--nbval-sanitize-with", str(ROOT / "tests/sanitize.cfg"), str(path)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)

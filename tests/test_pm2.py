@@ -1,0 +1,83 @@
+"""What PM2 is asked, on the stand-in."""
+
+import json
+import subprocess
+import time
+
+import pytest
+
+from opslib import command, environment, pm2
+from opslib.environment import Environment
+from opslib.errors import CommandFailed, RunbookError
+from tests import sandbox as standin
+
+pytestmark = pytest.mark.usefixtures("sandbox")
+
+
+@pytest.fixture
+def env() -> Environment:
+    return environment.load("sandbox")
+
+
+def test_workers_are_those_of_the_api_with_their_release(env: Environment) -> None:
+    found = pm2.workers(env)
+    assert [worker.id for worker in found] == [0, 1]
+    assert {(w.status, w.mode, w.ready) for w in found} == {("online", "cluster", True)}
+    assert {worker.release for worker in found} == {env.api.release.resolve()}
+    assert pm2.daemon(env)["runs"]
+
+
+def test_another_home_has_no_daemon_and_gets_none(env: Environment, tmp_path: object) -> None:
+    home = env.api.pm2_home / "elsewhere"
+    other = env.model_copy(update={"api": env.api.model_copy(update={"pm2_home": home})})
+    assert not pm2.daemon(other)["runs"]
+    with pytest.raises(RunbookError, match="daemon does not run"):
+        pm2.workers(other)
+    assert not home.exists()
+
+
+def test_a_variable_that_pm2_remembers_is_found(env: Environment) -> None:
+    assert pm2.remembered(env) == []
+    variables = {**env.variables, "JWT_SECRET": "stale"}
+    try:
+        command.run(["pm2", "restart", "0", "--update-env"], env=variables)
+        assert pm2.remembered(env) == ["JWT_SECRET"]
+    finally:
+        command.run(["pm2", "delete", "propertypulse-api"], env=env.variables)
+        standin.mend()
+    assert pm2.remembered(env) == []
+
+
+def test_unknown_worker_is_an_error_with_what_pm2_said(env: Environment) -> None:
+    with pytest.raises(CommandFailed, match="exit code 1") as raised:
+        command.run(["pm2", "reload", "77"], env=env.variables)
+    assert "\x1b" not in str(raised.value)
+
+
+def test_change_shows_the_very_command_and_its_undo(env: Environment) -> None:
+    first = pm2.workers(env)[0]
+    change = pm2.reload(env, [first], "Replace the canary")
+    assert change.shows == ["PM2_HOME=tests/sandbox/state/pm2 pm2 reload 0"]
+    assert str(first.pid) in change.replaces()
+    assert change.describe()["undo"].endswith("pm2 reload 0")
+
+
+def test_dump_of_pm2_s_environment_reaches_nobody(env: Environment) -> None:
+    listed = json.loads(command.run(["pm2", "-s", "jlist"], env=env.variables))
+    assert listed[0]["pm2_env"]["env"], "this test needs a variable to look for"
+    assert "PM2_USAGE" not in repr(pm2.workers(env))
+
+
+def test_worker_that_crashes_again_and_again_is_told_with_its_error(env: Environment) -> None:
+    before = pm2.workers(env)[:1]
+    standin.break_("bad-release")
+    try:
+        subprocess.run([str(env.tools / "pm2") if env.tools else "pm2", "reload", "0"], env=env.variables, check=True, capture_output=True)
+        ends = time.monotonic() + 30
+        with pytest.raises(RunbookError, match="does not stay up") as raised:
+            while time.monotonic() < ends:
+                pm2.replaced(env, before, settle=2)
+                time.sleep(0.2)
+        assert "Cannot find module" in str(raised.value.evidence)
+    finally:
+        standin.mend()
