@@ -51,8 +51,8 @@ bench: .venv/tester ## measure speed and losses beside the peers; about fifteen 
 	$(BIN)/python -m tests.bench
 
 lock: .venv/tester ## pin anew what pyproject.toml asks for
-	$(BIN)/uv pip compile --quiet --no-emit-index-url --upgrade pyproject.toml -o requirements.txt
-	$(BIN)/uv pip compile --quiet --no-emit-index-url -c requirements.txt --extra test pyproject.toml -o tests/requirements.txt
+	$(BIN)/uv pip compile --quiet --no-emit-index-url --no-header --upgrade pyproject.toml -o requirements.txt
+	$(BIN)/uv pip compile --quiet --no-emit-index-url --no-header -c requirements.txt --extra test pyproject.toml -o tests/requirements.txt
 
 clean: ## stop the stand-in and remove what was installed
 	if [ -x $(BIN)/python ]; then $(BIN)/python -m tests.sandbox stop; fi

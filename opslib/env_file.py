@@ -10,12 +10,15 @@ import hashlib
 import os
 import re
 import shutil
+import stat
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
+
+from opslib.errors import RunbookError
 
 __all__ = ["Edit", "EnvFileError", "drop", "edit", "edits", "fingerprint", "read", "restore"]
 
@@ -32,7 +35,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9_.,:/@%+=-]*")  # needs no quotes in dotenv, nor
 _LOCK_SECONDS = 10.0
 
 
-class EnvFileError(ValueError):
+class EnvFileError(RunbookError, ValueError):
     """An `.env` that cannot be read or edited safely; names keys, lines and paths, never a value."""
 
 
@@ -153,33 +156,34 @@ def _parse(text: str) -> list[_Entry]:
 def _compose(path: Path, text: str, key: str, value: str | None) -> str:
     """Return the text with one key changed, having parsed it again: all other assignments must be as they were."""
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", key):
-        raise EnvFileError("a key to set is not a dotenv name; expected letters, digits, '_', '.' and '-' only")
+        raise EnvFileError(f"a key to set in {path} is no dotenv name; expected letters, digits, '_', '.' and '-' only")
     entries = _parse(text)
     pairs = [(entry.key, entry.value) for entry in entries]
     if dict(pairs).get(key) == value:
         return text
-    mine = [index for index, pair in enumerate(pairs) if pair[0] == key]
-    line = _NEWLINE.sub("\n", text[: entries[mine[-1]].written.start] if mine else text).count("\n") + 1
     newline = "\r\n" if "\r\n" in text else "\n"
-    if value is None:
-        for index in reversed(mine):
-            text = text[: entries[index].lines.start] + text[entries[index].lines.stop :]
-        if [(entry.key, entry.value) for entry in _parse(text)] == [pair for pair in pairs if pair[0] != key]:
-            return text
-        raise EnvFileError(f"{key} ({path}, line {line}) cannot be removed without changing other keys; edit by hand")
-    for candidate in _quotings(value):
-        written = candidate.replace("\n", newline)
-        if mine:
-            where = entries[mine[-1]].written
-            changed = text[: where.start] + written + text[where.stop :]
-            wanted = [*pairs[: mine[-1]], (key, value), *pairs[mine[-1] + 1 :]]
+    closed = not text or text.endswith(("\n", "\r"))
+    last = max((index for index, pair in enumerate(pairs) if pair[0] == key), default=len(pairs))
+    for written in [""] if value is None else _quotings(value):
+        written = written.replace("\n", newline)
+        if value is None:
+            wanted = [pair for pair in pairs if pair[0] != key]
+            cut = [entry.lines for entry in entries if entry.key == key]
+            starts, stops = [0, *(lines.stop for lines in cut)], [*(lines.start for lines in cut), len(text)]
+            changed = "".join(text[start:stop] for start, stop in zip(starts, stops, strict=True))
+        elif last < len(pairs):
+            wanted = [*pairs[:last], (key, value), *pairs[last + 1 :]]
+            changed = text[: entries[last].written.start] + written + text[entries[last].written.stop :]
         else:
-            closed = not text or text.endswith(("\n", "\r"))
-            changed = f"{text}{'' if closed else newline}{key}={written}{newline if closed else ''}"
             wanted = [*pairs, (key, value)]
+            changed = f"{text}{'' if closed else newline}{key}={written}{newline if closed else ''}"
         if [(entry.key, entry.value) for entry in _parse(changed)] == wanted:
             return changed
-    raise EnvFileError(f"no quotes can carry the value for {key} ({path}, line {line}); choose one with fewer quotes")
+    before = text[: entries[last].written.start] if last < len(entries) else text
+    where = f"{key} ({path}, line {len(_NEWLINE.sub(chr(10), before).split(chr(10)))})"
+    if value is None:
+        raise EnvFileError(f"{where} cannot be removed without changing how other keys are read; edit it by hand")
+    raise EnvFileError(f"no quotes can carry the new value of {where}; choose a value without quotes and backslashes")
 
 
 def _quotings(value: str) -> Iterator[str]:
@@ -194,62 +198,63 @@ def _quotings(value: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[Path]:
-    """Hold the directory of the real file against other edits, having asked whether the file may be edited at all."""
+    """Hold the directory of the real file against other edits, and ask whether the file may be edited at all."""
     try:
-        real = path.resolve(strict=True)
-        status = real.stat()
+        real = Path(os.path.realpath(path, strict=True))
         directory = os.open(real.parent, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
         raise EnvFileError(f"{path} cannot be edited: {error.strerror}; expected the application's .env") from error
     try:
-        deadline = time.monotonic() + _LOCK_SECONDS
-        while not _lock(directory):
-            if time.monotonic() > deadline:
-                raise EnvFileError(f"another process has been editing {real} for {_LOCK_SECONDS:.0f} s; see who it is")
-            time.sleep(0.02)
-        if not status.st_mode & 0o200 or not os.access(real, os.W_OK):
-            raise EnvFileError(f"{real} is read-only (mode {status.st_mode & 0o7777:04o}); find out why, then chmod u+w")
+        _lock(directory, real)
+        status = real.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise EnvFileError(f"{real} is not a regular file ({stat.filemode(status.st_mode)}); change what makes it")
         if status.st_nlink != 1:
-            raise EnvFileError(f"{real} has {status.st_nlink} hard links, expected 1; replace the others by symbolic links")
-        if not os.access(real.parent, os.W_OK | os.X_OK):
-            raise EnvFileError(f"{real.parent} is not writable, so {real.name} cannot be replaced whole; run as its owner")
+            raise EnvFileError(f"{real} has {status.st_nlink} hard links, expected 1; make the others symbolic links")
+        if not status.st_mode & stat.S_IWUSR:
+            raise EnvFileError(f"{real} is read-only ({stat.filemode(status.st_mode)}); find out why, then chmod u+w")
+        for needed in (real, real.parent):
+            if not os.access(needed, os.W_OK):
+                raise EnvFileError(
+                    f"{needed} is not writable for this user; run as its owner, uid {needed.stat().st_uid}"
+                )
         yield real
     finally:
         os.close(directory)
 
 
-def _lock(directory: int) -> bool:
-    try:
-        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+def _lock(directory: int, real: Path) -> None:
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            return fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise EnvFileError(f"{real} has been locked for {_LOCK_SECONDS:g} s; see who else edits it") from None
+        time.sleep(0.02)
 
 
 def _replace(path: Path, old: bytes, new: bytes, backup: Path | None = None) -> None:
     """Replace the file whole or not at all, the backup being on disk first; the caller holds the lock."""
     temp = path.with_name(f"{path.name}.opslib.tmp")
     temp.unlink(missing_ok=True)  # left by a process that died: under the lock nobody else can be writing it
-    made = [temp]
     try:
-        if backup:
-            made.append(backup)
-            _create(backup, old)
         _create(temp, new, like=path)
+        if backup:
+            _create(backup, old)
+            _sync(path.parent)
         if path.read_bytes() != old:
-            raise EnvFileError(f"{path} was changed by somebody else meanwhile and is left so; look at it and run again")
+            raise EnvFileError(f"{path} was changed by somebody else meanwhile; look at that and run again")
         os.replace(temp, path)
     except BaseException as error:
-        for file in made:
-            file.unlink(missing_ok=True)
+        if temp.exists():  # so it has not been replaced, and the backup is of no use
+            temp.unlink()
+            if backup:
+                backup.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise EnvFileError(f"{path} was not changed: {error.strerror}; put that right and run again") from error
         raise
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    _sync(path.parent)
 
 
 def _create(path: Path, data: bytes, *, like: Path | None = None) -> None:
@@ -263,3 +268,11 @@ def _create(path: Path, data: bytes, *, like: Path | None = None) -> None:
             shutil.copystat(like, path)
             os.utime(path)
         os.fsync(file.fileno())
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -11,6 +11,7 @@ RunbookError
 ├── ChangeFailed
 ├── UndoFailed
 ├── VerifyFailed
+├── EnvFileError         an `.env` cannot be read or edited safely (also a ValueError)
 ├── CommandFailed        an outside program failed; carries its exit code and output
 └── RunFailed            raised by the papermill engine when a run did not end well
 """

@@ -22,7 +22,9 @@ from opslib.errors import CommandFailed, RunbookError, UndoFailed
 from opslib.log import Position
 from opslib.procedure import located
 
-UNDO_SECONDS = 30
+SILENT = 30
+"""Seconds after which a worker that is up and does not answer is taken to hang."""
+UNDO_SECONDS = 60
 BROKEN = ("errored", "stopped")
 RELOAD_LOCK = 30
 """Seconds for which PM2 refuses a second reload after one that was cut short."""
@@ -41,8 +43,8 @@ class Worker:
     memory: int  # MiB
     release: Path | None
     ready: bool  # whether PM2 waits for the worker to say that it is ready
-    log: Position = field(repr=False)
-    """Where its error log ended when this was asked."""
+    logs: list[Position] = field(repr=False)
+    """Where its logs for errors and output ended when this was asked."""
 
 
 def daemon(environment: Environment) -> dict[str, Any]:
@@ -70,7 +72,7 @@ def workers(environment: Environment) -> list[Worker]:
                 memory=one["monit"]["memory"] >> 20,
                 release=_release(one["pid"], Path(one["pm2_env"]["pm_cwd"]), environment.api.release),
                 ready=bool(one["pm2_env"].get("wait_ready")),
-                log=log.mark([Path(one["pm2_env"]["pm_err_log_path"])])[0],
+                logs=log.mark(Path(one["pm2_env"][f"pm_{stream}_log_path"]) for stream in ("err", "out")),
             )
             for one in _list(environment)
         ),
@@ -105,7 +107,7 @@ def restart(environment: Environment, before: Sequence[Worker], title: str) -> C
 def replaced(environment: Environment, before: Sequence[Worker], *, settle: float) -> tuple[bool, list[Worker]]:
     """Whether each of these workers is a new process that answers and has stayed up for `settle` seconds.
 
-    Raise RunbookError as soon as one cannot come up any more, with the end of its error log as evidence.
+    Raise RunbookError as soon as one cannot come up any more, with the end of its logs as evidence.
     """
     now = {worker.id: worker for worker in workers(environment)}
     after = [now[worker.id] for worker in before if worker.id in now]
@@ -113,15 +115,22 @@ def replaced(environment: Environment, before: Sequence[Worker], *, settle: floa
         again = new.restarts - old.restarts
         if new.status in BROKEN or (again > 1 and new.pid != old.pid and new.up < settle):
             raise RunbookError(
-                f"worker {new.id} does not stay up: {new.status}, {again} restarts; its error log says why.",
-                log.since([old.log], limit=6),
+                f"worker {new.id} does not stay up: {new.status}, {again} restarts; its log says why.",
+                log.since(old.logs, limit=6),
             )
     fresh = len(after) == len(before) and all(
-        new.pid != old.pid and new.status == "online" and new.restarts == old.restarts + 1 and new.up >= settle
+        new.pid != old.pid and new.status == "online" and new.restarts <= old.restarts + 1 and new.up >= settle
         for old, new in zip(before, after, strict=True)
     )
     pids = {worker.pid for worker in after}
-    return fresh and health.answering(environment.api.health_url, pids) == pids, after
+    answering = health.answering(environment.api.health_url, pids) if fresh else set()
+    for old, new in zip(before, after, strict=False):
+        if fresh and new.pid not in answering and new.up >= max(SILENT, settle):
+            raise RunbookError(
+                f"worker {new.id} is online and has not answered for {new.up} s; its log says what it does.",
+                log.since(old.logs, limit=6),
+            )
+    return fresh and answering == pids, after
 
 
 def settled(environment: Environment, before: Sequence[Worker], *, settle: float, within: float) -> None:
@@ -217,5 +226,7 @@ def _release(pid: int, cwd: Path, link: Path) -> Path | None:
         real = Path(psutil.Process(pid).cwd())
         inside = cwd.relative_to(link)
     except (psutil.Error, ValueError):
+        return None
+    if real.parts[len(real.parts) - len(inside.parts) :] != inside.parts:
         return None
     return real.parents[len(inside.parts) - 1] if inside.parts else real

@@ -36,17 +36,19 @@ def path(environment: str, procedure: str, started: str, run: str) -> Path:
 
 def provenance() -> dict[str, Any]:
     """What else a record says of its run: the process, its host, and the versions of what took part."""
-    process = psutil.Process()
     versions = {}
     for package in PACKAGES:
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             versions[package] = "not installed"
-    return {
-        "process": {"pid": process.pid, "created": process.create_time(), "host": socket.gethostname()},
-        "packages": versions,
-    }
+    return {"process": process(), "packages": versions}
+
+
+def process() -> dict[str, Any]:
+    """Say which process this is, so that a listing can tell whether it lives."""
+    this = psutil.Process()
+    return {"pid": this.pid, "created": this.create_time(), "host": socket.gethostname()}
 
 
 def dumps(notebook: dict[str, Any]) -> bytes:
@@ -141,7 +143,7 @@ def records(*, environment: str = "", procedure: str = "", incident: str = "") -
 
 def summary(file: Path) -> Summary | None:
     """Say what a record is; None for a working copy that was never started."""
-    about = _about(file)
+    about = head(file)
     if about is None:
         return Summary(file, "", file.parent.name, "", "", False, "", "", "unreadable")
     if not about.get("started"):
@@ -204,7 +206,8 @@ def is_sealed(file: Path) -> bool:
     return ledger.exists() and any(f'"record": {name}' in line for line in ledger.read_text().splitlines())
 
 
-def _about(file: Path) -> dict[str, Any] | None:
+def head(file: Path) -> dict[str, Any] | None:
+    """Give what a record says of its run; None if it cannot be read."""
     try:
         with file.open(encoding="utf-8") as text:
             beginning = text.read(_BEGINNING)

@@ -184,7 +184,10 @@ class Run:
         self._show(step("note", title, None), evidence)
 
     def finish(self) -> None:
-        """End a run whose checks all held; its record is complete."""
+        """End a run whose checks all held; its record is complete. Run again in JupyterLab, it says how the run ended."""
+        if self.ended and not headless():
+            Display().show(self._closing)
+            return
         self._open()
         if wrong := [title for title, ok in self._checks.items() if not ok]:
             raise CheckFailed(f"a check is not answered yes: {'; '.join(wrong)}. Ask it again first.")

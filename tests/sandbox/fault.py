@@ -1,0 +1,279 @@
+"""The ways to break the stand-in on purpose, and how each is mended again."""
+
+import json
+import re
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from typing import Any
+from urllib.parse import urlencode
+
+from . import database_client, pm2, postgres, process, release
+from .credentials import Credentials, write_private
+from .errors import SandboxError
+from .layout import API, CREDENTIALS, DOTENV, HOST, PYTHON, ROOT, STATE, STRIPE
+from .lock import exclusively
+
+SAVED = STATE / "faults"
+BACKLOG = 8
+
+PORT_HOLDER = (PYTHON, "-m", "http.server", str(API), "--bind", HOST, "--directory", str(SAVED))
+SATURATOR = (PYTHON, "-m", database_client.__name__, str(STATE), "saturate")
+IDLER = (PYTHON, "-m", database_client.__name__, str(STATE), "idle-in-transaction")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A way to break the stand-in; `mend` removes the cause, and may be called when it is not there."""
+
+    description: str
+    apply: Callable[[], None]
+    mend: Callable[[], None]
+
+
+def break_(name: str) -> None:
+    """Break the running stand-in in the way of this name."""
+    fault = _known(name)
+    with exclusively():
+        _require_running()
+        SAVED.mkdir(exist_ok=True)
+        fault.apply()
+
+
+def mend(name: str | None = None) -> None:
+    """Mend one fault, or all of them, and bring the API back to the good release."""
+    faults = list(FAULTS.values()) if name is None else [_known(name)]
+    with exclusively():
+        _require_running()
+        for fault in faults:
+            fault.mend()
+        _return_to_good_release()
+
+
+def end_helpers() -> bool:
+    """End the processes that faults have started; False if there was none."""
+    found = list(filter(None, map(process.find, (PORT_HOLDER, SATURATOR, IDLER))))
+    process.end(found)
+    return bool(found)
+
+
+def _known(name: str) -> Fault:
+    if name not in FAULTS:
+        raise SandboxError(f"fault {name!r} is not known: choose from {', '.join(FAULTS)}")
+    return FAULTS[name]
+
+
+def _require_running() -> None:
+    if not CREDENTIALS.exists():
+        raise SandboxError("the stand-in is not running: start it first")
+
+
+def _return_to_good_release() -> None:
+    good = release.check_out(release.GOOD)
+    release.restore(good, release.GOOD)
+    release.make_current(good)
+    sha = release.sha_of(release.GOOD)
+    workers = pm2.workers()
+    online = {worker["pid"] for worker in workers if worker["pm2_env"]["status"] == "online"}
+    as_started = len(online) == pm2.INSTANCES and pm2.mode() == "cluster_mode" and not pm2.orphans()
+    if not as_started or pm2.serving() != {(pid, sha) for pid in online}:
+        pm2.start()
+
+
+def _nothing() -> None:
+    """Mend what the return to the good release mends by itself."""
+
+
+def _flip_to(branch: str) -> Callable[[], None]:
+    def apply() -> None:
+        release.make_current(release.check_out(branch))
+
+    return apply
+
+
+def _change_in_place() -> None:
+    release.restore(release.check_out(release.GOOD), release.BAD)
+
+
+def _run_leaking() -> None:
+    _flip_to(release.LEAKING)()
+    pm2.run("-s", "reload", pm2.APPLICATION)
+
+
+def _run_in_fork_mode() -> None:
+    pm2.start(pm2.FORK_ECOSYSTEM)
+
+
+def _stop_database() -> None:
+    postgres.part().stop()
+
+
+def _start_database() -> None:
+    postgres.part().start()
+    _await_recovery()
+
+
+def _await_recovery() -> None:
+    # The workers' pools need a moment to connect again; one that has crashed is not waited for.
+    process.wait(lambda: "answered 503" not in (pm2.problem() or ""), "the API to find its database again")
+
+
+def _take_port() -> None:
+    pm2.run("-s", "stop", pm2.APPLICATION)
+    _start_helper(PORT_HOLDER)
+    process.wait(lambda: process.accepts(API), "the port to be taken")
+
+
+def _start_helper(command: tuple[str, ...]) -> None:
+    if process.find(command) is None:
+        process.spawn(command, cwd=ROOT, log=SAVED / "helper.log")
+
+
+def _end_helper(command: tuple[str, ...]) -> Callable[[], None]:
+    def mend() -> None:
+        process.end(filter(None, [process.find(command)]))
+
+    return mend
+
+
+def _saturate() -> None:
+    _start_helper(SATURATOR)
+    process.wait(lambda: postgres.api_problem() is not None, "the connections to be used up")
+
+
+def _free_connections() -> None:
+    _end_helper(SATURATOR)()
+    _await_recovery()
+
+
+def _idle_in_transaction() -> None:
+    _start_helper(IDLER)
+    process.wait(_someone_waits, "a session that waits for the idle transaction")
+
+
+def _someone_waits() -> bool:
+    query = "SELECT 1 FROM pg_stat_activity WHERE application_name = %s AND wait_event_type = 'Lock'"
+    with postgres.connect_admin(Credentials.load()) as connection:
+        return connection.execute(query, (database_client.NAME,)).fetchone() is not None
+
+
+def _lose_jwt_secret() -> None:
+    _set_aside("JWT_SECRET", None)
+
+
+def _restore_jwt_secret() -> None:
+    _put_back("JWT_SECRET")
+
+
+def _change_webhook_secret() -> None:
+    _set_aside("STRIPE_WEBHOOK_SECRET", f"whsec_{secrets.token_hex(16)}")
+    pm2.run("-s", "reload", pm2.APPLICATION)
+
+
+def _restore_webhook_secret() -> None:
+    if _put_back("STRIPE_WEBHOOK_SECRET") and pm2.workers():
+        pm2.run("-s", "reload", pm2.APPLICATION)
+
+
+def _set_aside(name: str, value: str | None) -> None:
+    """Replace a line of .env, or remove it, and keep the one that was there."""
+    text, line = DOTENV.read_text(), _line(name)
+    if (SAVED / name).exists() or not (found := line.search(text)):
+        return
+    write_private(SAVED / name, found[0])
+    write_private(DOTENV, line.sub(lambda _: "" if value is None else f"{name}={value}\n", text))
+
+
+def _put_back(name: str) -> bool:
+    """Undo `_set_aside`; False if there was nothing to undo."""
+    saved, line = SAVED / name, _line(name)
+    if not saved.exists():
+        return False
+    text = line.sub("", DOTENV.read_text())
+    write_private(DOTENV, text.rstrip("\n") + f"\n{saved.read_text()}")
+    saved.unlink()
+    return True
+
+
+def _line(name: str) -> re.Pattern[str]:
+    return re.compile(rf"^{name}=.*\n", re.MULTILINE)
+
+
+def _pile_up_webhooks() -> None:
+    _stripe("/_sandbox/deliveries", enabled=False)
+    with postgres.connect_admin(Credentials.load()) as connection:
+        pending = connection.execute(
+            "SELECT provider_intent_id FROM payments WHERE status = 'PENDING' ORDER BY id LIMIT %s", (BACKLOG,)
+        ).fetchall()
+    card = {"number": "4242424242424242", "exp_month": "12", "exp_year": "2040", "cvc": "123"}
+    fields = {f"card[{name}]": value for name, value in card.items()}
+    for (intent,) in pending:
+        method = _stripe("/v1/payment_methods", form={"type": "card", **fields})["id"]
+        _stripe(f"/v1/payment_intents/{intent}", form={"payment_method": method})
+        _stripe(f"/v1/payment_intents/{intent}/confirm", form={})
+    _stripe("/_sandbox/deliveries", enabled=True)
+
+
+def _resend_webhooks() -> None:
+    _stripe("/_sandbox/deliveries", enabled=True)
+    _stripe("/_sandbox/deliveries/retry")
+
+
+def _stripe(path: str, *, form: dict[str, str] | None = None, **data: Any) -> dict[str, Any]:
+    credentials = Credentials.load()
+    key = credentials.stripe_secret_key if form is not None else credentials.stripe_admin_token
+    connection = HTTPConnection(HOST, STRIPE, timeout=10)
+    kind, body = "application/json", json.dumps(data)
+    if form is not None:
+        kind, body = "application/x-www-form-urlencoded", urlencode(form)
+    connection.request("POST", path, body=body, headers={"Authorization": f"Bearer {key}", "Content-Type": kind})
+    answer = connection.getresponse()
+    text = answer.read().decode()
+    connection.close()
+    if answer.status != 200:
+        raise SandboxError(f"Stripe answered POST {path} with {answer.status}: {text[:200]}")
+    result: dict[str, Any] = json.loads(text)
+    return result
+
+
+FAULTS = {
+    "bad-release": Fault(
+        "current points at a release that crashes at boot; the running workers are untouched",
+        _flip_to(release.BAD),
+        _nothing,
+    ),
+    "hanging-release": Fault(
+        "current points at a release that never listens; the running workers are untouched",
+        _flip_to(release.HANGING),
+        _nothing,
+    ),
+    "bad-release-in-place": Fault(
+        "the code under the running workers is changed to the release that crashes at boot",
+        _change_in_place,
+        _nothing,
+    ),
+    "fork-mode": Fault("the API runs in fork mode, one worker", _run_in_fork_mode, _nothing),
+    "db-down": Fault("PostgreSQL is stopped", _stop_database, _start_database),
+    "port-taken": Fault("the API is stopped and another process has its port", _take_port, _end_helper(PORT_HOLDER)),
+    "env-missing": Fault(
+        "JWT_SECRET is gone from .env: the next worker that starts crashes", _lose_jwt_secret, _restore_jwt_secret
+    ),
+    "memory-leak": Fault("the API runs a release that keeps memory with each request", _run_leaking, _nothing),
+    "db-saturated": Fault("another client holds every database connection", _saturate, _free_connections),
+    "idle-in-transaction": Fault(
+        "another client has locked the pending payments and idles, with a session waiting for it",
+        _idle_in_transaction,
+        _end_helper(IDLER),
+    ),
+    "wrong-webhook-secret": Fault(
+        "the API checks webhooks with a secret that Stripe does not sign with",
+        _change_webhook_secret,
+        _restore_webhook_secret,
+    ),
+    "webhook-backlog": Fault(
+        f"{BACKLOG} payments have succeeded at Stripe, and their events were never delivered",
+        _pile_up_webhooks,
+        _resend_webhooks,
+    ),
+}

@@ -1,0 +1,120 @@
+"""PM2, with a home of its own, and the API that it runs."""
+
+import json
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal
+from urllib.request import urlopen
+
+import psutil
+
+from . import process
+from .errors import SandboxError
+from .layout import API, APP, BIN, CURRENT, ENVIRONMENT, PM2_HOME, url
+from .part import http_problem
+
+APPLICATION = "propertypulse-api"
+INSTANCES = 2
+ECOSYSTEM = APP / "ecosystem.config.cjs"
+FORK_ECOSYSTEM = APP / "ecosystem.fork.config.cjs"
+
+# kill_timeout: longer than the longest request, or PM2 kills the worker that answers it.
+# cwd goes through `current`, so that a reload runs whichever release is current by then.
+TEMPLATE = """\
+module.exports = {{
+  apps: [
+    {{
+      name: "{name}",
+      cwd: "{cwd}",
+      script: "src/server.js",
+      exec_mode: "{mode}",
+      instances: {instances},
+      wait_ready: true,
+      listen_timeout: 5000,
+      kill_timeout: 10000,
+      merge_logs: false,
+    }},
+  ],
+}};
+"""
+
+
+def write_ecosystems() -> None:
+    """Write how PM2 runs the API, and the variant that runs it in fork mode."""
+    cwd = CURRENT / "server"
+    for path, mode, instances in ((ECOSYSTEM, "cluster", INSTANCES), (FORK_ECOSYSTEM, "fork", 1)):
+        path.write_text(TEMPLATE.format(name=APPLICATION, cwd=cwd, mode=mode, instances=instances))
+
+
+def run(*arguments: str) -> str:
+    """Run pm2 in the clean environment of a deploy user; its output."""
+    done = subprocess.run(
+        (str(BIN / "pm2"), *arguments), cwd=APP, env=ENVIRONMENT, capture_output=True, text=True, timeout=60
+    )
+    if done.returncode:
+        raise SandboxError(
+            f"pm2 {' '.join(arguments)} exited {done.returncode}: {(done.stderr or done.stdout).strip()}"
+        )
+    return done.stdout
+
+
+def start(ecosystem: Path = ECOSYSTEM) -> None:
+    """Start the API anew as `ecosystem` says."""
+    # With the daemon: one that restarts a crashing worker while it is told to delete it leaves one behind.
+    stop()
+    run("-s", "start", str(ecosystem))
+    process.wait(lambda: problem() is None, "the API to be healthy", log=PM2_HOME / "pm2.log")
+
+
+def workers() -> list[dict[str, Any]]:
+    """Return what PM2 says of each of the API's workers; none if PM2 does not run."""
+    # Any pm2 command would spawn the daemon.
+    if daemon() is None:
+        return []
+    listed: list[dict[str, Any]] = json.loads(run("-s", "jlist"))
+    return [worker for worker in listed if worker["name"] == APPLICATION]
+
+
+def mode() -> Literal["cluster_mode", "fork_mode"] | None:
+    """Return how the API runs."""
+    return next((worker["pm2_env"]["exec_mode"] for worker in workers()), None)
+
+
+def problem() -> str | None:
+    """Say why the API does not answer its health check; None if it does."""
+    return http_problem(API, "/health")
+
+
+def serving() -> set[tuple[int, str]]:
+    """Return the pid and release of each worker that answers the health check."""
+    seen: set[tuple[int, str]] = set()
+    # Connections go to the workers in turn: this asks each of them more than once.
+    for _ in range(4 * INSTANCES):
+        with suppress(OSError, ValueError), urlopen(f"{url(API)}/health", timeout=3) as answer:
+            health = json.load(answer)
+            seen.add((health["pid"], health["release"]))
+    return seen
+
+
+def daemon() -> psutil.Process | None:
+    """Return the PM2 daemon of our home."""
+    title = f"God Daemon ({PM2_HOME})"
+    return next(iter(process.matching(lambda cmdline: title in " ".join(cmdline))), None)
+
+
+def orphans() -> bool:
+    """Tell whether workers run that PM2 does not list."""
+    return len(processes()) > 1 + len(workers())
+
+
+def processes() -> list[psutil.Process]:
+    """Return the daemon and every worker, also one whose daemon is gone."""
+    script = str(CURRENT / "server" / "src" / "server.js")
+    ours = process.matching(lambda cmdline: any("node" in word for word in cmdline[:1]) and script in " ".join(cmdline))
+    return [*filter(None, [daemon()]), *ours]
+
+
+def stop() -> None:
+    """End the daemon and all workers."""
+    process.end(processes())

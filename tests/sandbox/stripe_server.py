@@ -1,0 +1,410 @@
+"""Stripe: localstripe, and in front of it what it lacks.
+
+Keys that can be revoked, webhook endpoints, signed deliveries that are tried again, events that say whether they were
+delivered, and the shapes of the Stripe API where localstripe's differ. What only the Dashboard can do is under
+`/_sandbox/`, for whoever has the administrator's token.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import json
+import secrets
+import time
+from base64 import b64decode
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl
+
+from aiohttp import ClientError, ClientSession, ClientTimeout, web
+
+from .credentials import Credentials
+from .layout import API, HOST, LOCALSTRIPE, STRIPE, url
+
+ACCOUNT = "acct_1PropertyPulseTest"
+API_VERSION = "2025-09-30.clover"
+# Stripe tries for three days; here each step takes as many seconds.
+RETRY_SECONDS = (1, 2, 4, 8, 16)
+EVENTS_MADE_HERE = {"cancel": "payment_intent.canceled", "refunds": "charge.refunded"}
+
+Json = dict[str, Any]
+
+
+@dataclass
+class Endpoint:
+    """A webhook endpoint and the secrets that sign what it is sent; after a roll two do for a while."""
+
+    id: str
+    url: str
+    secrets: list[str]
+    enabled_events: list[str] = field(default_factory=lambda: ["*"])
+    status: str = "enabled"
+    description: str | None = None
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def export(self, *, with_secret: bool = False) -> Json:
+        """Return the endpoint as the API shows it: its secret only at creation."""
+        shown = {name: value for name, value in vars(self).items() if name != "secrets"}
+        shown |= {"object": "webhook_endpoint", "api_version": API_VERSION, "livemode": False, "metadata": {}}
+        return shown | ({"secret": self.secrets[0]} if with_secret else {})
+
+    def wants(self, event: Json) -> bool:
+        """Tell whether the endpoint is to be sent `event`."""
+        return self.status == "enabled" and bool({"*", event["type"]} & set(self.enabled_events))
+
+    def signature(self, payload: bytes) -> str:
+        """Sign `payload` now, with each secret that is valid."""
+        now = int(time.time())
+        signed = f"{now}.".encode() + payload
+        macs = (hmac.new(secret.encode(), signed, hashlib.sha256).hexdigest() for secret in self.secrets)
+        return ",".join([f"t={now}", *(f"v1={mac}" for mac in macs)])
+
+
+class Account:
+    """The Stripe account: its keys, endpoints, events, and what is still to be delivered."""
+
+    def __init__(self, credentials: Credentials, session: ClientSession) -> None:
+        self.session = session
+        self.admin_token = credentials.stripe_admin_token
+        self.keys = {credentials.stripe_secret_key, credentials.stripe_new_secret_key}
+        # Any key will do for localstripe: ours need not be told to it.
+        self.backend = {"Authorization": "Bearer sk_test_localstripe"}
+        first = Endpoint("we_1PropertyPulse", f"{url(API)}/api/webhooks/stripe", [credentials.stripe_webhook_secret])
+        self.endpoints = {first.id: first}
+        self.events: dict[str, Json] = {}  # oldest first
+        self.undelivered: dict[str, set[str]] = {}  # event id → endpoint ids
+        self.answers: dict[str, tuple[str, int, Json]] = {}  # idempotency key → request, answer
+        self.deliveries: set[asyncio.Task[None]] = set()
+        self.delivers = True
+
+    async def adopt_events(self, *, deliver: bool = True) -> None:
+        """Take over the events that localstripe has made since the last time."""
+        newest = max((event["created"] for event in self.events.values()), default=0)
+        address = f"{url(LOCALSTRIPE)}/v1/events?limit=10000&created[gte]={newest}"
+        async with self.session.get(address, headers=self.backend) as answer:
+            listed = (await answer.json())["data"]
+        for event in sorted(listed, key=lambda event: event["created"]):
+            if event["id"] not in self.events:
+                self.add_event(event, deliver=deliver)
+
+    def add_event(self, event: Json, *, deliver: bool = True) -> None:
+        """Note an event, and send it to every endpoint that wants it."""
+        event["data"]["object"] = shaped(event["data"]["object"])
+        event |= {"api_version": API_VERSION, "livemode": False, "request": {"id": None, "idempotency_key": None}}
+        self.events[event["id"]] = event
+        wanted = [endpoint for endpoint in self.endpoints.values() if endpoint.wants(event)] if deliver else []
+        self.undelivered[event["id"]] = {endpoint.id for endpoint in wanted}
+        for endpoint in wanted if self.delivers else ():
+            task = asyncio.create_task(self.deliver(event, endpoint))
+            self.deliveries.add(task)
+            task.add_done_callback(self.deliveries.discard)
+
+    async def deliver(self, event: Json, endpoint: Endpoint) -> None:
+        """Send `event` until the endpoint takes it or the retries are used up."""
+        for pause in (*RETRY_SECONDS, None):
+            if await self.send(event, endpoint):
+                self.undelivered[event["id"]].discard(endpoint.id)
+                return
+            if pause is not None:
+                await asyncio.sleep(pause)
+
+    async def send(self, event: Json, endpoint: Endpoint) -> bool:
+        """Send `event` once; True if the endpoint answered with success."""
+        payload = json.dumps(self.export(event), indent=2).encode()
+        headers = {"Content-Type": "application/json; charset=utf-8", "Stripe-Signature": endpoint.signature(payload)}
+        with suppress(ClientError, TimeoutError):
+            async with self.session.post(endpoint.url, data=payload, headers=headers) as answer:
+                return 200 <= answer.status < 300
+        return False
+
+    def export(self, event: Json) -> Json:
+        """Return the event as the API shows it now."""
+        return event | {"pending_webhooks": len(self.undelivered[event["id"]])}
+
+
+def shaped(thing: Any, expand: Iterable[str] = ()) -> Any:
+    """Return what localstripe answered in the shape that Stripe gives it."""
+    if isinstance(thing, list):
+        return [shaped(item, expand) for item in thing]
+    if not isinstance(thing, dict):
+        return thing
+    inner = tuple(path.removeprefix("data.") for path in expand)
+    thing = {name: shaped(value, inner) for name, value in thing.items()}
+    if thing.get("object") == "payment_intent":
+        charge = thing.get("latest_charge")
+        if isinstance(charge, dict) and "latest_charge" not in inner:
+            thing["latest_charge"] = charge["id"]
+        paid = thing["status"] == "succeeded"
+        thing |= {"amount_received": thing["amount"] if paid else 0, "amount_capturable": 0, "livemode": False}
+    elif thing.get("object") == "charge":
+        thing |= {"disputed": False, "amount_captured": thing["amount"] if thing["captured"] and thing["paid"] else 0}
+    return thing
+
+
+def fail(status: int, message: str, **details: str) -> web.Response:
+    """Answer with an error as Stripe words it."""
+    return web.json_response({"error": {"message": message, "type": "invalid_request_error", **details}}, status=status)
+
+
+def page(items: list[Json], query: dict[str, str], path: str) -> web.Response:
+    """Answer with one page of `items`, which are newest first."""
+    limit = min(int(query.get("limit", 10)), 100)
+    place = {item["id"]: index for index, item in enumerate(items)}
+    if before := query.get("ending_before"):
+        end = place.get(before, 0)
+        chosen, more = items[max(0, end - limit) : end], end > limit
+    else:
+        begin = place.get(query.get("starting_after", ""), -1) + 1
+        chosen, more = items[begin : begin + limit], len(items) > begin + limit
+    return web.json_response({"object": "list", "url": path, "has_more": more, "data": chosen})
+
+
+account_key = web.AppKey("account", Account)
+routes = web.RouteTableDef()
+
+
+@web.middleware
+async def authenticated(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Let through what has a valid key, or for the Dashboard's addresses the administrator's token."""
+    account = request.app[account_key]
+    scheme, _, value = request.headers.get("Authorization", "").partition(" ")
+    if scheme == "Basic":
+        value = b64decode(value).decode().partition(":")[0]
+    if request.path == "/_sandbox/health":
+        return await handler(request)
+    if request.path.startswith("/_sandbox/"):
+        if not hmac.compare_digest(value, account.admin_token):
+            return fail(401, "The administrator's token is required")
+    elif not value:
+        return fail(401, "You did not provide an API key.")
+    elif value not in account.keys:
+        return fail(401, f"Invalid API Key provided: {value[:8]}{'*' * 16}{value[-4:]}")
+    answer = await handler(request)
+    answer.headers["Request-Id"] = f"req_{secrets.token_hex(7)}"
+    return answer
+
+
+@routes.get("/_sandbox/health")
+async def health(_: web.Request) -> web.Response:
+    """Say that the server is up."""
+    return web.json_response({"status": "ok"})
+
+
+@routes.post("/_sandbox/keys")
+async def create_key(request: web.Request) -> web.Response:
+    """Make a secret key, as the Dashboard does."""
+    key = f"sk_test_{secrets.token_hex(32)}"
+    request.app[account_key].keys.add(key)
+    return web.json_response({"secret": key})
+
+
+@routes.post("/_sandbox/keys/expire")
+async def expire_key(request: web.Request) -> web.Response:
+    """Revoke a secret key, as the Dashboard does."""
+    request.app[account_key].keys.discard((await request.json())["secret"])
+    return web.json_response({})
+
+
+@routes.post("/_sandbox/webhook_endpoints/{id}/roll")
+async def roll_secret(request: web.Request) -> web.Response:
+    """Give an endpoint a new secret; the old one signs too for `overlap_seconds`."""
+    endpoint, data = request.app[account_key].endpoints[request.match_info["id"]], await request.json()
+    new, old = data.get("secret") or f"whsec_{secrets.token_hex(16)}", endpoint.secrets[0]
+    endpoint.secrets = [new, old]
+
+    def drop() -> None:
+        endpoint.secrets = [secret for secret in endpoint.secrets if secret != old]
+
+    asyncio.get_running_loop().call_later(data.get("overlap_seconds", 0), drop)
+    return web.json_response(endpoint.export(with_secret=True))
+
+
+@routes.post("/_sandbox/events/{id}/resend")
+async def resend(request: web.Request) -> web.Response:
+    """Send an event to an endpoint once more, as the Dashboard does."""
+    account, data = request.app[account_key], await request.json()
+    event, endpoint = account.events[request.match_info["id"]], account.endpoints[data["webhook_endpoint"]]
+    taken = await account.send(event, endpoint)
+    if taken:
+        account.undelivered[event["id"]].discard(endpoint.id)
+    return web.json_response({"delivered": taken})
+
+
+@routes.post("/_sandbox/deliveries")
+async def set_deliveries(request: web.Request) -> web.Response:
+    """Let deliveries happen, or have all new events go undelivered for good."""
+    request.app[account_key].delivers = (await request.json())["enabled"]
+    return web.json_response({})
+
+
+@routes.post("/_sandbox/deliveries/retry")
+async def retry_deliveries(request: web.Request) -> web.Response:
+    """Send every undelivered event once more."""
+    account = request.app[account_key]
+    for name, missing in account.undelivered.items():
+        for endpoint in [account.endpoints[id] for id in missing if id in account.endpoints]:
+            if await account.send(account.events[name], endpoint):
+                missing.discard(endpoint.id)
+    return web.json_response({"undelivered": sum(map(bool, account.undelivered.values()))})
+
+
+@routes.get("/v1/account")
+async def show_account(_: web.Request) -> web.Response:
+    """Show the account that the key belongs to."""
+    shown = {"id": ACCOUNT, "object": "account", "country": "US", "default_currency": "usd", "type": "standard"}
+    return web.json_response(shown | {"charges_enabled": True, "payouts_enabled": True, "livemode": False})
+
+
+@routes.get("/v1/balance")
+async def show_balance(_: web.Request) -> web.Response:
+    """Show the balance, in the shape that localstripe gets wrong."""
+    funds = [{"amount": 1_250_000, "currency": "usd", "source_types": {"card": 1_250_000}}]
+    return web.json_response({"object": "balance", "livemode": False, "available": funds, "pending": []})
+
+
+@routes.get("/v1/webhook_endpoints")
+async def list_endpoints(request: web.Request) -> web.Response:
+    """List the webhook endpoints."""
+    endpoints = [endpoint.export() for endpoint in reversed(request.app[account_key].endpoints.values())]
+    return page(endpoints, dict(request.query), request.path)
+
+
+@routes.post("/v1/webhook_endpoints")
+async def create_endpoint(request: web.Request) -> web.Response:
+    """Create a webhook endpoint; only this answer shows its secret."""
+    data = parse_qsl(await request.text())
+    address, events = dict(data).get("url"), [value for name, value in data if name.startswith("enabled_events")]
+    if not address or not events:
+        return fail(400, f"Missing required param: {'enabled_events' if address else 'url'}.", code="parameter_missing")
+    endpoint = Endpoint(f"we_{secrets.token_hex(12)}", address, [f"whsec_{secrets.token_hex(16)}"], events)
+    endpoint.description = dict(data).get("description")
+    request.app[account_key].endpoints[endpoint.id] = endpoint
+    return web.json_response(endpoint.export(with_secret=True))
+
+
+@routes.route("*", "/v1/webhook_endpoints/{id}")
+async def one_endpoint(request: web.Request) -> web.Response:
+    """Show, update or delete a webhook endpoint."""
+    endpoints, name = request.app[account_key].endpoints, request.match_info["id"]
+    if (endpoint := endpoints.get(name)) is None:
+        return fail(404, f"No such webhook endpoint: '{name}'", code="resource_missing", param="webhook_endpoint")
+    if request.method == "DELETE":
+        del endpoints[name]
+        return web.json_response({"id": name, "object": "webhook_endpoint", "deleted": True})
+    if request.method == "POST":
+        data = parse_qsl(await request.text())
+        endpoint.url = dict(data).get("url", endpoint.url)
+        endpoint.enabled_events = [v for n, v in data if n.startswith("enabled_events")] or endpoint.enabled_events
+        if "disabled" in dict(data):
+            endpoint.status = "disabled" if dict(data)["disabled"] == "true" else "enabled"
+    return web.json_response(endpoint.export())
+
+
+@routes.get("/v1/events")
+async def list_events(request: web.Request) -> web.Response:
+    """List events, newest first, by type, time, and whether each endpoint has taken them."""
+    account, query = request.app[account_key], dict(request.query)
+    types = {value for name, value in request.query.items() if name == "type" or name.startswith("types")}
+    events = [event for event in reversed(account.events.values()) if not types or event["type"] in types]
+    bounds = {"gt": int.__gt__, "gte": int.__ge__, "lt": int.__lt__, "lte": int.__le__}
+    for name, holds in bounds.items():
+        if limit := query.get(f"created[{name}]"):
+            events = [event for event in events if holds(event["created"], int(limit))]
+    if wanted := query.get("delivery_success"):
+        events = [event for event in events if (not account.undelivered[event["id"]]) == (wanted == "true")]
+    return page([account.export(event) for event in events], query, request.path)
+
+
+@routes.get("/v1/events/{id}")
+async def show_event(request: web.Request) -> web.Response:
+    """Show one event."""
+    account, name = request.app[account_key], request.match_info["id"]
+    if name not in account.events:
+        return fail(404, f"No such event: '{name}'", code="resource_missing", param="id")
+    return web.json_response(account.export(account.events[name]))
+
+
+@routes.route("*", "/v1/{path:.*}")
+async def pass_on(request: web.Request) -> web.Response:
+    """Pass a request on to localstripe, once for each idempotency key, and take over the events that it causes."""
+    account, body = request.app[account_key], await request.text()
+    key, asked = request.headers.get("Idempotency-Key"), f"{request.method} {request.path} {body}"
+    if key and key in account.answers:
+        before, status, answer = account.answers[key]
+        if before != asked:
+            return fail(
+                400, "Keys for idempotent requests can only be used with the same parameters.", type="idempotency_error"
+            )
+        return web.json_response(answer, status=status, headers={"Idempotent-Replayed": "true"})
+    status, answer = await _ask_localstripe(account, request, body)
+    if request.method != "GET":
+        if key and status < 500:
+            account.answers[key] = asked, status, answer
+        if status == 200:
+            await _note_missing_event(account, request.path, answer)
+        await account.adopt_events()
+    return web.json_response(answer, status=status)
+
+
+async def _ask_localstripe(account: Account, request: web.Request, body: str) -> tuple[int, Json]:
+    headers = account.backend | {"Content-Type": request.headers.get("Content-Type", "application/json")}
+    target = f"{url(LOCALSTRIPE)}{request.path_qs}"
+    async with account.session.request(request.method, target, data=body or None, headers=headers) as answered:
+        text = await answered.text()
+    if not text.startswith("{"):
+        return 404, {
+            "error": {
+                "message": f"Unrecognized request URL ({request.method}: {request.path}).",
+                "type": "invalid_request_error",
+            }
+        }
+    parameters = [*request.query.items(), *parse_qsl(body)]
+    expand = [value for name, value in parameters if name.startswith("expand")]
+    answer: Json = shaped(json.loads(text), expand)
+    if answered.status == 404:
+        name = request.path.rsplit("/", 1)[-1]
+        answer["error"] |= {"message": f"No such object: '{name}'", "code": "resource_missing", "param": "id"}
+    return answered.status, answer
+
+
+async def _note_missing_event(account: Account, path: str, answer: Json) -> None:
+    """Make the events of cancellations and refunds, which localstripe does not."""
+    kind = EVENTS_MADE_HERE.get(path.rsplit("/", 1)[-1])
+    if kind is None:
+        return
+    subject = answer
+    if kind == "charge.refunded":
+        target = f"{url(LOCALSTRIPE)}/v1/charges/{answer['charge']}"
+        async with account.session.get(target, headers=account.backend) as answered:
+            subject = await answered.json()
+    event = {"id": f"evt_{secrets.token_hex(12)}", "object": "event", "type": kind, "created": int(time.time())}
+    account.add_event({**event, "data": {"object": subject}})
+
+
+async def _account(app: web.Application) -> AsyncIterator[None]:
+    async with ClientSession(timeout=ClientTimeout(total=10)) as session:
+        app[account_key] = account = Account(Credentials.load(), session)
+        await account.adopt_events(deliver=False)
+        # Some events come later than the request that causes them: a direct debit settles on its own.
+        watcher = asyncio.create_task(_watch(account))
+        yield
+        for task in (watcher, *account.deliveries):
+            task.cancel()
+
+
+async def _watch(account: Account) -> None:
+    while True:
+        await asyncio.sleep(1)
+        with suppress(ClientError, TimeoutError):
+            await account.adopt_events()
+
+
+if __name__ == "__main__":
+    application = web.Application(middlewares=[authenticated])
+    application.add_routes(routes)
+    application.cleanup_ctx.append(_account)
+    web.run_app(application, host=HOST, port=STRIPE, access_log=None, print=None)
