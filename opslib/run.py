@@ -184,7 +184,7 @@ class Run:
         self._show(step("note", title, None), evidence)
 
     def finish(self) -> None:
-        """End a run whose checks all held; its record is complete. Run again in JupyterLab, it says how the run ended."""
+        """End a run whose checks all held; its record is complete. Asked again in JupyterLab, say how it ended."""
         if self.ended and not headless():
             Display().show(self._closing)
             return
