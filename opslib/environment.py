@@ -77,7 +77,12 @@ class Environment(_Part):
         """The environment variables for outside programs: nothing of the kernel's own but what is named here."""
         kept = {key: os.environ[key] for key in ("HOME", "LANG", "USER") if key in os.environ}
         path = os.environ.get("PATH", os.defpath)
-        return {**kept, "PATH": f"{self.tools}:{path}" if self.tools else path, "PM2_HOME": str(self.api.pm2_home), **PLAIN}
+        return {
+            **kept,
+            "PATH": f"{self.tools}:{path}" if self.tools else path,
+            "PM2_HOME": str(self.api.pm2_home),
+            **PLAIN,
+        }
 
 
 def names() -> list[str]:

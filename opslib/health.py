@@ -34,7 +34,9 @@ def ask(url: str) -> Answer:
     """Send one GET over a connection of its own, so that any worker may take it. Never raises for the network."""
     begun = time.monotonic()
     try:
-        got = urllib3.request("GET", url, timeout=TIMEOUT, retries=False, redirect=False, headers={"Connection": "close"})
+        got = urllib3.request(
+            "GET", url, timeout=TIMEOUT, retries=False, redirect=False, headers={"Connection": "close"}
+        )
     except urllib3.exceptions.HTTPError as error:
         return Answer(0, _since(begun), f"{type(error).__name__}: {error}")
     try:
@@ -94,7 +96,9 @@ class Watch:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None
+    ) -> None:
         self.stop()
 
     def _ask(self, url: str, every: float) -> None:

@@ -48,7 +48,7 @@ class Worker:
 
 
 def daemon(environment: Environment) -> dict[str, Any]:
-    """Say whether PM2's daemon runs for this home, and as whom; asks the files, since any pm2 command would start one."""
+    """Say whether PM2's daemon runs for this home, and as whom; asks its files, as any pm2 command would start one."""
     home = environment.api.pm2_home
     found: dict[str, Any] = {"home": home, "pid": None, "user": None, "runs": False}
     with contextlib.suppress(OSError, ValueError, psutil.NoSuchProcess):
@@ -148,7 +148,7 @@ def _replace(environment: Environment, before: Sequence[Worker], title: str, com
     return Change(
         title,
         shows=[f"{home} {shlex.join(words)}" for words in commands],
-        do=lambda: [_pm2(environment, *words[1:]) for words in commands],
+        do=lambda: _pm2_each(environment, commands),
         replaces=lambda: _describe(environment, before),
         undo=lambda: _put_back(environment, before),
         undo_shows=[
@@ -190,11 +190,17 @@ def _state(environment: Environment) -> str:
     """Say which workers serve and which are down."""
     now = workers(environment)
     up = health.answering(environment.api.health_url, {worker.pid for worker in now})
-    said = [
-        f"worker {w.id} {'answers' if w.pid in up else 'is down'} ({w.status}, release {w.release.name if w.release else 'unknown'})"
-        for w in now
-    ]
+    said = []
+    for worker in now:
+        release = worker.release.name if worker.release else "unknown"
+        does = "answers" if worker.pid in up else "is down"
+        said.append(f"worker {worker.id} {does} ({worker.status}, release {release})")
     return f"Now: {', '.join(said)}."
+
+
+def _pm2_each(environment: Environment, commands: Sequence[Sequence[str]]) -> None:
+    for words in commands:
+        _pm2(environment, *words[1:])
 
 
 def _pm2(environment: Environment, *words: str) -> None:

@@ -23,7 +23,8 @@ def main() -> int:
     print(f"Meanwhile: {traffic.result}\n")
     print("The record is the last file named above. Read it with:")
     print(f"  .venv/bin/runbook show {Path(run.stdout.splitlines()[-1]).stem}")
-    print("Break it with `.venv/bin/python -m tests.sandbox break bad-release` and restart it again; `make sandbox-stop` ends it.")
+    print("Break it with `.venv/bin/python -m tests.sandbox break bad-release` and restart it again.")
+    print("`make sandbox-stop` ends it.")
     return run.returncode
 
 

@@ -1,10 +1,12 @@
-"""A place of its own for a test: a folder with notebooks/, parameters/ and an `.env`, as the project's root has them."""
+"""A place of its own for a test: a folder with notebooks/, parameters/ and an `.env`, as the root has them."""
 
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 PARAMETERS = """\
@@ -36,8 +38,13 @@ class Place:
         )
 
     def write(
-        self, name: str, *cells: str, parameters: str = "", start: bool = True, tags: dict[int, str] = {}
-    ) -> Path:  # noqa: B006
+        self,
+        name: str,
+        *cells: str,
+        parameters: str = "",
+        start: bool = True,
+        tags: Mapping[int, str] = MappingProxyType({}),
+    ) -> Path:
         """Write a procedure whose cells are these, after its parameters and, unless told otherwise, its start."""
         codes = [START.format(name=name), *cells] if start else list(cells)
         tagged = {i + start: tag for i, tag in tags.items()}

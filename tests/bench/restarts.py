@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 
 from opslib import command, environment
 from tests import sandbox
@@ -14,14 +15,15 @@ PROCEDURE = ("run", "restart_api", "--apply", "-p", "settle_seconds", "2", "-p",
 def main() -> None:
     """Print a row for each way to restart."""
     sandbox.start()
-    print(f"{'how':<42} {'asked':>6} {'failed':>7}   at 200 requests a second; the bar for the graceful procedure: 0 failed")
+    print("At 200 requests a second; the bar for the graceful procedure is 0 failed.")
+    print(f"{'how':<42} {'asked':>6} {'failed':>7}")
     for mode in ("cluster", "fork"):
         sandbox.mend()
         if mode == "fork":
             sandbox.break_("fork-mode")
-        row(f"runbook run restart_api, {mode}", lambda: procedure(fork=mode == "fork"))
+        row(f"runbook run restart_api, {mode}", partial(procedure, fork=mode == "fork"))
         for words in ("restart", "reload"):
-            row(f"pm2 {words} propertypulse-api, {mode}", lambda words=words: pm2(words, "propertypulse-api"))
+            row(f"pm2 {words} propertypulse-api, {mode}", partial(pm2, words, "propertypulse-api"))
     sandbox.mend()
 
 

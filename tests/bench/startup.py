@@ -1,4 +1,4 @@
-"""How long from the command to the first answered check, beside plain papermill on an empty notebook; and the end of runs."""
+"""How long it takes to the first answered check, beside papermill on an empty notebook; and how long runs take to end."""
 
 import statistics
 import subprocess
@@ -32,7 +32,9 @@ def main() -> None:
     print(f"papermill, an empty notebook                     {whole:6.2f} s")
     print(f"ratio {check / whole:.2f}, the bar is {BAR}")
     ends = [first_check()[1] for _ in range(ENDS)]
-    print(f"last step to end of process, {ENDS} runs: median {statistics.median(ends):.2f} s, slowest {max(ends):.2f} s")
+    print(
+        f"last step to end of process, {ENDS} runs: median {statistics.median(ends):.2f} s, slowest {max(ends):.2f} s"
+    )
 
 
 def first_check() -> tuple[float, float]:

@@ -83,7 +83,7 @@ def test_release_broken_in_place_needs_a_person() -> None:
     sandbox.break_("bad-release-in-place")
     try:
         with sandbox.Traffic(rate=200) as traffic:
-            code, made, shown = restart()
+            code, made, _ = restart()
         assert (code, made["metadata"]["opslib"]["outcome"]) == (3, "needs-person")
         assert traffic.result.failed == 0, traffic.result
         why = made["metadata"]["opslib"]["why"]
