@@ -68,12 +68,11 @@ class Place:
         """The environment variables of a command that works in this place."""
         return {**os.environ, "RUNBOOK_ROOT": str(self.folder)}
 
-    def start(self, *arguments: str, **options: Any) -> "subprocess.Popen[str]":
-        """Start the `runbook` command."""
+    def start(self, *arguments: str, variables: Mapping[str, str] = {}, **options: Any) -> "subprocess.Popen[str]":  # noqa: B006
+        """Start the `runbook` command, with these environment variables too."""
         command = [sys.executable, "-m", "opslib.cli", *arguments]
-        return subprocess.Popen(
-            command, env=self.variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
-        )
+        options |= {"env": {**self.variables, **variables}, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(command, text=True, **options)
 
     def runbook(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """Run the `runbook` command to its end."""

@@ -1,4 +1,4 @@
-"""How long it takes to the first answered check, beside papermill on an empty notebook; and how long runs take to end."""
+"""How long it takes to the first answered check, beside papermill on an empty notebook, and to the end of a run."""
 
 import statistics
 import subprocess
