@@ -16,6 +16,8 @@ from opslib.errors import BadEnvironment
 if TYPE_CHECKING:
     from opslib.environment import Environment
 
+STAGED = ".staged"
+"""What the name of the file that holds staged secrets has behind the name of the `.env`."""
 SHORTEST = 4
 """Values below this many characters are not masked: they would blot out ordinary words."""
 _PART = 8  # the beginning of a secret that ends an output is masked from this length on
@@ -99,6 +101,10 @@ def know(environment: "Environment") -> None:
         raise BadEnvironment(f"{file}: cannot be read ({error}), so its secrets could not be masked") from None
     for key in environment.secrets & values.keys():
         mask.add(key, values[key])
+    staged = file.resolve().with_name(f"{file.resolve().name}{STAGED}")
+    for key, value in (env_file.read(staged) if staged.exists() else {}).items():
+        if not key.endswith("_SINCE"):
+            mask.add(key, value)
 
 
 def install() -> None:

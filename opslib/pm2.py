@@ -90,6 +90,18 @@ def remembered(environment: Environment) -> list[str]:
     return sorted(key for key in file if any(key in env and str(env[key]) != file[key] for env in held))
 
 
+def reloads(environment: Environment, before: Sequence[Worker]) -> list[str]:
+    """Give the commands that replace these workers, as a person would type them."""
+    return [_typed(environment, ["pm2", "reload", str(worker.id)]) for worker in before]
+
+
+def replace(environment: Environment, before: Sequence[Worker], *, settle: float) -> None:
+    """Reload these workers one at a time, each only when the one before it has settled."""
+    for worker in before:
+        _pm2(environment, "reload", str(worker.id))
+        settled(environment, [worker], settle=settle, within=settle + UNDO_SECONDS)
+
+
 def reload(environment: Environment, before: Sequence[Worker], title: str) -> Change:
     """Make the change that replaces these workers one at a time; in fork mode PM2 restarts them instead.
 
@@ -144,13 +156,12 @@ def settled(environment: Environment, before: Sequence[Worker], *, settle: float
 
 
 def _replace(environment: Environment, before: Sequence[Worker], title: str, commands: list[list[str]]) -> Change:
-    home = f"PM2_HOME={shlex.quote(located(environment.api.pm2_home))}"
     return Change(
         title,
-        shows=[f"{home} {shlex.join(words)}" for words in commands],
+        shows=[_typed(environment, words) for words in commands],
         do=lambda: _pm2_each(environment, commands),
-        replaces=lambda: _describe(environment, before),
-        undo=lambda: _put_back(environment, before),
+        replaces=lambda: describe(environment, before),
+        undo=lambda: put_back(environment, before),
         undo_shows=[
             f"point {environment.api.release.name} at the release that the workers ran, if it points elsewhere",
             *(f"pm2 reload {worker.id}" for worker in before),
@@ -158,14 +169,18 @@ def _replace(environment: Environment, before: Sequence[Worker], title: str, com
     )
 
 
-def _describe(environment: Environment, before: Sequence[Worker]) -> str:
+def describe(environment: Environment, before: Sequence[Worker]) -> str:
+    """Say which processes these workers are now, and which release is in force: what a replacement replaces."""
     now = {worker.id: worker for worker in workers(environment)}
     named = [f"worker {w.id} (process {now[w.id].pid if w.id in now else 'gone'})" for w in before]
     return f"{', '.join(named)}; release in force {environment.api.release.resolve().name}"
 
 
-def _put_back(environment: Environment, before: Sequence[Worker]) -> None:
-    """Undo a replacement: the old release in force, and these workers up on it, or UndoFailed with what is down."""
+def put_back(environment: Environment, before: Sequence[Worker], *, reread: bool = False) -> None:
+    """Undo a replacement: the old release in force, and these workers up on it, or UndoFailed with what is down.
+
+    `reread` reloads also the new ones that serve, because the `.env` that they have read was put back.
+    """
     ran = next((worker.release for worker in before if worker.release), None)
     link = environment.api.release
     if ran and ran != link.resolve() and ran.is_dir() and link.is_symlink():
@@ -176,7 +191,12 @@ def _put_back(environment: Environment, before: Sequence[Worker]) -> None:
     ids = {worker.id for worker in before}
     now = [worker for worker in workers(environment) if worker.id in ids]
     up = health.answering(environment.api.health_url, {worker.pid for worker in now})
-    down = [worker for worker in now if worker.pid not in up or (ran and worker.release != ran)]
+    old = {worker.pid for worker in before}
+    down = [
+        worker
+        for worker in now
+        if worker.pid not in up or (ran and worker.release != ran) or (reread and worker.pid not in old)
+    ]
     try:
         for worker in down:
             # What does not serve has no requests to lose, and PM2 does not reload what it is still launching.
@@ -184,6 +204,10 @@ def _put_back(environment: Environment, before: Sequence[Worker]) -> None:
         settled(environment, down, settle=2, within=UNDO_SECONDS)
     except RunbookError as error:
         raise UndoFailed(f"{_state(environment)} {error}", error.evidence) from None
+
+
+def _typed(environment: Environment, words: Sequence[str]) -> str:
+    return f"PM2_HOME={shlex.quote(located(environment.api.pm2_home))} {shlex.join(words)}"
 
 
 def _state(environment: Environment) -> str:
