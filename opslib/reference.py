@@ -19,7 +19,7 @@ KINDS = "env:NAME, file:PATH, aws:NAME or ask:"
 
 
 def resolve(reference: str, name: str) -> str:
-    """Give the value that a reference points at; from then on it is masked as `name`. Raise BadParameter if there is none.
+    """Give the value that a reference points at, masked as `name` from then on. Raise BadParameter if there is none.
 
     An error names the reference, never what was found there.
     """
