@@ -3,9 +3,11 @@
 import argparse
 import asyncio
 import json
+import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opslib import procedure as procedures
@@ -51,11 +53,10 @@ def _run(options: argparse.Namespace) -> int:
     execution = asyncio.run(runner.run(procedures.load(options.name), given, on_step=show))
     outcome = execution.outcome
     if options.json:
-        last = {"step": "record", "outcome": outcome, "why": execution.why, "record": str(execution.path)}
-        print(json.dumps(last), flush=True)
+        _say(json.dumps({"step": "record", "outcome": outcome, "why": execution.why, "record": str(execution.path)}))
     else:
-        print(f"{outcome}: {execution.why}")
-        print(execution.path, flush=True)
+        _say(f"{outcome}: {execution.why}")
+        _say(str(execution.path))
     if outcome is Outcome.INTERRUPTED and execution.stopped_by:
         return 128 + execution.stopped_by
     return outcome.exit_code
@@ -64,15 +65,22 @@ def _run(options: argparse.Namespace) -> int:
 def _show_line(step: Step) -> None:
     if step["step"] == "end":
         return
-    print(line(step), flush=True)
+    _say(line(step))
     if step["step"] == "plan":
         for change in step["changes"]:
-            print(f"    {change['change']}: {change['does']}", f"        on {change['to']}", sep="\n")
-            print(f"        undo: {change['undo']}", flush=True)
+            _say(f"    {change['change']}: {change['does']}\n        on {change['to']}\n        undo: {change['undo']}")
 
 
 def _show_json(step: Step) -> None:
-    print(json.dumps({key: value for key, value in step.items() if key != "steps"}), flush=True)
+    _say(json.dumps({key: value for key, value in step.items() if key != "steps"}))
+
+
+def _say(text: str) -> None:
+    """Print a line at once. Whoever reads may go away: that must cost the run neither its end nor its exit code."""
+    try:
+        print(text, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -119,6 +127,27 @@ def _verify(options: argparse.Namespace) -> int:
     return 1 if wrong else 0
 
 
+def _approve(options: argparse.Namespace) -> int:
+    from opslib import approval, environment
+    from opslib.run import operator
+
+    planned, step = approval.plan(options.digest)
+    print(f"{planned.procedure} in {planned.environment}, planned by {planned.operator} at {planned.started}")
+    print(json.dumps(step["context"]))
+    _show_line(step)
+    env = environment.load(planned.environment)
+    command = f"runbook run {planned.procedure} -e {env.name} --apply --approval {options.digest}"
+    if env.policy(planned.procedure) != "second-person":
+        print(f"This environment takes the digest alone as the approval: {command}, with the parameters above")
+        return 0
+    by = options.by or operator().split(" as ")[0]
+    names = {"procedure": planned.procedure, "by": by}
+    key, hours = Path(options.key).expanduser(), options.hours
+    signed = approval.sign(options.digest, environment=env, key=key, hours=hours, **names)
+    print(f"Approved by {signed.by} until {signed.expires}. Now {planned.operator} may run: {command}")
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="runbook", description="Operations procedures of PropertyPulse that run.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -136,6 +165,15 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--reason", default="", metavar="TEXT", help="why, for the record")
     run.add_argument("--incident", default="", metavar="ID", help="the incident that this run belongs to")
     run.add_argument("--json", action="store_true", help="give each step as a line of JSON")
+
+    approve = commands.add_parser("approve", help="read a plan, and approve it for somebody else to carry out")
+    approve.set_defaults(do=_approve)
+    approve.add_argument("digest", metavar="DIGEST", help="of the plan, as the run without --apply showed it")
+    approve.add_argument("--key", default="~/.ssh/id_ed25519", metavar="FILE", help="the SSH key to sign with")
+    approve.add_argument(
+        "--by", default="", metavar="NAME", help="the name in the file of allowed signers, if not your login"
+    )
+    approve.add_argument("--hours", type=float, default=24, help="how long the approval holds")
 
     records = commands.add_parser("records", help="list the records, newest first")
     records.set_defaults(do=_records)

@@ -9,8 +9,11 @@ from opslib.errors import CommandFailed
 from opslib.mask import mask
 
 
-def run(command: Sequence[str], *, env: Mapping[str, str], seconds: float = 60, cwd: str | None = None) -> str:
-    """Run a command and give its standard output. Raise CommandFailed if it is missing, fails or takes too long."""
+def run(command: Sequence[str], *, env: Mapping[str, str], seconds: float = 60, given: bytes = b"") -> str:
+    """Run a command and give its standard output. Raise CommandFailed if it is missing, fails or takes too long.
+
+    `given` is what it reads as its standard input.
+    """
     program = which(command[0], path=env.get("PATH"))
     if program is None:
         raise CommandFailed(f"{command[0]} is not installed, or not in the environment's `tools` folder or PATH")
@@ -18,11 +21,8 @@ def run(command: Sequence[str], *, env: Mapping[str, str], seconds: float = 60, 
         done = subprocess.run(
             [program, *command[1:]],
             env=env,
-            cwd=cwd,
-            stdin=subprocess.DEVNULL,
+            input=given,
             capture_output=True,
-            encoding="utf-8",
-            errors="replace",
             timeout=seconds,
         )
     except subprocess.TimeoutExpired:
@@ -30,11 +30,11 @@ def run(command: Sequence[str], *, env: Mapping[str, str], seconds: float = 60, 
     except OSError as error:
         raise CommandFailed(f"`{shown(command)}` could not be started: {error.strerror}") from None
     if done.returncode:
-        said = done.stdout + done.stderr
+        said = (done.stdout + done.stderr).decode("utf-8", "replace")
         last = said.strip().splitlines()[-1:] or ["it said nothing"]
         message = f"`{shown(command)}` ended with exit code {done.returncode}: {last[0]}"
         raise CommandFailed(message, done.returncode, said)
-    return done.stdout
+    return done.stdout.decode("utf-8", "replace")
 
 
 def shown(command: Sequence[str]) -> str:

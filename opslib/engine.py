@@ -25,7 +25,7 @@ class RunbookEngine(Engine):  # type: ignore[misc]
         if output_path:
             papermill_io.register(output_path, _Sealed())
         execution = run_sync(runner.run)(procedure.read(Path(options["input_path"])), given, path=path)
-        if execution.outcome not in (Outcome.PLANNED, Outcome.APPLIED):
+        if execution.outcome not in (Outcome.PLANNED, Outcome.APPLIED) or not execution.sealed:
             raise RunFailed(f"{execution.outcome}: {execution.why}", execution.outcome)
         return execution.notebook
 

@@ -8,9 +8,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, HttpUrl, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    HttpUrl,
+    TypeAdapter,
+    ValidationError,
+)
 
 from opslib.errors import BadEnvironment
+from opslib.procedure import names as procedure_names
 from opslib.procedure import root
 
 NAME = re.compile(r"[a-z][a-z0-9-]{0,39}")
@@ -27,6 +37,22 @@ def _url(text: str) -> str:
 Place = Annotated[Path, AfterValidator(lambda path: root() / path.expanduser())]
 """A path; a relative one starts at the folder that holds parameters/."""
 Url = Annotated[str, AfterValidator(_url)]
+
+
+Policy = Literal["none", "digest", "second-person"]
+
+
+def _by_procedure(given: object) -> object:
+    return {"default": given} if isinstance(given, str) else given
+
+
+def _known_procedures(policies: dict[str, Policy]) -> dict[str, Policy]:
+    # A misspelt name would leave the procedure that was meant with a weaker policy.
+    if unknown := policies.keys() - {"default", *procedure_names()}:
+        raise ValueError(f"found {', '.join(sorted(unknown))}, expected `default` or names of procedures")
+    if "default" not in policies:
+        raise ValueError("expected a policy named `default` beside those of procedures")
+    return policies
 
 
 class _Part(BaseModel):
@@ -63,7 +89,10 @@ class Environment(_Part):
     """One deployment, as its file in parameters/ describes it."""
 
     title: str
-    approval: Literal["none", "digest"]
+    approval: Annotated[dict[str, Policy], BeforeValidator(_by_procedure), AfterValidator(_known_procedures)]
+    """What a plan needs before it is carried out, by procedure; `default` is for all that are not named."""
+    signers: Place | None = None
+    """The file of allowed signers for `second-person`, as ssh-keygen(1) describes it."""
     api: Api
     secrets: frozenset[str]
     """The keys of the API's `.env` whose values are secret."""
@@ -71,6 +100,10 @@ class Environment(_Part):
     """A folder with pm2, psql and the like, searched before PATH."""
     limits: Limits = Limits()
     name: str = ""
+
+    def policy(self, procedure: str) -> Policy:
+        """What a plan of this procedure needs."""
+        return self.approval.get(procedure, self.approval["default"])
 
     @cached_property
     def variables(self) -> dict[str, str]:

@@ -33,7 +33,11 @@ SAVE_SHARE = 10
 """A save that nothing demands waits until this many times the length of the last one has gone by."""
 SAVE_EVERY = 1.0  # seconds, at the least
 
-STOP = "from opslib.run import stop\n\nstop()"
+LOST_AFTER = 2.0
+"""How long a reply may lag behind the sign that its cell is over, in seconds."""
+
+WITHOUT_END = "The notebook came to its end without run.finish()."
+STOP = "from opslib.run import stop\n\nstop({!r})"
 
 
 class Execution:
@@ -50,6 +54,7 @@ class Execution:
         self.path = path
         self.outcome = Outcome.FAILED
         self.why = ""
+        self.sealed = False
         self.stopped_by: signal.Signals | None = None
         self.notebook: NotebookNode = from_dict(notebook)
         self.notebook.metadata["opslib"] = about = from_dict({**about, **record.provenance()})
@@ -64,6 +69,7 @@ class Execution:
         self._saved_at = self._save_took = 0.0
         for cell in self._code_cells():
             cell.metadata["papermill"] = from_dict({"status": "pending"})
+        record.sweep(path.parent)
         self.save()
 
     def save(self, *, durable: bool = True) -> None:
@@ -74,17 +80,18 @@ class Execution:
         self._saved_at = time.monotonic()
         self._save_took = self._saved_at - begun
 
+    def stop(self, number: signal.Signals) -> None:
+        """Stop the cell that runs now and begin no other; what the run has changed is undone."""
+        self.stopped_by = self.stopped_by or number
+        self._reason = self._reason or f"Stopped by {signal.Signals(number).name}."
+        self._stop.set()
+
     def refuse(self, why: str) -> Path:
         """Close the record of a run that was refused before it had a kernel."""
         return self._close(Outcome.REFUSED, why)
 
     async def run(self, kernel: Kernel) -> Path:
         """Execute all cells, or as many as can be, and close the record. Give its path."""
-        loop = asyncio.get_running_loop()
-        signals = (signal.SIGINT, signal.SIGTERM)
-        with suppress(RuntimeError, ValueError):  # not in the main thread: then the caller has the signals
-            for number in signals:
-                loop.add_signal_handler(number, self._on_signal, number)
         died = ""
         try:
             client = _Client(self.notebook, kernel, self._on_output)
@@ -92,91 +99,111 @@ class Execution:
             for index, cell in enumerate(self.notebook.cells):
                 if cell.cell_type != "code" or not cell.source.strip():
                     continue
-                if self._stop.is_set() or not await self._execute(client, cell, index):
+                if self._stop.is_set() or not await self._execute(client, cell, index, *self._time()):
                     break
             if self._changed() and not self._ended():
-                await self._undo(client, kernel)
+                await self._undo(client)
         except DeadKernelError:
             died = f"The kernel died ({_exit(await kernel.ended())})."
         except RunbookError as error:
             died = str(error)
+        except Exception as error:  # whatever it is, the record must be closed and say it
+            died = f"The runner failed: {type(error).__name__}: {error}"
         finally:
             kernel.end()
-            for number in signals:
-                with suppress(RuntimeError, ValueError):
-                    loop.remove_signal_handler(number)
         return self._close(*self._judge(died))
 
-    async def _execute(self, client: "_Client", cell: NotebookNode, index: int) -> bool:
+    def _time(self) -> tuple[str, float]:
+        """Say whose time is up first, the cell's or the run's, and the seconds until then."""
+        left = self._ends - time.monotonic()
+        return ("run", left) if left < self._limits.cell else ("cell", self._limits.cell)
+
+    async def _execute(self, client: "_Client", cell: NotebookNode, index: int, whose: str, seconds: float) -> bool:
         """Execute one cell; whether the next one may follow."""
+        if client.kernel.process.poll() is not None:
+            raise DeadKernelError
         state = cell.metadata["papermill"]
-        state.update(status="running", start_time=now())
+        started = now()
+        state.update(status="running", start_time=started)
         if "apply" in cell.metadata.get("tags", ()):
-            self.save()
+            try:
+                self.save()
+            except RunbookError as error:  # what cannot be recorded is not done
+                self._reason = str(error)
+                cell.metadata["papermill"] = from_dict({"status": "pending"})
+                return False
         self._unsaved = True
+        status = "failed"
         try:
-            await self._in_time(client, cell, index)
-            state["status"] = "completed"
+            await self._in_time(client, cell, index, whose, seconds)
+            status = "completed"
         except CellExecutionError:
-            state["status"] = "interrupted" if self._reason else "failed"
+            pass
         except DeadKernelError:
-            state["status"] = "interrupted" if self._reason else "failed"
-            raise
+            if not client.lost_reply:
+                raise
         finally:
+            status = "interrupted" if status == "failed" and self._reason else status
             ended = now()
-            state.update(end_time=ended, duration=_seconds(state["start_time"], ended))
+            state.update(status=status, end_time=ended, duration=_seconds(started, ended))
             cell.outputs = [from_dict(mask.tree(o)) if o.output_type == "stream" else o for o in cell.outputs]
             self._save_if_due()
-        return bool(state["status"] == "completed")
+        return status == "completed"
 
-    async def _in_time(self, client: "_Client", cell: NotebookNode, index: int) -> None:
+    async def _in_time(self, client: "_Client", cell: NotebookNode, index: int, whose: str, seconds: float) -> None:
         """Execute a cell; interrupt it when its time, the run's time or somebody's patience is up."""
         task = asyncio.ensure_future(client.async_execute_cell(cell, index))
-        stop = asyncio.ensure_future(self._stop.wait())
-        left = self._ends - time.monotonic()
-        await asyncio.wait({task, stop}, timeout=min(self._limits.cell, left), return_when=asyncio.FIRST_COMPLETED)
-        stop.cancel()
+        await self._wait(task, seconds)
         if not task.done():
             if not self._stop.is_set():
-                self._late = "run" if left < self._limits.cell else "cell"
-                limit = self._limits.run if self._late == "run" else self._limits.cell
-                self._reason = f"The {self._late} was over its time of {limit:g} s."
+                self._late = self._late or whose
+                self._reason = self._reason or f"The {whose} was over its time of {getattr(self._limits, whose):g} s."
             self._stop.clear()
+            ends = time.monotonic() + self._limits.undo
+            while cell.execution_count is None and not task.done() and time.monotonic() < ends:
+                await asyncio.sleep(0.01)  # a kernel that has not begun the cell ignores an interrupt
             client.kernel.interrupt()
             # The cell now undoes what the run has changed; a second signal cuts even that short.
-            again = asyncio.ensure_future(self._stop.wait())
-            await asyncio.wait({task, again}, timeout=self._limits.undo, return_when=asyncio.FIRST_COMPLETED)
-            again.cancel()
+            await self._wait(task, self._limits.undo)
             self._stop.set()
             if not task.done():
+                self._reason += " It did not stop and was killed."
                 client.kernel.end()
         await task
 
-    async def _undo(self, client: "_Client", kernel: Kernel) -> None:
+    async def _wait(self, task: "asyncio.Future[Any]", seconds: float) -> None:
+        """Wait until the task is done, somebody stops the run, or time is up."""
+        stop = asyncio.ensure_future(self._stop.wait())
+        await asyncio.wait({task, stop}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+
+    async def _undo(self, client: "_Client") -> None:
         """Have the kernel undo what is in force, in a cell that the record shows as added."""
         cell = from_dict(
             {
                 "cell_type": "code",
                 "id": "stop-of-this-run",
                 "metadata": {"tags": ["added-by-runner"], "papermill": {"status": "pending"}},
-                "source": STOP,
+                "source": STOP.format("It was interrupted." if self._reason else WITHOUT_END),
                 "outputs": [],
                 "execution_count": None,
             }
         )
         self.notebook.cells.append(cell)
         self._stop.clear()
-        self._ends = time.monotonic() + self._limits.undo
-        await self._execute(client, cell, len(self.notebook.cells) - 1)
+        await self._execute(client, cell, len(self.notebook.cells) - 1, "undo", self._limits.undo)
 
     def _judge(self, died: str) -> tuple[Outcome, str]:
         """Say how the run ended, from what its steps say and from what happened to it."""
         end = self._ended()
         changed = self._changed()
         why = " ".join(part for part in (self._reason, died, end["why"] if end else "") if part)
-        if (end and end["outcome"] == Outcome.NEEDS_PERSON) or (changed and not (end and end["ok"])):
-            left = f" Changed, not verified, not undone: {'; '.join(changed)}." if changed else ""
-            return Outcome.NEEDS_PERSON, why if end else why + left
+        if end and end["ok"]:
+            return Outcome(end["outcome"]), end["why"]
+        if changed and not end:
+            return Outcome.NEEDS_PERSON, f"{why} Changed, not verified, not undone: {'; '.join(changed)}."
+        if changed or (end and end["outcome"] == Outcome.NEEDS_PERSON):
+            return Outcome.NEEDS_PERSON, why
         if self.stopped_by or self._late == "run":
             return Outcome.INTERRUPTED, why
         if end:
@@ -188,41 +215,48 @@ class Execution:
         if broken is not None:
             return Outcome.FAILED, _error(broken)
         if any(one["step"] == "start" for one in record.steps(self.notebook)):
-            return Outcome.FAILED, "The notebook came to its end without run.finish()."
+            return Outcome.FAILED, WITHOUT_END
         return Outcome.PLANNED, "every cell ran, and none of them began a run"
 
     def _close(self, outcome: Outcome, why: str) -> Path:
         self.outcome, self.why = outcome, mask.text(why)
         self._about.update(finished=now(), outcome=outcome.value, why=self.why)
+        self._unsaved = True
         try:
             self.save()
+            record.seal(self.path)
+            self.sealed = True
         except RunbookError as error:
-            # A full disk must not cost the record: what cannot lie where it should lies where it can.
-            self.path = Path(tempfile.mkdtemp(prefix="record-")) / self.path.name
-            self.why += f" {error} It is in {self.path} instead, not sealed."
-            self.save()
-            return self.path
-        record.seal(self.path)
+            self.why += f" {error}"
+            if self._unsaved:
+                self._save_elsewhere()
         return self.path
 
-    def _on_signal(self, number: signal.Signals) -> None:
-        self.stopped_by = self.stopped_by or number
-        self._reason = self._reason or f"Stopped by {signal.Signals(number).name}."
-        self._stop.set()
+    def _save_elsewhere(self) -> None:
+        """Save a record that cannot lie where it should where there is room: a full disk must not cost it."""
+        try:
+            self.path = Path(tempfile.mkdtemp(prefix="record-")) / self.path.name
+            self.save()
+            self.why += f" It is in {self.path} instead, not sealed."
+        except (OSError, RunbookError) as error:
+            self.why += f" Nor can it be saved elsewhere: {error}"
 
-    def _on_output(self, step: Step | None) -> None:
+    def _on_output(self, step: Step | None) -> bool:
+        """Take note of an output; whether it is on disk now."""
         self._unsaved = True
         if step is not None:
             self._on_step(step)
-            if step["step"] in ("change", "undo"):
-                self.save()
-                return
-        self._save_if_due()
+        if step is None or step["step"] not in ("change", "undo"):
+            self._save_if_due()
+            return not self._unsaved
+        with suppress(RunbookError):  # the last save says so
+            self.save()
+        return not self._unsaved
 
     def _save_if_due(self) -> None:
         waited = time.monotonic() - self._saved_at
         if self._unsaved and waited > max(SAVE_EVERY, SAVE_SHARE * self._save_took):
-            with suppress(RunbookError):  # the next save, or the last one, says so
+            with suppress(RunbookError):  # the last save says so
                 self.save(durable=False)
 
     def _code_cells(self) -> list[NotebookNode]:
@@ -238,21 +272,31 @@ class Execution:
 class _Client(NotebookClient):
     """nbclient, told of each step as it comes, and of the kernel's death by the process itself."""
 
-    def __init__(self, notebook: NotebookNode, kernel: Kernel, on_output: Callable[[Step | None], None]) -> None:
-        super().__init__(notebook, timeout=None, raise_on_iopub_timeout=True, record_timing=False)
+    def __init__(self, notebook: NotebookNode, kernel: Kernel, on_output: Callable[[Step | None], bool]) -> None:
+        super().__init__(notebook, timeout=None, iopub_timeout=60, raise_on_iopub_timeout=True, record_timing=False)
         self.kernel = kernel
+        self.lost_reply = False
         self._on_output = on_output
 
     def process_message(self, msg: dict[str, Any], cell: NotebookNode, cell_index: int) -> NotebookNode | None:
         msg["content"] = mask.tree(msg["content"])
+        if msg["content"].get("execution_state") == "idle":
+            # A kernel that is interrupted between a cell's end and its reply never sends the reply.
+            asyncio.get_running_loop().call_later(LOST_AFTER, self._give_up, self.task_poll_for_reply)
         output = super().process_message(msg, cell, cell_index)
         if msg["msg_type"] not in ("status", "execute_input"):
-            metadata = msg["content"].get("metadata") or {}
-            self._on_output(metadata.get("opslib"))
+            step = (msg["content"].get("metadata") or {}).get("opslib")
+            saved = self._on_output(step)
+            if step and step.get("state") == "applying":
+                self.kernel.answer(saved)
         return output
+
+    def _give_up(self, reply: "asyncio.Future[Any] | None") -> None:
+        self.lost_reply = reply is not None and reply.cancel()
 
     async def _async_poll_kernel_alive(self) -> None:
         await self.kernel.ended()
+        await asyncio.sleep(0.2)  # what it said before it died may still be on its way
         if self.task_poll_for_reply is not None:
             self.task_poll_for_reply.cancel()
 

@@ -26,7 +26,10 @@ class Kernel:
     """One IPython kernel, in the Python that runs this, its sockets in a folder that only this user can open."""
 
     def __init__(self, *, run: str, record: Path, cwd: Path) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="run-"))  # short: a socket's path has 107 bytes at most
+        _sweep()
+        self._folder = Path(
+            tempfile.mkdtemp(prefix=f"runbook-{os.getpid()}-")
+        )  # short, for a socket's path of 107 bytes
         self._file = self._folder / "kernel.json"
         connection = {
             "transport": "ipc",
@@ -37,6 +40,7 @@ class Kernel:
         }
         self._file.write_text(json.dumps(connection))
         self._errors = (self._folder / "stderr").open("wb")
+        hears, self._answers = os.pipe()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "ipykernel_launcher", "-f", str(self._file), *ARGUMENTS],
             stdin=subprocess.DEVNULL,
@@ -45,14 +49,17 @@ class Kernel:
             cwd=cwd,
             # In a session of its own: Ctrl-C in the terminal is for the runner, which passes it on once.
             start_new_session=True,
+            pass_fds=[hears],
             env={
                 **os.environ,
                 "JPY_PARENT_PID": str(os.getpid()),  # the kernel ends by itself when its runner is killed
                 "OPSLIB_RUN": run,
                 "OPSLIB_RECORD": str(record),
+                "OPSLIB_SAVED": str(hears),
                 "PYDEVD_DISABLE_FILE_VALIDATION": "1",
             },
         )
+        os.close(hears)
 
     async def client(self, seconds: float = 60) -> "AsyncKernelClient":
         """Give a client once the kernel answers. Raise RunbookError, with what it said, if it does not."""
@@ -75,6 +82,11 @@ class Kernel:
             raise RunbookError(f"the kernel did not start: {error}") from None
         return client
 
+    def answer(self, saved: bool) -> None:
+        """Tell the kernel, which waits for it, whether the change that it shows as begun is in the record."""
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._answers, b"y" if saved else b"n")
+
     def interrupt(self) -> None:
         """Raise KeyboardInterrupt in the cell that runs now."""
         with contextlib.suppress(ProcessLookupError):
@@ -91,5 +103,19 @@ class Kernel:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-        self._errors.close()
+        if not self._errors.closed:
+            self._errors.close()
+            os.close(self._answers)
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _sweep() -> None:
+    """Remove the folders of runners that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob("runbook-*-*"):
+        pid = folder.name.split("-")[1]
+        try:
+            os.kill(int(pid), 0)
+        except (ValueError, OverflowError, PermissionError):
+            continue
+        except ProcessLookupError:
+            shutil.rmtree(folder, ignore_errors=True)

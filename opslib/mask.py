@@ -4,6 +4,7 @@ import base64
 import html
 import json
 import os
+import re
 import shlex
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 STAGED = ".staged"
 """What the name of the file that holds staged secrets has behind the name of the `.env`."""
+_ESCAPE = re.compile("%[0-9A-F]{2}")
+
 SHORTEST = 4
 """Values below this many characters are not masked: they would blot out ordinary words."""
 _PART = 8  # the beginning of a secret that ends an output is masked from this length on
@@ -178,5 +181,5 @@ def _forms(secret: str) -> set[str]:
         core = padded[(0, 2, 3)[shift] : (len(raw) + shift) * 8 // 6]
         forms |= {core, core.replace("+", "-").replace("/", "_")}
     forms |= {json.dumps(form)[1:-1] for form in forms}
-    forms |= {form.lower() for form in forms if "%" in form}
+    forms |= {_ESCAPE.sub(lambda escape: escape[0].lower(), form) for form in forms}
     return {form for form in forms if len(form) >= SHORTEST}

@@ -17,7 +17,7 @@ NEXT = "Select the next cell, then Run > Run Selected Cell and All Below."
 def ask(run: "Run", digest: str) -> None:
     """Show the panel for this plan; typing the environment's name into it approves."""
     environment = run.environment
-    asked = step("plan", f"Plan {digest} needs your approval", None, digest=digest, changes=[], approved=False)
+    asked = step("plan", f"Plan {digest} needs your approval", None, digest=digest, changes=[])
     asked["note"] = f"it changes {environment.title}; nothing is changed before"
     line = Display()
     line.show(asked)

@@ -51,7 +51,7 @@ class Parameter:
         """Give the value, converted from text if need be. Raise BadParameter if it does not fit."""
         try:
             fitting = self._convert(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             raise self._wrong(value, f"a value of type {self.type.__name__}") from None
         if isinstance(fitting, str):
             if len(fitting) > TEXT_LIMIT:
@@ -77,10 +77,13 @@ class Parameter:
             raise ValueError
         if self.type is int and (isinstance(value, float) or (isinstance(value, str) and not value.isascii())):
             raise ValueError
-        return self.type(value)
+        fitting = self.type(value)
+        if isinstance(fitting, int | float) and not abs(fitting) < 1 << 63:  # so neither infinite nor not a number
+            raise ValueError
+        return fitting
 
     def _wrong(self, value: object, expected: str) -> BadParameter:
-        shown = ascii(value)
+        shown = ascii(value) if not isinstance(value, int) or abs(value) < 1 << 256 else "a number of very many digits"
         shown = shown if len(shown) <= 80 else f"{shown[:60]}… ({len(shown)} characters)"
         return BadParameter(f"parameter {self.name}: found {shown}, expected {expected}")
 
@@ -168,7 +171,10 @@ def read(path: Path) -> Procedure:
         declared = next((c for c in notebook["cells"] if "parameters" in _tags(c)), None)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Refused(f"{path}: not a notebook that can be read ({error})") from None
-    parameters = _declared(declared["source"], path) if declared else {}
+    try:
+        parameters = _declared(declared["source"], path) if declared else {}
+    except (SyntaxError, tokenize.TokenError, ValueError) as error:
+        raise Refused(f"{path}: parameters cell: {error}; expected lines `name: type = default  # help`") from None
     return Procedure(path.stem, path, notebook, parameters)
 
 

@@ -6,8 +6,8 @@ import hashlib
 import json
 import os
 import socket
-import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -64,35 +64,58 @@ def save(file: Path, content: bytes, *, durable: bool = True) -> None:
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+        partial = file.with_name(f".{file.name}.{os.getpid()}.tmp")
         try:
-            with os.fdopen(handle, "wb") as temporary:
-                temporary.write(content)
-                temporary.flush()
+            with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as to:
+                to.write(content)
+                to.flush()
                 if durable:
-                    os.fsync(handle)
-            os.replace(name, file)
+                    os.fsync(to.fileno())
+            os.replace(partial, file)
         except BaseException:
-            os.unlink(name)
+            partial.unlink(missing_ok=True)
             raise
     except OSError as error:
         what = "Free space there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "Make the folder writable"
         raise RunbookError(f"{file}: the record cannot be saved: {error.strerror}. {what}, then go on.") from None
 
 
+def sweep(where: Path) -> None:
+    """Remove what saves of processes that were killed have left in a folder of records."""
+    for partial in where.glob(".*.ipynb.*.tmp"):
+        pid = partial.suffixes[-2][1:]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            with suppress(OSError):
+                partial.unlink()
+
+
 def seal(file: Path) -> None:
-    """Enter the digest of a finished record into the ledger, behind the digest of the entry before."""
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    """Enter the digest of a finished record into the ledger, behind the digest of the entry before.
+
+    Raise RunbookError, with the ledger left as it was, if it cannot be written.
+    """
     ledger = folder() / "ledger.jsonl"
-    ledger.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with os.fdopen(os.open(ledger, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "rb+") as entries:
-        fcntl.flock(entries, fcntl.LOCK_EX)
-        lines = entries.read().splitlines()
-        previous = hashlib.sha256(lines[-1]).hexdigest() if lines else ""
-        entry = {"record": _relative(file), "sha256": digest, "sealed": now(), "previous": previous}
-        entries.write(json.dumps(entry).encode() + b"\n")
-        entries.flush()
-        os.fsync(entries.fileno())
+    try:
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        ledger.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with os.fdopen(os.open(ledger, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "rb+", buffering=0) as entries:
+            fcntl.flock(entries, fcntl.LOCK_EX)
+            whole, end, _ = entries.read().rpartition(b"\n")  # what follows was cut short by a kill: no entry
+            previous = hashlib.sha256(whole.rpartition(b"\n")[2]).hexdigest() if whole else ""
+            entry = {"record": _relative(file), "sha256": digest, "sealed": now(), "previous": previous}
+            size = entries.seek(len(whole + end))
+            try:
+                entries.truncate()
+                line = json.dumps(entry).encode() + b"\n"
+                if entries.write(line) != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(entries.fileno())
+            except OSError:
+                with suppress(OSError):
+                    entries.truncate(size)
+                raise
+    except OSError as error:
+        raise RunbookError(f"{ledger}: the record is not sealed: {error.strerror}.") from None
 
 
 def steps(notebook: dict[str, Any]) -> list[Step]:
@@ -135,8 +158,8 @@ class Summary:
 
 def records(*, environment: str = "", procedure: str = "", incident: str = "") -> Iterator[Summary]:
     """Give the records that match, newest first."""
-    for file in sorted(folder().glob(f"{environment or '*'}/*.ipynb"), key=lambda f: f.name, reverse=True):
-        one = summary(file)
+    for file in sorted(folder().glob("*/*.ipynb"), key=lambda f: f.name, reverse=True):
+        one = summary(file) if environment in ("", file.parent.name) else None
         if one and procedure in ("", one.procedure) and incident in ("", one.incident):
             yield one
 
@@ -148,7 +171,7 @@ def summary(file: Path) -> Summary | None:
         return Summary(file, "", file.parent.name, "", "", False, "", "", "unreadable")
     if not about.get("started"):
         return None
-    outcome = about.get("outcome") or ("running" if _alive(about["process"]) else Outcome.INTERRUPTED.value)
+    outcome = about.get("outcome") or ("running" if _alive(about.get("process")) else Outcome.INTERRUPTED.value)
     texts = {key: str(about.get(key) or "") for key in ("procedure", "environment", "incident", "operator")}
     times = {key: str(about.get(key) or "") for key in ("started", "finished")}
     return Summary(file, apply=bool(about.get("apply")), outcome=outcome, **texts, **times)
@@ -172,7 +195,10 @@ def problems(only: list[Path] | None = None) -> list[str]:
     sealed: dict[Path, str] = {}
     ledger = folder() / "ledger.jsonl"
     previous = ""
-    for number, line in enumerate(ledger.read_bytes().splitlines() if ledger.exists() else (), 1):
+    *lines, rest = ledger.read_bytes().split(b"\n") if ledger.exists() else [b""]
+    if rest:
+        wrong.append(f"{ledger}:{len(lines) + 1}: is cut short: sealing was, or the ledger was cut")
+    for number, line in enumerate(lines, 1):
         try:
             entry = json.loads(line)
             sealed[_absolute(entry["record"])] = entry["sha256"]
@@ -220,16 +246,16 @@ def head(file: Path) -> dict[str, Any] | None:
                 found = json.loads(beginning + text.read())["metadata"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    about = found.get("opslib", {})
+    about = found.get("opslib", {}) if isinstance(found, dict) else None
     return about if isinstance(about, dict) else None
 
 
-def _alive(process: dict[str, Any]) -> bool:
-    if process["host"] != socket.gethostname():
-        return False
+def _alive(process: Any) -> bool:
     try:
+        if process["host"] != socket.gethostname():
+            return False
         age: float = psutil.Process(process["pid"]).create_time() - process["created"]
-    except psutil.NoSuchProcess:
+    except (psutil.Error, LookupError, TypeError):
         return False
     return abs(age) < 1
 

@@ -15,7 +15,7 @@ from opslib import environment as environments
 from opslib import lock, procedure, table
 from opslib import mask as masking
 from opslib.change import Change
-from opslib.environment import Environment
+from opslib.environment import Environment, Policy
 from opslib.errors import (
     ChangeFailed,
     CheckFailed,
@@ -56,10 +56,10 @@ def start(
     return _current
 
 
-def stop() -> None:
+def stop(why: str) -> None:
     """Undo what the current run has changed, and end it. The runner calls this when nobody else can."""
     if _current is not None:
-        _current.stop(KeyboardInterrupt())
+        _current.stop(RunbookError(why))
 
 
 class Run:
@@ -116,17 +116,17 @@ class Run:
         if wrong := [title for title, ok in self._checks.items() if not ok]:
             raise CheckFailed(f"no plan while a check is not answered yes: {'; '.join(wrong)}. Ask it again first.")
         rows = [one.describe() for one in planned]
-        self._planned.update({row["change"]: row for row in rows})
+        self._planned = {t: r for t, r in self._planned.items() if t in self._done} | {r["change"]: r for r in rows}
         settled = ("apply", "approval", "reason", "incident")
-        about = {key: value for key, value in self.parameters.items() if key not in settled}
-        about |= {"procedure": self.procedure.digest}
-        self._digest = changes.digest(about, list(self._planned.values()))
-        shown = step("plan", f"Plan {self._digest}", None, digest=self._digest, changes=rows, approved=False)
-        shown["note"] = f"{len(rows)} change{'s' * (len(rows) != 1)}; " + (
-            "nothing is changed by showing it" if self.applies else "this run only shows it"
+        context = {key: value for key, value in self.parameters.items() if key not in settled}
+        context |= {"procedure": self.procedure.name, "source": self.procedure.digest}
+        self._digest = changes.digest(context, rows)
+        shown = step("plan", f"Plan {self._digest}", None, digest=self._digest, context=context, changes=rows)
+        shown["note"] = f"{len(rows)} change{'s' * (len(rows) != 1)}, " + (
+            "none of them made yet" if self.applies else "none of which this run makes"
         )
         self._show(shown, rows)
-        if self.applies and self.environment.approval != "none":
+        if self.applies:
             self._need_approval()
 
     def apply(self, *planned: Change) -> None:
@@ -144,7 +144,7 @@ class Run:
             if not self.applies:
                 self._show(step("change", one.title, None, state="not done", note="not done: this run only plans"))
                 continue
-            if self.environment.approval != "none" and self._approved != self._digest:
+            if self._policy != "none" and self._approved != self._digest:
                 raise NotApproved(f"plan {self._digest} is not approved. Approve it above, then run this cell again.")
             self._make(one)
 
@@ -193,16 +193,19 @@ class Run:
             raise CheckFailed(f"a check is not answered yes: {'; '.join(wrong)}. Ask it again first.")
         if missing := [title for title in self._planned if self.applies and title not in self._done]:
             raise ChangeFailed(f"planned and not applied: {'; '.join(missing)}. Run the cells that apply them.")
-        self._end(Outcome.APPLIED if self.applies else Outcome.PLANNED, "all checks held")
+        if self.applies:
+            self._end(Outcome.APPLIED, "all checks held")
+        else:
+            self._end(Outcome.PLANNED, "all checks held, nothing was changed; to carry it out, run it with apply")
 
-    def approve(self, digest: str) -> Step:
+    def approve(self, digest: str, *, by: str = "") -> Step:
         """Approve this plan and give the step that says so. Raise PlanVoid if another was shown since."""
         self._open()
         if digest != self._digest:
             raise PlanVoid(f"plan {digest} is not the last that was shown, which is {self._digest}. Approve that one.")
         self._approved = digest
         approved = step("plan", f"Plan {digest} is approved", True, digest=digest, changes=[], approved=True)
-        approved["note"] = f"by {self._about['operator']}"
+        approved["note"] = f"by {by or self._about['operator']}"
         self.steps.append(approved)
         return approved
 
@@ -231,12 +234,15 @@ class Run:
         begun = step("change", one.title, None, state="applying", note="under way", **self._planned[one.title])
         if (found := one.replaces()) != (expected := self._planned[one.title]["to"]):
             raise PlanVoid(f"{one.title}: planned for {expected!r}, now there is {found!r}. Run the plan cell again.")
-        self.in_force.append(one)
         try:
             display.show(begun)
+            if not _recorded():
+                raise RunbookError("the record cannot be saved, so this change was not begun.")
+            self.in_force.append(one)
             one.do()
         except BaseException as error:
-            failed = {**begun, "ok": False, "state": "failed", "ended": now(), "note": _said(error)}
+            state = "failed" if one in self.in_force else "not done"
+            failed = {**begun, "ok": False, "state": state, "ended": now(), "note": _said(error)}
             self._show(failed, _evidence(error), display)
             self.stop(error)
             if not isinstance(error, Exception) or isinstance(error, RunbookError):
@@ -306,9 +312,22 @@ class Run:
         )
         atexit.register(self.release)
 
+    @property
+    def _policy(self) -> Policy:
+        return self.environment.policy(self.procedure.name)
+
     def _need_approval(self) -> None:
         given = self._approval.strip().lower()
-        if given and given == self._digest:
+        if self._policy == "none":
+            return
+        if self._policy == "second-person" and given in ("", self._digest):
+            from opslib import approval
+
+            names = {"procedure": self.procedure.name, "operator": self._about["operator"]}
+            found = approval.check(self._digest, environment=self.environment, **names)
+            Display().show(self.approve(self._digest, by=f"{found.by}, who signed it at {found.at}"))
+            return
+        if given == self._digest:
             Display().show(self.approve(given))
             return
         if given:
@@ -364,6 +383,12 @@ def _copy() -> Path | None:
 def headless() -> bool:
     """Whether a runner, not a person, executes the cells."""
     return "OPSLIB_RECORD" in os.environ
+
+
+def _recorded() -> bool:
+    """Wait until the runner has saved what was shown; False if it cannot. A person's cells have none to wait for."""
+    answers = os.environ.get("OPSLIB_SAVED")
+    return answers is None or os.read(int(answers), 1) == b"y"
 
 
 def operator() -> str:

@@ -1,8 +1,11 @@
 """The runner: takes a procedure and its parameters, and gives the execution of it with its record."""
 
+import asyncio
+import signal
 import subprocess
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +13,7 @@ from opslib import environment as environments
 from opslib import procedure as procedures
 from opslib import record
 from opslib.environment import Environment, Limits
-from opslib.errors import BadParameter, Refused
+from opslib.errors import BadParameter, Refused, RunbookError
 from opslib.kernel import Kernel
 from opslib.mask import know, mask
 from opslib.procedure import Procedure
@@ -19,6 +22,8 @@ from opslib.step import Step, now
 
 if TYPE_CHECKING:
     from opslib.execution import Execution
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 async def run(
@@ -44,17 +49,21 @@ async def run(
         kernel = Kernel(run=identity, record=path, cwd=procedures.root())
     except Refused as error:
         refusal = str(error)
+    except OSError as error:
+        raise RunbookError(f"no kernel can be started: {error}") from None
     try:
-        from opslib.execution import Execution
+        # Nothing is awaited before there is an execution, so none of the signals is told to one that is not there.
+        with _signals(lambda number: execution.stop(number)):
+            from opslib.execution import Execution
 
-        about = {"id": identity, "started": started, **describe(procedure, environment, values)}
-        notebook = procedure.copy(values)
-        execution = Execution(notebook, about, path, environment.limits if values else Limits(), on_step)
-        if kernel is None:
-            execution.refuse(refusal)
-        else:
-            await execution.run(kernel)
-        return execution
+            about = {"id": identity, "started": started, **describe(procedure, environment, values)}
+            notebook = procedure.copy(values)
+            execution = Execution(notebook, about, path, environment.limits if values else Limits(), on_step)
+            if kernel is None:
+                execution.refuse(refusal)
+            else:
+                await execution.run(kernel)
+            return execution
     finally:
         if kernel is not None:
             kernel.end()
@@ -88,6 +97,22 @@ def describe(procedure: Procedure, environment: Environment, values: Mapping[str
         **{key: values.get(key, "") for key in ("reason", "incident")},
         "apply": bool(values.get("apply", False)),
     }
+
+
+@contextmanager
+def _signals(stop: Callable[[signal.Signals], None]) -> Iterator[None]:
+    """Have these signals stop the run instead of the process, also while its modules are still being read."""
+    loop = asyncio.get_running_loop()
+    numbers = [one for one in STOPPING if signal.getsignal(one) is not signal.SIG_IGN]  # ignored by nohup, say
+    with suppress(RuntimeError, ValueError):  # not in the main thread: then the caller has the signals
+        for number in numbers:
+            loop.add_signal_handler(number, stop, number)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            with suppress(RuntimeError, ValueError):
+                loop.remove_signal_handler(number)
 
 
 def commit() -> str:

@@ -2,14 +2,20 @@
 
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for `tests` as a package, whichever way pytest was started
 
+from opslib import env_file, environment, record
+from tests import leaks
 from tests import sandbox as standin
 from tests.place import Place
+from tests.sandbox.credentials import Credentials
+
+KNOWN = {"postgres_user", "login_email"}  # of the credentials, those that are no secret
 
 
 @pytest.fixture
@@ -20,9 +26,16 @@ def place(tmp_path: Path) -> Place:
 
 @pytest.fixture(scope="session")
 def sandbox() -> Iterator[None]:
-    """The stand-in, running and unbroken; stopped at the end unless it ran before."""
+    """The stand-in, running and unbroken; stopped at the end unless it ran before.
+
+    At the end no record, export or log that the tests have left may hold one of its secrets.
+    """
     started = standin.start()
     standin.mend()
     yield
+    secrets = {name: value for name, value in asdict(Credentials.load()).items() if name not in KNOWN}
+    env = environment.load("sandbox")
+    secrets |= {key: value for key, value in env_file.read(env.api.env_file).items() if key in env.secrets}
+    assert leaks.found(secrets, [record.folder(), env.api.pm2_home / "logs", env.api.pm2_home / "pm2.log"]) == []
     if started:
         standin.stop()
