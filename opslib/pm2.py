@@ -98,7 +98,7 @@ def reloads(environment: Environment, before: Sequence[Worker]) -> list[str]:
 def replace(environment: Environment, before: Sequence[Worker], *, settle: float) -> None:
     """Reload these workers one at a time, each only when the one before it has settled."""
     for worker in before:
-        _pm2(environment, "reload", str(worker.id))
+        _pm2_each(environment, [worker], [["pm2", "reload", str(worker.id)]])
         settled(environment, [worker], settle=settle, within=settle + UNDO_SECONDS)
 
 
@@ -159,7 +159,7 @@ def _replace(environment: Environment, before: Sequence[Worker], title: str, com
     return Change(
         title,
         shows=[_typed(environment, words) for words in commands],
-        do=lambda: _pm2_each(environment, commands),
+        do=lambda: _pm2_each(environment, before, commands),
         replaces=lambda: describe(environment, before),
         undo=lambda: put_back(environment, before),
         undo_shows=[
@@ -222,9 +222,14 @@ def _state(environment: Environment) -> str:
     return f"Now: {', '.join(said)}."
 
 
-def _pm2_each(environment: Environment, commands: Sequence[Sequence[str]]) -> None:
-    for words in commands:
-        _pm2(environment, *words[1:])
+def _pm2_each(environment: Environment, before: Sequence[Worker], commands: Sequence[Sequence[str]]) -> None:
+    """Carry out PM2's commands. Raise RunbookError with what the workers wrote meanwhile, which says why."""
+    try:
+        for words in commands:
+            _pm2(environment, *words[1:])
+    except CommandFailed as error:
+        written = log.since([position for worker in before for position in worker.logs], limit=6)
+        raise RunbookError(str(error), written or error.evidence) from None
 
 
 def _pm2(environment: Environment, *words: str) -> None:
