@@ -34,7 +34,7 @@ RELOAD_LOCK = 30
 class Worker:
     """One process of the API as PM2 and the system tell of it. `release` is the folder that its code was read from."""
 
-    id: int
+    id: int | str  # a text like `_old_0` while it leaves
     pid: int
     status: str
     mode: str
@@ -76,8 +76,22 @@ def workers(environment: Environment) -> list[Worker]:
             )
             for one in _list(environment)
         ),
-        key=lambda worker: worker.id,
+        key=lambda worker: (isinstance(worker.id, str), worker.id),
     )
+
+
+def quiet(environment: Environment, *, within: float = 20) -> list[Worker]:
+    """Give the workers once no reload is under way, or `within` seconds have passed.
+
+    A reload outlives the run that began it. Meanwhile PM2 lists the worker that leaves too, with an id like `_old_0`.
+    """
+    ends = time.monotonic() + within
+    while True:
+        found = workers(environment)
+        under_way = [w for w in found if isinstance(w.id, str) or w.status not in ("online", *BROKEN)]
+        if not under_way or time.monotonic() > ends:
+            return found
+        time.sleep(0.5)
 
 
 def remembered(environment: Environment) -> list[str]:
@@ -189,7 +203,8 @@ def put_back(environment: Environment, before: Sequence[Worker], *, reread: bool
         beside.symlink_to(os.path.relpath(ran, link.parent))
         os.replace(beside, link)
     ids = {worker.id for worker in before}
-    now = [worker for worker in workers(environment) if worker.id in ids]
+    # One that PM2 is starting again by itself may come up now; a command in the middle of that would be refused.
+    now = [worker for worker in quiet(environment, within=UNDO_SECONDS) if worker.id in ids]
     up = health.answering(environment.api.health_url, {worker.pid for worker in now})
     old = {worker.pid for worker in before}
     down = [
@@ -239,7 +254,9 @@ def _pm2(environment: Environment, *words: str) -> None:
             command.run(["pm2", *words], env=environment.variables, seconds=120)
             return
         except CommandFailed as error:
-            if "already in progress" not in error.output or time.monotonic() > ends:
+            # PM2 was just starting a worker that had crashed: it takes the command once that is up or down again.
+            passes = any(said in error.output for said in ("already in progress", "process already started"))
+            if not passes or time.monotonic() > ends:
                 raise
             time.sleep(1)
 
