@@ -1,22 +1,20 @@
 """The two grounds that tests stand on: a place of their own, and the stand-in, started once."""
 
 import signal
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-# Where tests run in the background Ctrl-C is ignored, and so it would be in the runs that they interrupt.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-sys.path.insert(0, str(Path(__file__).parents[1]))  # for `tests` as a package, whichever way pytest was started
-
 from opslib import env_file, environment, record
 from tests import leaks
 from tests import sandbox as standin
 from tests.place import Place
 from tests.sandbox.credentials import Credentials
+
+# Where tests run in the background Ctrl-C is ignored, and so it would be in the runs that they interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 KNOWN = {"postgres_user", "login_email"}  # of the credentials, those that are no secret
 
