@@ -91,6 +91,12 @@ def refused(workers: Sequence[Worker], *, minutes: float = 0) -> Counter[str]:
     return counts
 
 
+def calm(workers: Sequence[Worker], before: Counter[str], limit: float) -> tuple[bool, list[dict[str, Any]]]:
+    """Whether no more tokens than this were refused for their signature since these workers were listed; with rows."""
+    now = refused(workers)
+    return now["invalid signature"] <= limit, [{"refused": "before", **before}, {"refused": "in this run", **now}]
+
+
 def _status(url: str, token: str) -> int:
     headers = {"Authorization": f"Bearer {token}", "Connection": "close"}
     try:
