@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -129,15 +130,17 @@ def survive(case: Case) -> str:
     victim = process.pid if case.victim == "runner" else kernel.pid if kernel else 0
     if victim and psutil.pid_exists(victim):
         os.kill(victim, signal.SIGKILL)
-    process.communicate(timeout=RUN_SECONDS)
+    _, ended, _ = _ended(process)
+    if not ended:
+        return f"the runner lives on {RUN_SECONDS} s after its {case.victim} was killed"
     if kernel:
         try:
             kernel.wait(DEATH_SECONDS)
         except psutil.TimeoutExpired:
             return f"the kernel lives on {DEATH_SECONDS} s after its runner"
     again = _start(case.subject)
-    out, err = again.communicate(timeout=RUN_SECONDS)
-    if again.returncode not in GOOD:
+    out, ended, err = _ended(again)
+    if not ended or again.returncode not in GOOD:
         last = [json.loads(line).get("title", "") for line in out.splitlines() if line.startswith("{")]
         return f"run again, it ended with {again.returncode}: {' '.join(last[-1:])} {err.strip()[-300:]}"
     return case.subject.problem()
@@ -159,9 +162,23 @@ def _start(subject: Subject) -> "subprocess.Popen[str]":
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+def _ended(process: "subprocess.Popen[str]") -> tuple[str, bool, str]:
+    """Wait for a process; give its output, whether it ended by itself in time, and its errors."""
+    try:
+        out, err = process.communicate(timeout=RUN_SECONDS)
+        return out, True, err
+    except subprocess.TimeoutExpired:
+        process.kill()
+        out, err = process.communicate()
+        return out, False, f"{err} (still running after {RUN_SECONDS} s)"
+
+
 def _kernel(runner: "subprocess.Popen[str]") -> psutil.Process | None:
-    children = psutil.Process(runner.pid).children()
-    return next((child for child in children if "ipykernel_launcher" in " ".join(child.cmdline())), None)
+    with suppress(psutil.Error):  # a child that ends while it is looked at
+        for child in psutil.Process(runner.pid).children():
+            if "ipykernel_launcher" in " ".join(child.cmdline()):
+                return child
+    return None
 
 
 if __name__ == "__main__":

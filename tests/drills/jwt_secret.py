@@ -1,5 +1,7 @@
 """The JWT secret on the stand-in: the states that its rotation starts from, and what must hold when it has ended."""
 
+import base64
+import hmac
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -7,6 +9,7 @@ from urllib.request import Request, urlopen
 
 from opslib import env_file, environment, health, pm2, signing, token
 from opslib.environment import Environment
+from tests.sandbox import pm2 as standin
 from tests.sandbox.credentials import Credentials
 
 INSTANCES = 2
@@ -66,9 +69,6 @@ def problem() -> str:
 
 def signed_by(secret: str) -> bool:
     """Whether a token that the API makes at a login is signed with this secret."""
-    import base64
-    import hmac
-
     credentials = Credentials.load()
     body = json.dumps({"email": credentials.login_email, "password": credentials.login_password}).encode()
     request = Request(f"{sandbox().api.url}/api/auth/login", body, {"Content-Type": "application/json"})
@@ -86,4 +86,6 @@ def _put(values: dict[str, str | None]) -> None:
         file.unlink()
     if made := env_file.edit(env.api.env_file, values):
         env_file.drop(made)
-    pm2.replace(env, pm2.workers(env), settle=0)
+    before = pm2.workers(env)
+    standin.run("-s", "reload", env.api.name)  # by name: by id, PM2 waits for the whole of listen_timeout
+    pm2.settled(env, before, settle=0, within=30)

@@ -136,6 +136,22 @@ def test_a_release_that_does_not_start_is_undone_byte_for_byte() -> None:
         sandbox.mend("bad-release")
 
 
+def test_an_env_file_that_is_read_only_is_refused_before_anything_changes() -> None:
+    env = jwt_secret.sandbox()
+    file = env.api.env_file.resolve()
+    staged, before = signing.staged(env), file.read_bytes()
+    pending = staged.pending
+    file.chmod(0o400)
+    try:
+        code, made, shown = rotate()
+    finally:
+        file.chmod(0o600)
+    assert (code, outcome(made)) == (1, "failed")
+    assert "is read-only" in shown
+    assert file.read_bytes() == before
+    assert staged.pending == pending
+
+
 def test_a_compromised_secret_is_refused_at_once() -> None:
     jwt_secret.overlap(days=1)
     env = jwt_secret.sandbox()
@@ -147,10 +163,7 @@ def test_a_compromised_secret_is_refused_at_once() -> None:
     assert signing.found(env) == "idle"
 
 
-@pytest.mark.parametrize(
-    ("subject", "victim", "change", "after"),
-    [(0, "runner", "Sign with the new secret", 5.0), (1, "kernel", "Refuse the old secret", 4.0)],
-    ids=["signing", "retiring"],
-)
-def test_killed_in_the_middle_it_is_run_again(subject: int, victim: str, change: str, after: float) -> None:
-    assert crash_matrix.survive(Case(SUBJECTS[subject], victim, change, after, f"in {change}")) == ""
+def test_killed_in_the_middle_it_is_run_again() -> None:
+    # One case of the crash matrix: one worker signs with the new secret, the other is being replaced.
+    case = Case(SUBJECTS[0], "runner", "Sign with the new secret", 7.0, "in the middle")
+    assert crash_matrix.survive(case) == ""
