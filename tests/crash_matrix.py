@@ -6,8 +6,6 @@ A case survives if the second run ends applied or undone, and the procedure's ow
 
 import argparse
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -100,7 +98,7 @@ def cases(subject: Subject) -> Iterator[Case]:
     subject.prepare()
     steps = list(_undisturbed(subject))
     for shown, (at, step) in enumerate(steps, 1):
-        where = f"{'in' if step.get('state') == 'applying' else 'after'} {step['step']} {step.get('title', '')[:60]!r}"
+        where = f"{'in' if step.get('state') == 'applying' else 'after'} {step['step']} {step['title'][:60]!r}"
         for victim in VICTIMS if step["step"] == "change" else [VICTIMS[shown % 2]]:
             yield Case(subject, victim, shown, 0, where)
         if step.get("state") == "applying" and (took := steps[shown][0] - at) >= SHORT:
@@ -127,9 +125,10 @@ def survive(case: Case) -> str:
         if case.shown in (count, json.loads(line).get("state") == "applying" and json.loads(line)["title"]):
             break
     time.sleep(case.after)
-    victim = process.pid if case.victim == "runner" else kernel.pid if kernel else 0
-    if victim and psutil.pid_exists(victim):
-        os.kill(victim, signal.SIGKILL)
+    victim = psutil.Process(process.pid) if case.victim == "runner" else kernel
+    if victim is None or not victim.is_running() or victim.status() == psutil.STATUS_ZOMBIE:
+        return f"there was no {case.victim} to kill any more"
+    victim.kill()
     _, ended, _ = _ended(process)
     if not ended:
         return f"the runner lives on {RUN_SECONDS} s after its {case.victim} was killed"
@@ -150,7 +149,7 @@ def _undisturbed(subject: Subject) -> Iterator[tuple[float, dict[str, Any]]]:
     process = _start(subject)
     assert process.stdout
     for line in iter(process.stdout.readline, ""):
-        if line.startswith("{") and "step" in json.loads(line):
+        if json.loads(line)["step"] != "record":  # by then the run is over
             yield time.monotonic(), json.loads(line)
     if process.wait() != 0:
         raise SystemExit(f"{subject}: ended with {process.returncode} although nobody killed it; mend that first")

@@ -3,12 +3,14 @@
 import base64
 import hmac
 import json
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.request import Request, urlopen
 
 from opslib import env_file, environment, health, pm2, signing, token
 from opslib.environment import Environment
+from tests.sandbox import SandboxError
 from tests.sandbox import pm2 as standin
 from tests.sandbox.credentials import Credentials
 
@@ -87,5 +89,13 @@ def _put(values: dict[str, str | None]) -> None:
     if made := env_file.edit(env.api.env_file, values):
         env_file.drop(made)
     before = pm2.workers(env)
-    standin.run("-s", "reload", env.api.name)  # by name: by id, PM2 waits for the whole of listen_timeout
+    ends = time.monotonic() + pm2.RELOAD_LOCK + 5
+    while True:
+        try:
+            standin.run("-s", "reload", env.api.name)  # by name: by id, PM2 waits for the whole of listen_timeout
+            break
+        except SandboxError:  # a reload that was cut short by a kill
+            if time.monotonic() > ends:
+                raise
+            time.sleep(1)
     pm2.settled(env, before, settle=0, within=30)
