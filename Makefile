@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo lab sandbox sandbox-stop sandbox-status test check format outputs bench lock clean
+.PHONY: help demo lab sandbox sandbox-stop sandbox-status test crash-matrix check format outputs bench lock clean
 
 help: ## show these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 18
@@ -34,6 +34,10 @@ sandbox-status: .venv/tester ## say how the stand-in is
 
 test: .venv/tester ## run all tests
 	$(BIN)/pytest
+
+crash-matrix: .venv/tester ## kill the rotations at every step, run each again, count the survivors; more than an hour
+	$(BIN)/python -m tests.sandbox start
+	$(BIN)/python -m tests.crash_matrix; code=$$?; $(BIN)/python -m tests.sandbox stop; exit $$code
 
 check: .venv/tester ## lint and type-check
 	$(BIN)/ruff check

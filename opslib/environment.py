@@ -85,6 +85,17 @@ class Limits(_Part):
     """What an interrupted run gets to undo its changes."""
 
 
+class Tokens(_Part):
+    """The tokens (JWT) that the API signs, and a read-only route that asks for one."""
+
+    route: Annotated[str, Field(pattern="^/")]
+    claims: dict[str, str | int | bool]
+    """What a token must hold for that route to accept it."""
+    algorithm: Literal["HS256", "HS384", "HS512"] = "HS256"
+    longest: Annotated[float, Field(gt=0)]
+    """How long the longest-lived token is valid, clocks that differ included; seconds."""
+
+
 class Environment(_Part):
     """One deployment, as its file in parameters/ describes it."""
 
@@ -96,6 +107,7 @@ class Environment(_Part):
     api: Api
     secrets: frozenset[str]
     """The keys of the API's `.env` whose values are secret."""
+    tokens: Tokens | None = None
     tools: Place | None = None
     """A folder with pm2, psql and the like, searched before PATH."""
     limits: Limits = Limits()

@@ -8,11 +8,12 @@ import re
 import stat
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from io import BufferedReader
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from opslib.errors import RunbookError
 from opslib.mask import mask
@@ -94,6 +95,17 @@ def since(positions: Iterable[Position], *, limit: int = LIMIT_ENTRIES) -> list[
             found.append(Entry(name, "", "", f"({' and '.join(left)} since then are left out)"))
         found.extend(_shown(entry, more) for entry, more in entries[-limit:])
     return found
+
+
+def fields(positions: Iterable[Position]) -> Iterator[dict[str, Any]]:
+    """Give the JSON entries written since those positions with all fields: to be counted, as they hold secrets."""
+    for position in positions:
+        with ExitStack() as files:
+            data, _ = _last(_streams(position, files)[0])
+        for line in data.decode("utf-8", "replace").splitlines():
+            with suppress(ValueError, RecursionError):
+                if isinstance(said := json.loads(line), dict):
+                    yield said
 
 
 def errors(entries: Iterable[Entry]) -> list[Entry]:

@@ -102,8 +102,9 @@ def know(environment: "Environment") -> None:
         values = env_file.read(file)
     except (OSError, ValueError) as error:
         raise BadEnvironment(f"{file}: cannot be read ({error}), so its secrets could not be masked") from None
-    for key in environment.secrets & values.keys():
-        mask.add(key, values[key])
+    for key in values:
+        if key.startswith(tuple(environment.secrets)):  # a secret's predecessor too, as in JWT_SECRET_PREVIOUS
+            mask.add(key, values[key])
     staged = file.resolve().with_name(f"{file.resolve().name}{STAGED}")
     for key, value in (env_file.read(staged) if staged.exists() else {}).items():
         if not key.endswith("_SINCE"):

@@ -96,9 +96,12 @@ def _change_in_place() -> None:
     release.restore(release.check_out(release.GOOD), release.BAD)
 
 
-def _run_leaking() -> None:
-    _flip_to(release.LEAKING)()
-    pm2.run("-s", "reload", pm2.APPLICATION)
+def _run(branch: str) -> Callable[[], None]:
+    def apply() -> None:
+        _flip_to(branch)()
+        pm2.run("-s", "reload", pm2.APPLICATION)
+
+    return apply
 
 
 def _run_in_fork_mode() -> None:
@@ -259,7 +262,10 @@ FAULTS = {
     "env-missing": Fault(
         "JWT_SECRET is gone from .env: the next worker that starts crashes", _lose_jwt_secret, _restore_jwt_secret
     ),
-    "memory-leak": Fault("the API runs a release that keeps memory with each request", _run_leaking, _nothing),
+    "memory-leak": Fault("the API runs a release that keeps memory with each request", _run(release.LEAKING), _nothing),
+    "no-previous-secret": Fault(
+        "the API runs a release that does not accept JWT_SECRET_PREVIOUS", _run(release.NO_PREVIOUS), _nothing
+    ),
     "db-saturated": Fault("another client holds every database connection", _saturate, _free_connections),
     "idle-in-transaction": Fault(
         "another client has locked the pending payments and idles, with a session waiting for it",

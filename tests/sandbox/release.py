@@ -13,6 +13,7 @@ GOOD = "main"
 BAD = "bad-release"
 HANGING = "hanging-release"
 LEAKING = "leaking-release"
+NO_PREVIOUS = "no-previous-secret"
 
 # How each failing release differs from the good one: a file, a text in it, what stands there instead.
 DEFECTS = {
@@ -35,6 +36,12 @@ DEFECTS = {
         "const recent = [];\n\nmodule.exports = function timing(request, response, next) {\n"
         "  recent.push({ path: request.path, headers: Buffer.alloc(32_768, JSON.stringify(request.headers)) });\n",
         "Keep recent requests for the timing report",
+    ),
+    NO_PREVIOUS: (
+        "server/src/config/env.js",
+        "jwtSecrets: [process.env.JWT_SECRET, process.env.JWT_SECRET_PREVIOUS].filter(Boolean),",
+        "jwtSecrets: [process.env.JWT_SECRET],",
+        "Verify tokens with one secret",
     ),
 }
 

@@ -18,13 +18,13 @@ from .layout import API, PYTHON, ROOT, url
 MOST_RATE = 1000
 MOST_SECONDS = 300
 TIMEOUT_SECONDS = 10
-# Three, so that two workers, which connections go to in turn, are each asked for both.
-PATHS = ("/health", "/api/properties", "/health")
+# An odd number, so that two workers, which connections go to in turn, are each asked for all.
+PATHS = ("/health", "/api/properties", "/api/auth/refresh", "/api/auth/me", "/health")
 
 
 @dataclass(kw_only=True)
 class Result:
-    """What came of the requests: one has failed if it got no answer in time, or one of 500 and above."""
+    """What came of the requests: one has failed if it got no answer in time, or one of 400 and above."""
 
     asked: int = 0
     answered: int = 0
@@ -94,6 +94,7 @@ class Sender:
         self.reasons: Counter[str] = Counter()
         self.workers: set[tuple[int, str]] = set()
         self.stopped = asyncio.Event()
+        self.refresh_token = ""
 
     async def run(self) -> Result:
         """Log in, send until the time is up or the input ends, and wait for the last answers."""
@@ -103,7 +104,7 @@ class Sender:
         async with ClientSession(
             url(API), connector=connector, timeout=ClientTimeout(total=TIMEOUT_SECONDS)
         ) as session:
-            session.headers["Authorization"] = f"Bearer {await _login(session)}"
+            self.refresh_token = await _login(session)
             print("sending", flush=True)
             # Nothing is ever written to it: it is readable once whoever wants the traffic has closed it, or is gone.
             asyncio.get_running_loop().add_reader(sys.stdin, self.stopped.set)
@@ -122,11 +123,15 @@ class Sender:
         begun = time.monotonic()
         reason = None
         try:
-            async with session.get(path) as answer:
+            signs = {"json": {"refreshToken": self.refresh_token}} if path.endswith("/refresh") else None
+            async with session.request("POST" if signs else "GET", path, **signs or {}) as answer:
                 body = await answer.json()
             self.result.answered += 1
-            if answer.status >= 500:
+            if answer.status >= 400:
                 reason = f"{path} answered {answer.status}"
+            elif signs:
+                # From now on the requests carry what this worker has signed, whichever worker they go to.
+                session.headers["Authorization"] = f"Bearer {body['accessToken']}"
             elif path == "/health":
                 self.workers.add((body["pid"], body["release"]))
         except (ClientError, OSError, TimeoutError, ValueError) as error:
@@ -152,8 +157,9 @@ async def _login(session: Any) -> str:
     async with session.post("/api/auth/login", json=login) as answer:
         if answer.status != 200:
             raise SandboxError(f"the login for the traffic answered {answer.status}")
-        token: str = (await answer.json())["accessToken"]
-        return token
+        tokens = await answer.json()
+        session.headers["Authorization"] = f"Bearer {tokens['accessToken']}"
+        return str(tokens["refreshToken"])
 
 
 if __name__ == "__main__":
