@@ -244,7 +244,7 @@ class Login:
         return [one for one in postgres.sessions(connection, name) if _end(one) not in own]
 
     def moved(self, workers: Sequence[Worker], since: datetime | None) -> tuple[bool, list[dict[str, str]]]:
-        """Whether each worker has a session, and every one is of the new login and began after `since`, by its clock."""
+        """Whether each worker has a session, every one of the new login and begun after `since` (server time)."""
         own, wanted = _sockets(workers), database_url.user(self.new)
         with self.admin() as connection:
             mine = [

@@ -44,7 +44,8 @@ def read(connection: Connection, name: str) -> Role | None:
         "SELECT rolname AS name, rolcanlogin AS logs_in, rolsuper AS superuser, rolcreaterole AS creates_roles,"
         " rolconnlimit AS connections,"
         " coalesce((SELECT substr(one, 6) FROM unnest(rolconfig) AS one WHERE one LIKE 'role=%%'), '') AS becomes,"
-        " ARRAY(SELECT o.rolname::text FROM pg_auth_members m JOIN pg_roles o ON o.oid = m.roleid WHERE m.member = r.oid)"
+        " ARRAY(SELECT o.rolname::text FROM pg_auth_members m JOIN pg_roles o ON o.oid = m.roleid"
+        " WHERE m.member = r.oid)"
         " AS member_of"
         " FROM pg_roles r WHERE rolname = %s",
         [name],
