@@ -6,16 +6,17 @@ a run that was killed is run again, and carries on from what it finds there.
 
 import secrets
 import stringprep
+import time
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import psutil
 from psycopg import sql
 from psycopg.rows import DictRow
 
-from opslib import database_url, postgres, reference, role
+from opslib import database_url, env_file, pm2, postgres, reference, role
 from opslib.change import Change
 from opslib.environment import Database, Environment
 from opslib.errors import BadEnvironment, BadParameter, UndoFailed
@@ -23,7 +24,7 @@ from opslib.mask import mask
 from opslib.pm2 import Worker
 from opslib.postgres import Connection
 from opslib.procedure import located
-from opslib.rollout import tidy
+from opslib.rollout import rollout, tidy
 from opslib.secret import Staged
 
 KEY = "DATABASE_URL"
@@ -96,9 +97,10 @@ class Login:
         `password` is a reference; empty makes 43 random characters. Order: the new URL on disk, then the old one and
         the old verifier, then PostgreSQL. Undone by the old verifier (single) or by locking the new role (alternate).
         """
-        target, old = self.target, database_url.user(self.old)
-        alternates = target != old
-        first = min(target, old, key=len)
+        target, before, resumed = self.target, self.old, bool(self.secret.pending)
+        alternates = target != database_url.user(before)
+        first = min(target, database_url.user(before), key=len)
+        begun: list[str] = []
 
         def do() -> None:
             given = _chosen(password) if password else ""
@@ -109,6 +111,7 @@ class Login:
             if given and given != staged:
                 raise BadParameter(f"password: a killed run has staged another in {self.secret.file}; run without it")
             self.secret.keep()
+            begun.append(url)
             with self.admin() as connection:
                 made = postgres.verifier(connection, target, staged)
                 if not alternates and (held := role.stored(connection, target)):
@@ -120,17 +123,16 @@ class Login:
 
         def undo() -> None:
             if self.secret.pending and self.secret.current == self.secret.pending:
-                raise UndoFailed(
-                    "the .env still names the new login, so it was left in force; put the old one back there"
-                )
-            if self.secret.pending:
+                raise UndoFailed("the .env still names the new login, so it was left in force; put the old one there")
+            if (begun or resumed) and not alternates:
+                self._restore(before)
+            elif begun or resumed:
                 with self._patient() as connection:
-                    if not alternates:
-                        connection.execute(role.set_password(target, self._before(connection, self.old)))
-                    elif role.read(connection, target):
+                    if role.read(connection, target):
                         connection.execute(role.lock(target))
             self.verifier.discard()
             self.secret.discard()
+            self.secret.retire()
 
         statement = f"ALTER ROLE {target} LOGIN PASSWORD '…' (a SCRAM verifier)"
         return Change(
@@ -142,12 +144,31 @@ class Login:
             do=do,
             replaces=lambda: f"role {target}{'' if alternates else ', which the API logs in with'}",
             undo=undo,
-            undo_shows=[
-                f"ALTER ROLE {target} NOLOGIN PASSWORD NULL"
-                if alternates
-                else f"ALTER ROLE {target} PASSWORD '…' (the old verifier)"
-            ],
+            undo_shows=[f"ALTER ROLE {target} NOLOGIN PASSWORD NULL" if alternates else _restores(target)],
         )
+
+    def switch(self, workers: Sequence[Worker], *, settle: float) -> Change:
+        """Make the change that puts the new URL into the `.env` and lets the workers log in anew, one by one.
+
+        By method single PostgreSQL gets its old verifier back before the workers are reloaded with the old `.env`.
+        """
+        before, file = self.old, self.environment.api.env_file
+        rolled = rollout(
+            self.environment, workers, "Let the workers log in anew", {KEY: lambda: self.new}, settle=settle
+        )
+        if self.target != database_url.user(before):
+            return rolled
+
+        def undo() -> None:
+            if self.secret.current == self.new and self.new != before and not env_file.latest(file):
+                raise UndoFailed(
+                    f"{located(file)} was changed meanwhile, so its login was left in force; mend it by hand"
+                )
+            self._restore(before)
+            if rolled.undo:
+                rolled.undo()
+
+        return replace(rolled, undo=undo, undo_shows=[_restores(self.target), *rolled.undo_shows])
 
     def keep(self) -> Change:
         """Make the change that closes a switch on disk: by method single the old URL is of no use any more."""
@@ -175,7 +196,8 @@ class Login:
 
         The verifier is on disk first; undone by putting it back. A role that is in force is never locked.
         """
-        old = database_url.user(self.old)
+        before = self.old
+        old = database_url.user(before)
         replaced = old == database_url.user(self.secret.current)  # by method single, which was killed at its very end
 
         def do() -> None:
@@ -190,8 +212,7 @@ class Login:
 
         def undo() -> None:
             if not replaced:
-                with self._patient() as connection:
-                    connection.execute(role.set_password(old, self._before(connection, self.secret.previous)))
+                self._restore(before)
             self.verifier.discard()
 
         return Change(
@@ -202,7 +223,7 @@ class Login:
             do=do,
             replaces=lambda: f"role {old}, which was in force before",
             undo=undo,
-            undo_shows=[f"ALTER ROLE {old} LOGIN PASSWORD '…' (the old verifier)"],
+            undo_shows=[_restores(old)],
         )
 
     def forget(self) -> Change:
@@ -238,10 +259,20 @@ class Login:
         failure = postgres.failure(self.old, "the old URL")
         return failure is None, failure or "it logs in"
 
-    def others(self, connection: Connection, name: str, workers: Sequence[Worker]) -> list[DictRow]:
-        """Give the sessions of a role that are not those of the API's workers on this machine."""
-        own = _sockets(workers)
-        return [one for one in postgres.sessions(connection, name) if _end(one) not in own]
+    def others(self, connection: Connection, name: str, *, within: float = 5) -> list[DictRow]:
+        """Give the sessions of a role that are not those of the API's workers on this machine.
+
+        Workers come and go and their sessions with them: only who is seen for `within` seconds is somebody else.
+        """
+        ends, seen = time.monotonic() + within, None
+        while True:
+            found = postgres.sessions(connection, name)
+            own = _sockets(pm2.workers(self.environment))
+            now = {one["pid"]: one for one in found if _end(one) not in own}
+            seen = now if seen is None else {pid: one for pid, one in seen.items() if pid in now}
+            if not seen or time.monotonic() > ends:
+                return list(seen.values())
+            time.sleep(0.5)
 
     def moved(self, workers: Sequence[Worker], since: datetime | None) -> tuple[bool, list[dict[str, str]]]:
         """Whether each worker has a session, every one of the new login and begun after `since` (server time)."""
@@ -276,10 +307,12 @@ class Login:
         mask.add("the new password", password)
         return database_url.with_login(self.secret.current, target, password)
 
-    def _before(self, connection: Connection, url: str) -> str:
-        """The verifier that a role had; where it could not be read, one made from the old password."""
+    def _restore(self, url: str) -> None:
+        """Give a role the verifier that it had; where that could not be read, one made from the old password."""
         found = database_url.parameters(url)
-        return self.verifier.pending or postgres.verifier(connection, found["user"], found["password"])
+        with self._patient() as connection:
+            had = self.verifier.pending or postgres.verifier(connection, found["user"], found["password"])
+            connection.execute(role.set_password(found["user"], had))
 
     def _patient(self) -> Connection:
         try:
@@ -297,6 +330,10 @@ def _chosen(where: str) -> str:
     if unicodedata.normalize("NFKC", value) != value or any(map(_ambiguous, value)):
         raise BadParameter("password: it has characters that clients read in different ways; choose another")
     return value
+
+
+def _restores(name: str) -> str:
+    return f"ALTER ROLE {name} LOGIN PASSWORD '…' (the old verifier)"
 
 
 def _ambiguous(character: str) -> bool:

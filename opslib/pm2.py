@@ -76,8 +76,22 @@ def workers(environment: Environment) -> list[Worker]:
             )
             for one in _list(environment)
         ),
-        key=lambda worker: worker.id,
+        key=lambda worker: (isinstance(worker.id, str), worker.id),
     )
+
+
+def quiet(environment: Environment, *, within: float = 20) -> list[Worker]:
+    """Give the workers once no reload is under way, or `within` seconds have passed.
+
+    A reload outlives the run that began it. Meanwhile PM2 lists the worker that leaves too, with an id like `_old_0`.
+    """
+    ends = time.monotonic() + within
+    while True:
+        found = workers(environment)
+        under_way = [w for w in found if isinstance(w.id, str) or w.status not in ("online", *BROKEN)]
+        if not under_way or time.monotonic() > ends:
+            return found
+        time.sleep(0.5)
 
 
 def remembered(environment: Environment) -> list[str]:
