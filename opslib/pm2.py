@@ -203,7 +203,8 @@ def put_back(environment: Environment, before: Sequence[Worker], *, reread: bool
         beside.symlink_to(os.path.relpath(ran, link.parent))
         os.replace(beside, link)
     ids = {worker.id for worker in before}
-    now = [worker for worker in workers(environment) if worker.id in ids]
+    # One that PM2 is starting again by itself may come up now; a command in the middle of that would be refused.
+    now = [worker for worker in quiet(environment, within=10) if worker.id in ids]
     up = health.answering(environment.api.health_url, {worker.pid for worker in now})
     old = {worker.pid for worker in before}
     down = [
@@ -248,7 +249,9 @@ def _pm2(environment: Environment, *words: str) -> None:
             command.run(["pm2", *words], env=environment.variables, seconds=120)
             return
         except CommandFailed as error:
-            if "already in progress" not in error.output or time.monotonic() > ends:
+            # PM2 was just starting a worker that had crashed: it takes the command once that is up or down again.
+            passes = any(said in error.output for said in ("already in progress", "process already started"))
+            if not passes or time.monotonic() > ends:
                 raise
             time.sleep(1)
 

@@ -54,7 +54,7 @@ def connect(url: str, name: str = "DATABASE_URL", *, within: float = 0) -> Conne
             connection = psycopg.connect(make_conninfo(**given), autocommit=True, row_factory=dict_row)
             break
         except psycopg.OperationalError as error:
-            failure, said = _failure(error), str(error).strip().splitlines()[-1]
+            failure, said = _failure(error), str(error).strip().splitlines()[0]
             if failure not in TRANSIENT or time.monotonic() > ends:
                 where = f"{given['user']} at {given['host']}:{given['port']}/{given['dbname']}"
                 raise LoginFailed(f"{name}: {where} could not log in: {said}", failure) from None
