@@ -34,8 +34,15 @@ def _url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _reference(text: str) -> str:
+    kind, _, where = text.partition(":")
+    return f"{kind}:{root() / Path(where).expanduser()}" if kind == "file" else text
+
+
 Place = Annotated[Path, AfterValidator(lambda path: root() / path.expanduser())]
 """A path; a relative one starts at the folder that holds parameters/."""
+Reference = Annotated[str, AfterValidator(_reference)]
+"""Where a secret is, as opslib/reference.py says; a relative path of a file starts where a Place does."""
 Url = Annotated[str, AfterValidator(_url)]
 
 
@@ -76,6 +83,17 @@ class Api(_Part):
         return self.url + self.health
 
 
+class Database(_Part):
+    """PostgreSQL: who administers it, and by what a login is tried."""
+
+    admin: Reference
+    """Where the URL of an administrator is, who may change roles."""
+    table: Annotated[str, Field(min_length=1)] = "payments"
+    """A table that the API reads and writes: a new login is tried on it, and what it writes is rolled back."""
+    userlist: Place | None = None
+    """PgBouncer's file of passwords, where it has one (auth_file)."""
+
+
 class Limits(_Part):
     """How long things may take, in seconds."""
 
@@ -110,6 +128,7 @@ class Environment(_Part):
     tokens: Tokens | None = None
     tools: Place | None = None
     """A folder with pm2, psql and the like, searched before PATH."""
+    database: Database | None = None
     limits: Limits = Limits()
     name: str = ""
 

@@ -1,6 +1,7 @@
 """A rollout: new values in the `.env`, taken by one worker after the other, or all of it taken back."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from opslib import env_file, pm2
 from opslib.change import Change
@@ -8,12 +9,15 @@ from opslib.environment import Environment
 from opslib.pm2 import Worker
 from opslib.procedure import located
 
+Value = str | Callable[[], str] | None
+"""A value; a call that gives it where it is only made by an earlier change of the plan; None to remove the key."""
+
 
 def rollout(
     environment: Environment,
     workers: Sequence[Worker],
     title: str,
-    values: Mapping[str, str | None],
+    values: Mapping[str, Value],
     *,
     settle: float = 5,
 ) -> Change:
@@ -24,17 +28,23 @@ def rollout(
     """
     file = environment.api.env_file
     edits: list[env_file.Edit] = []
+    adopted: list[env_file.Edit] = []
 
     def do() -> None:
-        if made := env_file.edit(file, values):
+        found = {key: value() if callable(value) else value for key, value in values.items()}
+        if made := env_file.edit(file, found):
             edits.append(made)
+        elif left := env_file.latest(file):  # a run that was killed had come this far
+            edits.append(left)
+            adopted.append(left)
         pm2.replace(environment, workers, settle=settle)
 
     def undo() -> None:
         while edits:
             env_file.restore(edits[-1])
             env_file.drop(edits.pop())
-        pm2.put_back(environment, workers, reread=True)
+        # Of a killed run's workers nobody knows which file they have read: they are all reloaded.
+        pm2.put_back(environment, [replace(w, pid=0) if adopted else w for w in workers], reread=True)
 
     return Change(
         title,
@@ -52,14 +62,16 @@ def tidy(environment: Environment) -> None:
         env_file.drop(made)
 
 
-def _shown(key: str, value: str | None, environment: Environment) -> str:
+def _shown(key: str, value: Value, environment: Environment) -> str:
     file = located(environment.api.env_file)
     if value is None:
         return f"remove {key} from {file}"
+    if callable(value):
+        return f"set {key} in {file} to the new value"
     return f"set {key} in {file} to {_named(key, value, environment)}"
 
 
-def _in_force(environment: Environment, values: Mapping[str, str | None]) -> str:
+def _in_force(environment: Environment, values: Mapping[str, Value]) -> str:
     found = env_file.read(environment.api.env_file)
     return ", ".join(f"{key} {_named(key, found[key], environment) if key in found else 'not set'}" for key in values)
 

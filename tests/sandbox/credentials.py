@@ -68,6 +68,11 @@ class Credentials:
         return f"postgresql://propertypulse:{password}@{HOST}:{POSTGRES}/propertypulse?{options}"
 
     @property
+    def postgres_url(self) -> str:
+        """The address that an administrator of the database connects to."""
+        return f"postgresql://{self.postgres_user}:{self.postgres_password}@{HOST}:{POSTGRES}/propertypulse"
+
+    @property
     def dotenv(self) -> str:
         """The text of the API's .env file."""
         return f"""\

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from . import aws, fault, pm2, postgres, process, redis, release, seed, toolchain
 from .credentials import Credentials, write_private
 from .errors import SandboxError
-from .layout import API, BIN, DOTENV, ENVIRONMENT, INTENTS, LOCALSTRIPE, LOGS, RELEASES, SENDGRID, STATE, STRIPE
+from .layout import ADMIN, API, BIN, DOTENV, ENVIRONMENT, INTENTS, LOCALSTRIPE, LOGS, RELEASES, SENDGRID, STATE, STRIPE
 from .lock import exclusively
 from .part import Part, server
 
@@ -79,7 +79,7 @@ def start() -> bool:
 
 
 def _start() -> None:
-    for folder in (RELEASES, LOGS, DOTENV.parent, INTENTS.parent, STATE / "logs"):
+    for folder in (ADMIN, RELEASES, LOGS, DOTENV.parent, INTENTS.parent, STATE / "logs"):
         folder.mkdir(parents=True, exist_ok=True)
     credentials = Credentials()
     credentials.save()
@@ -96,6 +96,7 @@ def _start() -> None:
         cloud.result()
         credentials.save()
         write_private(DOTENV, credentials.dotenv)
+        write_private(ADMIN / "database", credentials.postgres_url)
         for part in (*others, code, database):
             part.result()
         pm2.start()

@@ -11,6 +11,7 @@ NODE_MODULES: Final = HERE / "node_modules"
 
 STATE: Final = HERE / "state"
 BIN: Final = STATE / "bin"
+ADMIN: Final = STATE / "admin"
 CREDENTIALS: Final = STATE / "credentials.json"
 PM2_HOME: Final = STATE / "pm2"
 APP: Final = STATE / "app"

@@ -1,0 +1,78 @@
+"""URLs as Prisma writes them: to libpq's parameters, and back with everything but the login byte for byte."""
+
+from urllib.parse import quote
+
+import psycopg.conninfo
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from opslib import database_url
+from opslib.database_url import UrlError
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=200)
+RAW = "?schema=public&connection_limit=5&pool_timeout=2&pgbouncer=true&sslaccept=strict&statement_cache_size=0"
+QUERIES = st.sampled_from(
+    ["", "?", RAW, "?sslmode=require&schema=a%20b&&x=%zz", "?socket_timeout=3&options=-c%20a%3Db"]
+)
+HOSTS = st.sampled_from(["db.example.com", "127.0.0.1:6432", "[::1]:5432", "%2Fvar%2Frun%2Fpostgresql", "db:5433"])
+
+
+@given(
+    user=TEXT,
+    password=TEXT,
+    database=TEXT,
+    host=HOSTS,
+    query=QUERIES,
+    scheme=st.sampled_from(["postgres", "postgresql"]),
+)
+def test_login_changes_and_the_rest_stays(
+    user: str, password: str, database: str, host: str, query: str, scheme: str
+) -> None:
+    rest = f"@{host}/{quote(database, safe='')}{query}"
+    url = database_url.with_login(f"{scheme}://old:o%2Fld{rest}", user, password)
+    assert url.startswith(f"{scheme}://") and url.endswith(rest)
+    assert url.isascii() or not database.isascii()
+    found = database_url.parameters(url)
+    assert (found["user"], found["password"], found["dbname"]) == (user, password, database)
+    assert database_url.with_login(url, "old", "o/ld") == f"{scheme}://old:o%2Fld{rest}"
+    psycopg.conninfo.make_conninfo(**found)  # libpq knows each of them
+
+
+@given(TEXT)
+def test_any_text_is_read_or_refused_without_being_repeated(text: str) -> None:
+    with pytest.raises(UrlError) as raised:  # no text that is made here begins like a URL
+        database_url.parameters(text)
+    assert len(text) < 12 or text not in str(raised.value)
+
+
+def test_parameters_of_prisma() -> None:
+    url = "postgresql://app:p%40ss@[::1]:5433/pp?schema=tenant&sslmode=require&sslcert=/ca.pem&connection_limit=5"
+    assert database_url.parameters(url) == {
+        "host": "::1",
+        "port": "5433",
+        "dbname": "pp",
+        "user": "app",
+        "password": "p@ss",
+        "sslmode": "require",
+        "sslrootcert": "/ca.pem",
+    }
+    assert database_url.schema(url) == "tenant"
+    assert database_url.parameters("postgres://a:b@/pp?host=/run/postgresql")["host"] == "/run/postgresql"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql://app:hunter2secret@db/pp",
+        "postgresql://app:hunter2secret@db,other/pp",
+        "postgresql://app:hunter2/secret@db/pp",
+        "postgresql://app:hunter2secret%FF@db/pp",
+        "postgresql://app@db/hunter2secret",
+        "postgresql://app:hunter2secret@db",
+    ],
+)
+def test_what_is_no_url_of_one_database_is_refused(url: str) -> None:
+    with pytest.raises(UrlError, match=r"ADMIN .*(expected|encode)") as raised:
+        database_url.parameters(url, "ADMIN")
+    assert "hunter2" not in str(raised.value)
