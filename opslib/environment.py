@@ -59,6 +59,22 @@ class Limits(_Part):
     """What an interrupted run gets to undo its changes."""
 
 
+class Stripe(_Part):
+    """The Stripe account: what its keys must be, and where a person puts what only the Dashboard gives."""
+
+    mode: Literal["live", "test"]
+    account: Annotated[str, Field(pattern="^(acct_.+)?$")] = ""
+    """The account's id, checked where the key may ask for it; empty does not check."""
+    url: Url = "https://api.stripe.com"
+    needs: tuple[str, ...] = ("balance", "charges", "events", "payment_intents", "refunds", "webhook_endpoints")
+    """What the API's key must be permitted, each proven by one GET: services of `StripeClient.v1`."""
+    webhook: Annotated[str, Field(pattern="^/")] = "/api/webhooks/stripe"
+    new_key: str = "env:NEW_STRIPE_SECRET_KEY"
+    new_webhook_secret: str = "env:NEW_STRIPE_WEBHOOK_SECRET"
+    reader: str = ""
+    """Reference to a key that may read events and endpoints and resend; empty: the API's own key may."""
+
+
 class Environment(_Part):
     """One deployment, as its file in parameters/ describes it."""
 
@@ -70,6 +86,7 @@ class Environment(_Part):
     tools: Place | None = None
     """A folder with pm2, psql and the like, searched before PATH."""
     limits: Limits = Limits()
+    stripe: Stripe | None = None
     name: str = ""
 
     @cached_property

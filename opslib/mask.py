@@ -99,8 +99,9 @@ def know(environment: "Environment") -> None:
         values = env_file.read(file)
     except (OSError, ValueError) as error:
         raise BadEnvironment(f"{file}: cannot be read ({error}), so its secrets could not be masked") from None
-    for key in environment.secrets & values.keys():
-        mask.add(key, values[key])
+    for key, value in values.items():
+        if any(key.startswith(name) for name in environment.secrets):  # JWT_SECRET_PREVIOUS is as secret as JWT_SECRET
+            mask.add(key, value)
     staged = file.resolve().with_name(f"{file.resolve().name}{STAGED}")
     for key, value in (env_file.read(staged) if staged.exists() else {}).items():
         if not key.endswith("_SINCE"):

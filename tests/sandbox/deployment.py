@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from . import aws, fault, pm2, postgres, process, redis, release, seed, toolchain
 from .credentials import Credentials, write_private
 from .errors import SandboxError
-from .layout import API, BIN, DOTENV, ENVIRONMENT, INTENTS, LOCALSTRIPE, LOGS, RELEASES, SENDGRID, STATE, STRIPE
+from .layout import ADMIN, API, BIN, DOTENV, ENVIRONMENT, INTENTS, LOCALSTRIPE, LOGS, RELEASES, SENDGRID, STATE, STRIPE
 from .lock import exclusively
 from .part import Part, server
 
@@ -79,10 +79,13 @@ def start() -> bool:
 
 
 def _start() -> None:
-    for folder in (RELEASES, LOGS, DOTENV.parent, INTENTS.parent, STATE / "logs"):
+    for folder in (ADMIN, RELEASES, LOGS, DOTENV.parent, INTENTS.parent, STATE / "logs"):
         folder.mkdir(parents=True, exist_ok=True)
     credentials = Credentials()
     credentials.save()
+    # Where a person would put what the Stripe Dashboard has shown once.
+    write_private(ADMIN / "new_stripe_secret_key", credentials.stripe_new_secret_key)
+    write_private(ADMIN / "new_stripe_webhook_secret", credentials.stripe_new_webhook_secret)
     by_name = {part.name: part for part in parts() if part.name != "postgres"}
     with ThreadPoolExecutor() as pool:
         stripe = pool.submit(_start_stripe, by_name)
