@@ -66,7 +66,14 @@ class Stripe(_Part):
     account: Annotated[str, Field(pattern="^(acct_.+)?$")] = ""
     """The account's id, checked where the key may ask for it; empty does not check."""
     url: Url = "https://api.stripe.com"
-    needs: tuple[str, ...] = ("balance", "charges", "events", "payment_intents", "refunds", "webhook_endpoints")
+    needs: tuple[Annotated[str, Field(pattern="^[a-z][a-z_]+$")], ...] = (
+        "balance",
+        "charges",
+        "events",
+        "payment_intents",
+        "refunds",
+        "webhook_endpoints",
+    )
     """What the API's key must be permitted, each proven by one GET: services of `StripeClient.v1`."""
     webhook: Annotated[str, Field(pattern="^/")] = "/api/webhooks/stripe"
     new_key: str = "env:NEW_STRIPE_SECRET_KEY"

@@ -7,6 +7,7 @@ person makes and expires them in the Dashboard, and this module looks at the res
 import re
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 from stripe import (
@@ -110,10 +111,9 @@ def permissions(environment: Environment, key: str) -> list[dict[str, str]]:
     stripe = client(environment, key)
     rows = []
     for name in settings(environment).needs:
-        service = getattr(stripe.v1, name)
-        call, words = (service.retrieve, "retrieve()") if name == "balance" else (service.list, "list({'limit': 1})")
-        _, problem = said(call if name == "balance" else lambda call=call: call({"limit": 1}))  # type: ignore[misc]
-        rows.append({"needs": name, "call": f"v1.{name}.{words}", "answer": problem or "permitted"})
+        words = "retrieve()" if name == "balance" else "list({'limit': 1})"
+        answer = said(partial(_get, stripe, name))[1] or "permitted"
+        rows.append({"needs": name, "call": f"v1.{name}.{words}", "answer": answer})
     return rows
 
 
@@ -127,6 +127,11 @@ def refused(environment: Environment, key: str) -> tuple[bool, dict[str, str]]:
     """Whether Stripe knows the key no more; no answer is not a refusal."""
     answer = _answer(environment, key)
     return answer == BAD_KEY, {"fingerprint": fingerprint(key), "v1.balance.retrieve()": answer}
+
+
+def _get(stripe: StripeClient, name: str) -> object:
+    service = getattr(stripe.v1, name)
+    return service.retrieve() if name == "balance" else service.list({"limit": 1})
 
 
 def _answer(environment: Environment, key: str) -> str:

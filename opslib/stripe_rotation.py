@@ -90,7 +90,7 @@ class Rotation:
             return f"A switch of {staged.key} was begun and has not ended. Run the stage {stage!r} to its end first."
         if self.old and self.old == self.new:
             return f"The value kept as the one before is in force. Look into {staged.file.name} before you go on."
-        if self.webhook or not self.old:
+        if self.webhook or not self.old or not quiet_hours:
             return ""
         return _not_quiet(last_used, quiet_hours, staged.age)
 
@@ -190,7 +190,7 @@ class Rotation:
             return f"The new {self.staged.key} is the one in force already. Create another one in the Dashboard."
         if pending == current:
             return f"A switch to {_named(pending)} was begun and has not ended. Run again with that value first."
-        if previous and pending != self.new and not self.webhook:
+        if previous not in ("", current) and pending != self.new and not self.webhook:
             return f"The one before, {_named(previous)}, is not retired yet. Run the stage 'retire-key' first."
         return ""
 
