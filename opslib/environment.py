@@ -78,6 +78,8 @@ class Stripe(_Part):
     webhook: Annotated[str, Field(pattern="^/")] = "/api/webhooks/stripe"
     new_key: str = "env:NEW_STRIPE_SECRET_KEY"
     new_webhook_secret: str = "env:NEW_STRIPE_WEBHOOK_SECRET"
+    quiet_hours: Annotated[int, Field(ge=0, le=168)] = 24
+    """How long an old key must have been unused before it is retired."""
     reader: str = ""
     """Reference to a key that may read events and endpoints and resend; empty: the API's own key may."""
 

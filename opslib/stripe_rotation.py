@@ -22,6 +22,7 @@ from opslib.webhook import STALE
 
 Stage = Literal["key", "retire-key", "webhook", "retire-webhook"]
 KEY_NAME, SECRET_NAME = "STRIPE_SECRET_KEY", "STRIPE_WEBHOOK_SECRET"
+LEAKED = "leaked"
 IN_FORCE, BEFORE, MADE_UP = "the secret in force", "the one before", "one made up"
 MARGIN = 2
 """Seconds by which the switch is taken to have begun earlier, as events are stamped to the second."""
@@ -80,8 +81,11 @@ class Rotation:
         gone = {BEFORE: "refused"} if self.stage == "retire-webhook" else {}
         return {IN_FORCE: "taken", f"{IN_FORCE}, {STALE} s old": "refused", MADE_UP: "refused"} | gone
 
-    def obstacle(self, *, last_used: str, quiet_hours: int) -> str:
-        """Say why this stage may not begin now, and what to do; empty if it may."""
+    def obstacle(self, *, last_used: str = "") -> str:
+        """Say why this stage may not begin now, and what to do; empty if it may.
+
+        `last_used` is when the Dashboard says that the old key was last used, or `leaked` if it must go at once.
+        """
         staged = self.staged
         if not self.retires:
             return self._wrong_value() or self._unfinished()
@@ -90,9 +94,9 @@ class Rotation:
             return f"A switch of {staged.key} was begun and has not ended. Run the stage {stage!r} to its end first."
         if self.old and self.old == self.new:
             return f"The value kept as the one before is in force. Look into {staged.file.name} before you go on."
-        if self.webhook or not self.old or not quiet_hours:
+        if self.webhook or not self.old or last_used == LEAKED:
             return ""
-        return _not_quiet(last_used, quiet_hours, staged.age)
+        return _not_quiet(last_used, settings(self.environment).quiet_hours, staged.age)
 
     def values(self) -> dict[str, str | None]:
         """What the `.env` gets in this stage; nothing if it stays as it is."""
@@ -195,8 +199,8 @@ class Rotation:
         return ""
 
 
-def begin(environment: Environment, stage: Stage, *, new_key: str, new_webhook_secret: str) -> Rotation:
-    """Find out where a rotation stands. The references are read where the stage brings a new value.
+def begin(environment: Environment, stage: Stage, *, new_secret: str = "") -> Rotation:
+    """Find out where a rotation stands. The reference, or the environment's, is read where a stage brings a new value.
 
     What a run that was killed has staged serves where a reference leads nowhere any more. Changes nothing.
     """
@@ -204,7 +208,7 @@ def begin(environment: Environment, stage: Stage, *, new_key: str, new_webhook_s
     staged = Staged(environment, SECRET_NAME if stage.endswith("webhook") else KEY_NAME)
     new = staged.current
     if stage in ("key", "webhook"):
-        given = (new_key or named.new_key) if stage == "key" else (new_webhook_secret or named.new_webhook_secret)
+        given = new_secret or (named.new_key if stage == "key" else named.new_webhook_secret)
         try:
             new = reference.resolve(given, staged.key)
         except BadParameter:
@@ -235,7 +239,7 @@ def _not_quiet(last_used: str, hours: int, age: float) -> str:
     except ValueError:
         return (
             "Say when the old key was last used, as Developers > API keys in the Dashboard shows it: "
-            "-p old_key_last_used 2026-01-31, or with the time, in UTC."
+            f"-p old_key_last_used 2026-01-31, or with the time, in UTC; {LEAKED!r} if it must go at once."
         )
     if datetime.now(UTC) - used < quiet:
         return (

@@ -25,9 +25,11 @@ def ask(method: str, address: str, *, token: str = "", **data: Any) -> tuple[int
     return got.status, json.loads(got.data or b"{}")
 
 
-def dashboard(path: str, **data: Any) -> dict[str, Any]:
+def dashboard(action: str, /, **data: Any) -> dict[str, Any]:
     """Do what only the Dashboard, or the stand-in, can."""
-    status, answer = ask("POST", f"{url(STRIPE)}/_sandbox/{path}", token=Credentials.load().stripe_admin_token, **data)
+    status, answer = ask(
+        "POST", f"{url(STRIPE)}/_sandbox/{action}", token=Credentials.load().stripe_admin_token, **data
+    )
     assert status == 200, answer
     return answer
 
