@@ -24,6 +24,8 @@ Stage = Literal["key", "retire-key", "webhook", "retire-webhook"]
 KEY_NAME, SECRET_NAME = "STRIPE_SECRET_KEY", "STRIPE_WEBHOOK_SECRET"
 LEAKED = "leaked"
 IN_FORCE, BEFORE, MADE_UP = "the secret in force", "the one before", "one made up"
+LOOKBACK = 3600
+"""Seconds before the webhook secret is switched in which events may have been refused, had the old one expired then."""
 MARGIN = 2
 """Seconds by which the switch is taken to have begun earlier, as events are stamped to the second."""
 
@@ -218,11 +220,12 @@ def begin(environment: Environment, stage: Stage, *, new_secret: str = "") -> Ro
     bringing = stage == "key" and new != staged.current
     old = staged.current if bringing or (stage == "webhook" and not staged.previous) else staged.previous
     now, file = time.time(), environment.api.env_file
-    rotation = Rotation(environment, stage, staged, new, old, False, now - MARGIN)
+    earlier = LOOKBACK if stage == "webhook" else MARGIN
+    rotation = Rotation(environment, stage, staged, new, old, False, now - earlier)
     found = env_file.read(file)
     if any(found.get(key) != value for key, value in rotation.values().items()):
         return rotation
-    return replace(rotation, resumed=True, began=min(file.resolve().stat().st_mtime, now) - MARGIN)
+    return replace(rotation, resumed=True, began=min(file.resolve().stat().st_mtime, now) - earlier)
 
 
 def _not_quiet(last_used: str, hours: int, age: float) -> str:

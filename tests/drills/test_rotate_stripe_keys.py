@@ -295,7 +295,11 @@ def await_line(process: "subprocess.Popen[str]", text: str) -> None:
 def test_killed_it_is_run_again(stage: str, change: str, after: float, victim: str, tmp_path: Path) -> None:
     given = ("-p", "new_secret", stripe.put(tmp_path, stripe.create_key()))
     if stage == "webhook":
-        given = ("-p", "new_secret", stripe.put(tmp_path, stripe.roll()))
+        given = (
+            "-p",
+            "new_secret",
+            stripe.put(tmp_path, stripe.roll(overlap=0)),
+        )  # at once, so that events are refused
     with sandbox.Traffic(rate=100) as traffic, Payments() as payments:
         with subprocess.Popen(command(stage, *given), stdout=subprocess.PIPE, text=True) as process:
             await_line(process, change)
