@@ -114,6 +114,31 @@ class Tokens(_Part):
     """How long the longest-lived token is valid, clocks that differ included; seconds."""
 
 
+class Stripe(_Part):
+    """The Stripe account: what its keys must be, and where a person puts what only the Dashboard gives."""
+
+    mode: Literal["live", "test"]
+    account: Annotated[str, Field(pattern="^(acct_.+)?$")] = ""
+    """The account's id, checked where the key may ask for it; empty does not check."""
+    url: Url = "https://api.stripe.com"
+    needs: tuple[Annotated[str, Field(pattern="^[a-z][a-z_]+$")], ...] = (
+        "balance",
+        "charges",
+        "events",
+        "payment_intents",
+        "refunds",
+        "webhook_endpoints",
+    )
+    """What the API's key must be permitted, each proven by one GET: services of `StripeClient.v1`."""
+    webhook: Annotated[str, Field(pattern="^/")] = "/api/webhooks/stripe"
+    new_key: str = "env:NEW_STRIPE_SECRET_KEY"
+    new_webhook_secret: str = "env:NEW_STRIPE_WEBHOOK_SECRET"
+    quiet_hours: Annotated[int, Field(ge=0, le=168)] = 24
+    """How long an old key must have been unused before it is retired."""
+    reader: str = ""
+    """Reference to a key that may read events and endpoints and resend; empty: the API's own key may."""
+
+
 class Environment(_Part):
     """One deployment, as its file in parameters/ describes it."""
 
@@ -130,6 +155,7 @@ class Environment(_Part):
     """A folder with pm2, psql and the like, searched before PATH."""
     database: Database | None = None
     limits: Limits = Limits()
+    stripe: Stripe | None = None
     name: str = ""
 
     def policy(self, procedure: str) -> Policy:

@@ -78,9 +78,9 @@ class Staged:
         self._write(PREVIOUS=None, SINCE=None)
 
     def discard(self) -> None:
-        """Forget the value to come, and what was kept for its sake."""
+        """Forget the value to come, and what was kept for its sake: the one in force, not one from before that."""
         if self.pending and self.pending != self.current:
-            self._write(PENDING=None, PREVIOUS=None)
+            self._write(PENDING=None, **({"PREVIOUS": None} if self.previous == self.current else {}))
 
     def row(self) -> dict[str, str]:
         """A row of evidence: fingerprints, by which two people can compare values without seeing them."""

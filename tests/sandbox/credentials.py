@@ -41,6 +41,8 @@ class Credentials:
     # A second valid key, as the Dashboard would have made for a rotation.
     stripe_new_secret_key: str = field(default_factory=lambda: f"sk_test_{_alphanumeric(64)}", repr=False)
     stripe_webhook_secret: str = field(default_factory=lambda: f"whsec_{_alphanumeric(32)}", repr=False)
+    # What a roll in the Dashboard would give.
+    stripe_new_webhook_secret: str = field(default_factory=lambda: f"whsec_{_alphanumeric(32)}", repr=False)
     # Opens the part's own /_sandbox/ addresses.
     stripe_admin_token: str = field(default_factory=_token, repr=False)
     aws_admin_access_key_id: str = ""

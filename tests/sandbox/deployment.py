@@ -83,6 +83,9 @@ def _start() -> None:
         folder.mkdir(parents=True, exist_ok=True)
     credentials = Credentials()
     credentials.save()
+    # Where a person would put what the Stripe Dashboard has shown once.
+    write_private(ADMIN / "new_stripe_secret_key", credentials.stripe_new_secret_key)
+    write_private(ADMIN / "new_stripe_webhook_secret", credentials.stripe_new_webhook_secret)
     by_name = {part.name: part for part in parts() if part.name != "postgres"}
     with ThreadPoolExecutor() as pool:
         stripe = pool.submit(_start_stripe, by_name)

@@ -62,13 +62,29 @@ class Endpoint:
         return ",".join([f"t={now}", *(f"v1={mac}" for mac in macs)])
 
 
+@dataclass
+class Fault:
+    """What `/v1/` answers instead, so many times: late, with another status, or (status 0) not at all."""
+
+    path: str = "/v1/"
+    status: int = 200
+    seconds: float = 0
+    times: int = 1
+
+
 class Account:
     """The Stripe account: its keys, endpoints, events, and what is still to be delivered."""
 
     def __init__(self, credentials: Credentials, session: ClientSession) -> None:
         self.session = session
         self.admin_token = credentials.stripe_admin_token
-        self.keys = {credentials.stripe_secret_key, credentials.stripe_new_secret_key}
+        # To what each key is restricted, by the second part of the path; None lets it do everything.
+        self.keys: dict[str, set[str] | None] = {
+            credentials.stripe_secret_key: None,
+            credentials.stripe_new_secret_key: None,
+        }
+        self.last_used: dict[str, float] = {}
+        self.faults: list[Fault] = []
         # Any key will do for localstripe: ours need not be told to it.
         self.backend = {"Authorization": "Bearer sk_test_localstripe"}
         first = Endpoint("we_1PropertyPulse", f"{url(API)}/api/webhooks/stripe", [credentials.stripe_webhook_secret])
@@ -183,9 +199,28 @@ async def authenticated(
         return fail(401, "You did not provide an API key.")
     elif value not in account.keys:
         return fail(401, f"Invalid API Key provided: {value[:8]}{'*' * 16}{value[-4:]}")
+    else:
+        account.last_used[value] = time.time()
+        if (instead := await _fault(account, request)) is not None:
+            return instead
+        allowed, wanted = account.keys[value], request.path.split("/")[2]
+        if allowed is not None and wanted not in allowed:
+            return fail(403, f"The provided key does not have the required permissions for {wanted}.")
     answer = await handler(request)
     answer.headers["Request-Id"] = f"req_{secrets.token_hex(7)}"
     return answer
+
+
+async def _fault(account: Account, request: web.Request) -> web.Response | None:
+    """Answer what a fault says, if there is one for this address."""
+    fault = next((f for f in account.faults if f.times > 0 and request.path.startswith(f.path)), None)
+    if fault is None:
+        return None
+    fault.times -= 1
+    await asyncio.sleep(fault.seconds)
+    if fault.status == 0 and request.transport is not None:
+        request.transport.abort()
+    return None if fault.status == 200 else fail(fault.status or 503, f"A fault of the stand-in: {fault.status}")
 
 
 @routes.get("/_sandbox/health")
@@ -196,16 +231,33 @@ async def health(_: web.Request) -> web.Response:
 
 @routes.post("/_sandbox/keys")
 async def create_key(request: web.Request) -> web.Response:
-    """Make a secret key, as the Dashboard does."""
-    key = f"sk_test_{secrets.token_hex(32)}"
-    request.app[account_key].keys.add(key)
+    """Make a secret key, or one restricted to some `permissions`, as the Dashboard does; `secret` names one to make."""
+    data = await request.json() if request.can_read_body else {}
+    allowed = data.get("permissions")
+    key = data.get("secret") or f"{'sk' if allowed is None else 'rk'}_test_{secrets.token_hex(32)}"
+    request.app[account_key].keys[key] = None if allowed is None else set(allowed)
     return web.json_response({"secret": key})
+
+
+@routes.post("/_sandbox/keys/last_used")
+async def show_last_used(request: web.Request) -> web.Response:
+    """Say when a key was last used, as the Dashboard does, in seconds since 1970."""
+    account, data = request.app[account_key], await request.json()
+    return web.json_response({"last_used": account.last_used.get(data["secret"])})
+
+
+@routes.post("/_sandbox/faults")
+async def set_fault(request: web.Request) -> web.Response:
+    """Add a fault, or with an empty object end all of them."""
+    account, data = request.app[account_key], await request.json()
+    account.faults = [*account.faults, Fault(**data)] if data else []
+    return web.json_response({})
 
 
 @routes.post("/_sandbox/keys/expire")
 async def expire_key(request: web.Request) -> web.Response:
     """Revoke a secret key, as the Dashboard does."""
-    request.app[account_key].keys.discard((await request.json())["secret"])
+    request.app[account_key].keys.pop((await request.json())["secret"], None)
     return web.json_response({})
 
 
@@ -325,6 +377,20 @@ async def show_event(request: web.Request) -> web.Response:
     account, name = request.app[account_key], request.match_info["id"]
     if name not in account.events:
         return fail(404, f"No such event: '{name}'", code="resource_missing", param="id")
+    return web.json_response(account.export(account.events[name]))
+
+
+@routes.post("/v1/events/{id}/retry")
+async def retry_event(request: web.Request) -> web.Response:
+    """Send an event to an endpoint once more, as `stripe events resend` asks for."""
+    account, name = request.app[account_key], request.match_info["id"]
+    endpoint = account.endpoints.get(dict(parse_qsl(await request.text())).get("webhook_endpoint", ""))
+    if name not in account.events or endpoint is None:
+        return fail(404, f"No such event or webhook endpoint: '{name}'", code="resource_missing", param="id")
+    if await account.send(account.events[name], endpoint):
+        account.undelivered[name].discard(endpoint.id)
+    else:
+        account.undelivered[name].add(endpoint.id)
     return web.json_response(account.export(account.events[name]))
 
 

@@ -1,0 +1,130 @@
+"""Keys as Stripe answers for them, on the stand-in: whose they are, what they may do, and a Stripe that is not well."""
+
+from typing import Any
+
+import pytest
+
+from opslib import environment, stripe_account, webhook
+from opslib.environment import Environment
+from tests.drills import stripe_agreement as dashboard
+
+pytestmark = pytest.mark.usefixtures("sandbox")
+
+NEEDS = {"balance", "charges", "events", "payment_intents", "refunds", "webhook_endpoints"}
+
+
+@pytest.fixture(name="env")
+def _env() -> Environment:
+    return environment.load("sandbox")
+
+
+def test_a_key_of_this_account_belongs_and_may_all(env: Environment) -> None:
+    key = dashboard.create_key()
+    row = stripe_account.identity(env, "new", key)
+    assert (row["account"], row["mode"]) == ("acct_1PropertyPulseTest", "test")
+    assert stripe_account.belongs(env, [row])
+    assert key not in str(row)
+    answers = stripe_account.permissions(env, key)
+    assert {one["needs"] for one in answers if one["answer"] == "permitted"} == NEEDS
+
+
+def test_a_restricted_key_is_taken_at_its_mode_and_told_what_it_lacks(env: Environment) -> None:
+    key = dashboard.create_key(permissions=sorted(NEEDS - {"refunds"}))
+    row = stripe_account.identity(env, "new", key)
+    assert row["account"] == stripe_account.NOT_PERMITTED
+    assert stripe_account.belongs(env, [row])
+    lacking = [one["needs"] for one in stripe_account.permissions(env, key) if one["answer"] != "permitted"]
+    assert lacking == ["refunds"]
+
+
+@pytest.mark.parametrize(
+    ("account", "mode", "old", "belongs"),
+    [
+        ("acct_1PropertyPulseTest", "test", "acct_1PropertyPulseTest", True),
+        ("acct_1PropertyPulseTest", "live", "acct_1PropertyPulseTest", False),
+        ("acct_other", "test", "acct_1PropertyPulseTest", False),
+        ("acct_1PropertyPulseTest", "test", stripe_account.BAD_KEY, True),  # the old one was expired
+        ("acct_1PropertyPulseTest", "test", "acct_other", False),
+        ("HTTP 500: …", "test", "acct_1PropertyPulseTest", False),
+        (stripe_account.BAD_KEY, stripe_account.BAD_KEY, "acct_1PropertyPulseTest", False),
+    ],
+)
+def test_a_key_of_another_account_or_mode_does_not_belong(
+    env: Environment, account: str, mode: str, old: str, belongs: bool
+) -> None:
+    rows = [{"account": account, "mode": mode}, {"account": old, "mode": "test"}]
+    assert stripe_account.belongs(env, rows) is belongs
+
+
+def test_only_a_refusal_is_a_refusal(env: Environment) -> None:
+    key = dashboard.create_key()
+    assert stripe_account.accepted(env, key)[0] and not stripe_account.refused(env, key)[0]
+    dashboard.dashboard("faults", status=500, times=3)
+    refused, row = stripe_account.refused(env, key)
+    assert not refused and "HTTP 500" in str(row)
+    dashboard.dashboard("keys/expire", secret=key)
+    assert stripe_account.refused(env, key)[0] and not stripe_account.accepted(env, key)[0]
+
+
+@pytest.mark.parametrize(
+    ("fault", "answer"),
+    [
+        ({"status": 429, "times": 2}, "accepted"),
+        ({"status": 500, "times": 2}, "accepted"),
+        ({"status": 0, "times": 2}, "accepted"),
+        ({"seconds": 2, "times": 9}, "accepted"),
+        ({"status": 429, "times": 9}, "limits the rate"),
+        ({"status": 0, "times": 9}, "no answer"),
+        ({"seconds": 2, "status": 500, "times": 9}, "no answer"),
+        ({"status": 403, "times": 9}, stripe_account.NOT_PERMITTED),
+        ({"status": 401, "times": 9}, stripe_account.BAD_KEY),
+    ],
+    ids=str,
+)
+def test_what_may_be_asked_again_is(
+    env: Environment, fault: dict[str, Any], answer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = dashboard.create_key()
+    monkeypatch.setattr(stripe_account, "PAUSES", (0.05, 0.05, 0.05))
+    monkeypatch.setattr(stripe_account, "TIMEOUT", 1 if "status" in fault else 5)
+    dashboard.dashboard("faults", **fault)
+    try:
+        assert answer in stripe_account.accepted(env, key)[1]["v1.balance.retrieve()"]
+    finally:
+        dashboard.dashboard("faults")
+
+
+def test_events_that_are_not_taken_are_found_and_sent_again(env: Environment) -> None:
+    stripe = stripe_account.reader(env, dashboard.held("STRIPE_SECRET_KEY"))
+    began, token = webhook.time.time() - 1, dashboard.login()
+    dashboard.dashboard("deliveries", enabled=False)
+    _, made = dashboard.intent(token)
+    dashboard.cancel(dashboard.held("STRIPE_SECRET_KEY"), made["payment"]["providerIntentId"])
+    dashboard.dashboard("deliveries", enabled=True)
+    missed = webhook.undelivered(stripe, began, began + 60)
+    assert len(missed) == 1 and not webhook.all_taken(stripe, began, began + 60)[0]
+    webhook.deliver(stripe, webhook.endpoint(env, stripe), began).do()
+    assert webhook.all_taken(stripe, began, began + 60) == (True, [])
+    dashboard.dashboard("faults", status=500, times=9)
+    taken, rows = webhook.all_taken(stripe, began, began + 60)
+    assert not taken and "not known" in str(rows)
+    dashboard.dashboard("faults")
+
+
+def test_the_live_route_is_asked_with_good_and_bad_signatures(env: Environment) -> None:
+    secret = dashboard.held("STRIPE_WEBHOOK_SECRET")
+    found = webhook.answers(env, {"good": secret, "bad": "whsec_bad", "none": ""})
+    assert {name: row["answer"] for name, row in found.items()} == {
+        "good": "taken ×8",
+        "bad": "refused ×8",
+        "good, 400 s old": "refused ×8",
+    }
+    assert webhook.judged(found, {"good": "taken", "bad": "refused"})[0]
+    assert not webhook.judged(found, {"bad": "taken"})[0]
+
+
+def test_a_signature_is_what_stripe_s_library_takes() -> None:
+    from stripe import Webhook
+
+    payload = b'{ "id": "evt_1",\n"object":"event" }'
+    assert Webhook.construct_event(payload, webhook.header("whsec_x%", payload), "whsec_x%").id == "evt_1"  # type: ignore[no-untyped-call]
