@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from opslib.errors import RunbookError
 
-__all__ = ["Edit", "EnvFileError", "drop", "edit", "edits", "fingerprint", "read", "restore"]
+__all__ = ["Edit", "EnvFileError", "drop", "edit", "edits", "fingerprint", "last", "read", "restore"]
 
 _SPACE = "\t\n\v\f\r \xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000\ufeff"
 _START, _END = r"(?<![^\n\u2028\u2029])", r"(?![^\n\u2028\u2029])"
@@ -89,6 +89,12 @@ def edits(path: Path) -> list[Edit]:
     name = re.compile(rf"{re.escape(real.name)}\.\d{{8}}T\d{{6}}\.\d{{6}}Z\.([0-9a-f]{{16}})\.([0-9a-f]{{16}})\.bak")
     found = [(file, name.fullmatch(file.name)) for file in sorted(real.parent.iterdir())]
     return [Edit(real, file, match[1], match[2]) for file, match in found if match]
+
+
+def last(path: Path) -> Edit | None:
+    """Return the edit that made the file what it is, if its backup is still there."""
+    now = _digest(_load(path))
+    return next((edit for edit in reversed(edits(path)) if edit.after == now), None)
 
 
 def restore(edit: Edit) -> None:

@@ -3,7 +3,7 @@
 | reference | the value is |
 | --- | --- |
 | `env:NAME` | in this environment variable of the process |
-| `file:PATH` | the content of this file, which only its owner may read |
+| `file:PATH` | the content of this file, which only its owner may read; a relative one starts where parameters/ is |
 | `aws:NAME` | the current version of this secret in AWS Secrets Manager, read with the caller's own credentials |
 | `ask:` | typed by a person into a password box in JupyterLab |
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from opslib.errors import BadParameter
 from opslib.mask import mask
+from opslib.procedure import root
 
 KINDS = "env:NAME, file:PATH, aws:NAME or ask:"
 
@@ -41,7 +42,7 @@ def _variable(where: str, name: str) -> str:
 
 
 def _file(where: str, name: str) -> str:
-    path = Path(where).expanduser()
+    path = root() / Path(where).expanduser()
     try:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode):

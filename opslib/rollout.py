@@ -1,6 +1,7 @@
 """A rollout: new values in the `.env`, taken by one worker after the other, or all of it taken back."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from opslib import env_file, pm2
 from opslib.change import Change
@@ -8,25 +9,35 @@ from opslib.environment import Environment
 from opslib.pm2 import Worker
 from opslib.procedure import located
 
+Value = str | None | Callable[[], str]
+"""A value for the `.env`; None removes the key, and a function gives a value that is made only by then."""
+
 
 def rollout(
     environment: Environment,
     workers: Sequence[Worker],
     title: str,
-    values: Mapping[str, str | None],
+    values: Mapping[str, Value],
     *,
     settle: float = 5,
 ) -> Change:
     """Make the change that sets these keys (None removes one) and reloads the workers, the first as the canary.
 
     A worker that does not come up stops it. Undone by putting back the file, byte for byte, and reloading again
-    whatever has read the new values. `settle` are the seconds that a new worker must stay up.
+    whatever has read the new values, also those that a run which was killed has set. `settle` are the seconds that a
+    new worker must stay up.
     """
     file = environment.api.env_file
     edits: list[env_file.Edit] = []
 
+    before = list(workers)
+
     def do() -> None:
-        if made := env_file.edit(file, values):
+        made = env_file.edit(file, {key: value() if callable(value) else value for key, value in values.items()})
+        if made is None and (made := env_file.last(file)):
+            # A run that was killed has made this edit: which workers have read it is not known, so all are reloaded.
+            before[:] = [replace(worker, pid=0) for worker in workers]
+        if made:
             edits.append(made)
         pm2.replace(environment, workers, settle=settle)
 
@@ -34,7 +45,7 @@ def rollout(
         while edits:
             env_file.restore(edits[-1])
             env_file.drop(edits.pop())
-        pm2.put_back(environment, workers, reread=True)
+        pm2.put_back(environment, before, reread=True)
 
     return Change(
         title,
@@ -52,14 +63,16 @@ def tidy(environment: Environment) -> None:
         env_file.drop(made)
 
 
-def _shown(key: str, value: str | None, environment: Environment) -> str:
+def _shown(key: str, value: Value, environment: Environment) -> str:
     file = located(environment.api.env_file)
+    if callable(value):
+        return f"set {key} in {file} to the new value"
     if value is None:
         return f"remove {key} from {file}"
     return f"set {key} in {file} to {_named(key, value, environment)}"
 
 
-def _in_force(environment: Environment, values: Mapping[str, str | None]) -> str:
+def _in_force(environment: Environment, values: Mapping[str, Value]) -> str:
     found = env_file.read(environment.api.env_file)
     return ", ".join(f"{key} {_named(key, found[key], environment) if key in found else 'not set'}" for key in values)
 
