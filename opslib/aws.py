@@ -1,6 +1,7 @@
 """AWS: boto3 clients that know the keys they are given, and nothing else that this machine has configured."""
 
 import contextlib
+import functools
 import json
 import os
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ import boto3
 import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.loaders import Loader
 
 from opslib.environment import S3, Environment
 from opslib.errors import BadEnvironment, RunbookError
@@ -37,12 +39,14 @@ def client(environment: Environment, service: str, pair: Pair, *, attempts: int 
         "credentials_file": (None, None, os.devnull, None),
     }
     s3 = settings(environment)
+    core = botocore.session.Session(session_vars=own)
+    core.register_component("data_loader", _loader())
     session = boto3.Session(
         aws_access_key_id=pair.id,
         aws_secret_access_key=pair.secret,
         aws_session_token=pair.token or None,
         region_name=s3.region,
-        botocore_session=botocore.session.Session(session_vars=own),
+        botocore_session=core,
     )
     config = Config(
         connect_timeout=CONNECT_SECONDS,
@@ -53,6 +57,12 @@ def client(environment: Environment, service: str, pair: Pair, *, attempts: int 
         ignore_configured_endpoint_urls=True,
     )
     return session.client(service, endpoint_url=s3.endpoint, config=config)
+
+
+@functools.cache
+def _loader() -> Loader:
+    """Read the descriptions of the services once, not for each client."""
+    return Loader()
 
 
 def administrator(environment: Environment) -> Pair:

@@ -37,7 +37,7 @@ def finished(keys: AccessKeys) -> bool:
     return before.id in (key.id for key in keys.listed())
 
 
-def needed(keys: AccessKeys, stage: str, quiet: float) -> list[dict[str, str]]:
+def needed(keys: AccessKeys, stage: str, quiet: float) -> list[str]:
     """Say what still needs the old key: signed URLs, or somebody who uses it.
 
     `quiet` are the seconds for which it must have been unused before it is made inactive, and then inactive before it
@@ -97,5 +97,5 @@ def _crowded(keys: AccessKeys, found: Sequence[Key]) -> str:
     )
 
 
-def _why(is_so: bool, text: str) -> list[dict[str, str]]:
-    return [{"why": text}] if is_so else []
+def _why(is_so: bool, text: str) -> list[str]:
+    return [text] if is_so else []
