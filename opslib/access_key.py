@@ -26,7 +26,7 @@ LIMIT = 2
 """How many access keys AWS lets an IAM user have."""
 CONSISTENT = 10
 """Seconds for which IAM is asked about a key that it may not list yet."""
-LOST_WITHIN = timedelta(minutes=1)
+LOST_WITHIN = timedelta(minutes=2)
 """How long after the note a key may have been made to count as the one that was asked for."""
 THROTTLED = ("Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequestsException")
 
@@ -101,7 +101,7 @@ class AccessKeys:
     def lost(self) -> list[Key]:
         """Give the key that was made for us and whose secret got lost on the way, if it is certain that there is one.
 
-        It was made within a minute of our note, is neither among the keys of that note nor staged, and was never used.
+        It was made within two minutes of our note, is neither among the keys of that note nor staged, and was never used.
         """
         asked, ours = self.staged.asked, self._roles()
         if asked is None:
@@ -128,31 +128,38 @@ class AccessKeys:
             at, keys = self._list()
             if len(keys) >= LIMIT:
                 raise RunbookError(f"the user has {len(keys)} keys by now, and AWS allows {LIMIT}. Run the plan again.")
-            self.staged.ask(at, [key.id for key in keys])
+            # A call before this one may still turn out to have made a key: its note is kept.
+            doubt = self.staged.asked
+            self.staged.ask(doubt.at if doubt else at, doubt.known if doubt else [key.id for key in keys])
             try:
                 made = self._once.create_access_key(UserName=self.settings.user)["AccessKey"]
                 self.staged.stage(Pair(made["AccessKeyId"], made["SecretAccessKey"]))
                 return
             except (BotoCoreError, ClientError) as error:
-                if _not_done(error):
+                if _not_done(error) and not doubt:
                     self.staged.answered()
                 else:
                     self.settle()
-                if pause > 16 or not (aws.said(error) in THROTTLED or not _not_done(error)):
-                    raise RunbookError(f"IAM CreateAccessKey: {aws.said(error)}. No new key is left.") from error
+                throttled = aws.said(error) in THROTTLED
+                if pause > (16 if throttled else 2) or (_not_done(error) and not throttled and not doubt):
+                    raise RunbookError(
+                        f"IAM CreateAccessKey: {aws.said(error)}. IAM lists no new key; see whether AWS is well."
+                    ) from error
             time.sleep(pause)
             pause *= 2
 
     def settle(self) -> None:
-        """Delete the key that an unanswered call has made, once IAM lists it; if there is none, note that."""
+        """Delete the key that an unanswered call has made, if IAM lists one; after two minutes without, there is none."""
         asked = self.staged.asked
         if asked is None:
             return
-        if datetime.now(UTC) - asked.at < LOST_WITHIN:
+        over = datetime.now(UTC) - asked.at > LOST_WITHIN
+        if not over:
             self._await(self.lost)
-        for key in self.lost():
+        for key in (lost := self.lost()):
             self.delete(key.id)
-        self.staged.answered()
+        if lost or over:
+            self.staged.answered()
 
     def turn(self, id: str, status: str) -> None:
         """Make a key Active or Inactive."""
@@ -194,7 +201,7 @@ class AccessKeys:
         return {pair.id: role for role, pair in named.items() if pair}
 
     def _role(self, key: Key) -> str:
-        return self._roles().get(key.id, "lost" if self.staged.asked else "not ours")
+        return self._roles().get(key.id) or ("lost" if key.id in (one.id for one in self.lost()) else "not ours")
 
 
 def _not_done(error: Exception) -> bool:

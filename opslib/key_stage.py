@@ -72,8 +72,8 @@ def as_left(keys: AccessKeys, stage: str) -> tuple[bool, list[dict[str, str]]]:
     found, before = {key.id: key.status for key in listed}, keys.staged.previous
     wanted = {keys.pair.id: "Active"}
     if before and stage != "delete":
-        statuses = {"deactivate": "Inactive", "reactivate": "Active", "rotate": found.get(before.id, "Active")}
-        wanted[before.id] = statuses[stage]
+        statuses = {"deactivate": "Inactive", "reactivate": "Active", "rotate": found.get(before.id, "")}
+        wanted |= {before.id: statuses[stage]} if statuses[stage] else {}
     return found == wanted, keys.rows(listed)
 
 

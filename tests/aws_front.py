@@ -53,7 +53,10 @@ def _handler(front: Front) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         """Passes one request on, with its own Host, over which it was signed."""
 
+        protocol_version = "HTTP/1.1"  # else nobody answers `Expect: 100-continue`, and each upload waits for that
+
         def handle_any(self) -> None:
+            self.close_connection = True
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             action = parse_qs(body.decode("latin-1")).get("Action", [""])[0] if self.command == "POST" else ""
             how = front.how(action or f"{self.command} {urlsplit(self.path).path.split('/')[1]}")
@@ -95,6 +98,7 @@ def _handler(front: Front) -> type[BaseHTTPRequestHandler]:
                 if name.lower() not in ("connection", "transfer-encoding", "content-length"):
                     self.send_header(name, value)
             self.send_header("Content-Length", str(len(content)))
+            self.send_header("Connection", "close")
             self.end_headers()
             self.wfile.write(content)
 

@@ -128,7 +128,6 @@ def test_a_lasting_failure_is_undone(
     change.undo()
     assert ids(keys) == [keys.staged.current.id]  # type: ignore[union-attr]
     assert keys.staged.pending is None
-    assert keys.staged.asked is None
 
 
 @pytest.mark.parametrize("how", ["drop", "500", "throttle", "slow"])
@@ -143,7 +142,7 @@ def test_calls_that_may_be_repeated_are(keys: AccessKeys, front: Front, how: How
     keys.delete(keys.pair.id)
     keys.delete(keys.pair.id)
     assert len(ids(keys)) == 1
-    assert all(front.calls[call] > 1 for call in calls)
+    assert how == "slow" or all(front.calls[call] > 1 for call in calls)
 
 
 def test_iam_down_changes_nothing_and_is_named(keys: AccessKeys, front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,6 +203,24 @@ def test_a_used_key_is_not_a_lost_one(keys: AccessKeys, iam: Any) -> None:
     assert len(keys.lost()) == 1
     aws.client(keys.environment, "sts", Pair(made["AccessKeyId"], made["SecretAccessKey"])).get_caller_identity()
     assert keys.lost() == []
+
+
+def test_a_key_that_iam_lists_late_is_found_all_the_same(
+    keys: AccessKeys, front: Front, iam: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, early = AccessKeys._list, iter(range(5))
+
+    def late(self: AccessKeys) -> tuple[datetime, list[access_key.Key]]:
+        at, found = real(self)
+        return at, found if next(early, None) is None else found[:1]
+
+    monkeypatch.setattr(access_key, "CONSISTENT", 0.1)
+    monkeypatch.setattr(AccessKeys, "_list", late)
+    front.fail("CreateAccessKey", "late 500")
+    keys.make()
+    monkeypatch.undo()
+    assert set(ids(keys)) == {pair.id for pair in (keys.staged.current, keys.staged.pending) if pair}
+    assert front.calls["CreateAccessKey"] > 1
 
 
 def test_staged_key_that_iam_has_not_is_made_anew(keys: AccessKeys) -> None:
