@@ -101,7 +101,8 @@ class AccessKeys:
     def lost(self) -> list[Key]:
         """Give the key that was made for us and whose secret got lost on the way, if it is certain that there is one.
 
-        It was made within two minutes of our note, is neither among the keys of that note nor staged, and was never used.
+        It was made within two minutes of our note, is neither among the keys of that note nor staged, and was never
+        used.
         """
         asked, ours = self.staged.asked, self._roles()
         if asked is None:
@@ -149,7 +150,7 @@ class AccessKeys:
             pause *= 2
 
     def settle(self) -> None:
-        """Delete the key that an unanswered call has made, if IAM lists one; after two minutes without, there is none."""
+        """Delete the key that an unanswered call has made, if IAM lists one; two minutes later there is none."""
         asked = self.staged.asked
         if asked is None:
             return
