@@ -234,7 +234,9 @@ def _pm2(environment: Environment, *words: str) -> None:
             command.run(["pm2", *words], env=environment.variables, seconds=120)
             return
         except CommandFailed as error:
-            if "already in progress" not in error.output or time.monotonic() > ends:
+            # The second is said of a restart when PM2 has just begun to launch that worker itself.
+            passing = "already in progress" in error.output or "already started" in error.output
+            if not passing or time.monotonic() > ends:
                 raise
             time.sleep(1)
 

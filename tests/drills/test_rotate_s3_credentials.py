@@ -1,5 +1,6 @@
 """Drills of `rotate_s3_credentials`: under traffic that signs and uploads, with AWS failing, undone, and killed."""
 
+import contextlib
 import json
 import os
 import re
@@ -281,8 +282,9 @@ def kill(whom: str, line: str, later: float, *arguments: str) -> None:
             process.send_signal(signal.SIGKILL)
         else:
             for child in psutil.Process(process.pid).children(recursive=True):
-                if "ipykernel_launcher" in " ".join(child.cmdline()):
-                    child.kill()
+                with contextlib.suppress(psutil.Error):
+                    if "ipykernel_launcher" in " ".join(child.cmdline()):
+                        child.kill()
         process.stdout.read()
     newest = next(record.records(procedure="rotate_s3_credentials"))
     assert newest.outcome in ("interrupted", "needs-person", "failed")
