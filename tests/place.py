@@ -68,7 +68,7 @@ class Place:
         """The environment variables of a command that works in this place."""
         return {**os.environ, "RUNBOOK_ROOT": str(self.folder)}
 
-    def start(self, *arguments: str, variables: Mapping[str, str] = {}, **options: Any) -> "subprocess.Popen[str]":
+    def start(self, *arguments: str, variables: Mapping[str, str] = {}, **options: Any) -> "subprocess.Popen[str]":  # noqa: B006
         """Start the `runbook` command, with these environment variables too."""
         command = [sys.executable, "-m", "opslib.cli", *arguments]
         options |= {"env": {**self.variables, **variables}, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
