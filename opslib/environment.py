@@ -139,6 +139,24 @@ class Stripe(_Part):
     """Reference to a key that may read events and endpoints and resend; empty: the API's own key may."""
 
 
+class S3(_Part):
+    """Where the API keeps uploads, and the IAM user whose access keys sign them."""
+
+    user: Annotated[str, Field(min_length=1)]
+    bucket: Annotated[str, Field(min_length=3)]
+    other_bucket: Annotated[str, Field(min_length=3)]
+    """A bucket of the account that the user must not be able to touch."""
+    region: Annotated[str, Field(min_length=1)]
+    endpoint: Url | None = None
+    """Where IAM, STS and S3 answer, if not at AWS's own addresses."""
+    administrator: str
+    """A reference to the credentials of whoever may change the user's keys, as JSON of a `credential_process`."""
+    login: str
+    """A reference to an account of the API, as JSON with `email` and `password`."""
+    presigned: Annotated[int, Field(ge=0, le=604800)] = 604800
+    """The longest life of a URL that the API signs, in seconds; AWS lets an IAM user sign for seven days at most."""
+
+
 class Environment(_Part):
     """One deployment, as its file in parameters/ describes it."""
 
@@ -151,6 +169,7 @@ class Environment(_Part):
     secrets: frozenset[str]
     """The keys of the API's `.env` whose values are secret."""
     tokens: Tokens | None = None
+    s3: S3 | None = None
     tools: Place | None = None
     """A folder with pm2, psql and the like, searched before PATH."""
     database: Database | None = None

@@ -24,7 +24,8 @@ def rollout(
     """Make the change that sets these keys (None removes one) and reloads the workers, the first as the canary.
 
     A worker that does not come up stops it. Undone by putting back the file, byte for byte, and reloading again
-    whatever has read the new values. `settle` are the seconds that a new worker must stay up.
+    whatever has read the new values, also those that a run which was killed has set. `settle` are the seconds that a
+    new worker must stay up.
     """
     file = environment.api.env_file
     edits: list[env_file.Edit] = []

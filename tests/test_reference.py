@@ -30,6 +30,13 @@ def test_file_that_only_its_owner_reads(tmp_path: Path) -> None:
         reference.resolve(f"file:{file}", "KEY")
 
 
+def test_relative_file_starts_where_parameters_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNBOOK_ROOT", str(tmp_path))
+    (tmp_path / "key").write_text(VALUE)
+    (tmp_path / "key").chmod(0o600)
+    assert reference.resolve("file:key", "KEY") == VALUE
+
+
 @pytest.fixture
 def manager(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from . import aws, fault, pm2, postgres, process, redis, release, seed, toolchain
+from . import admin, aws, fault, pm2, postgres, process, redis, release, seed, toolchain
 from .credentials import Credentials, write_private
 from .errors import SandboxError
 from .layout import ADMIN, API, BIN, DOTENV, ENVIRONMENT, INTENTS, LOCALSTRIPE, LOGS, RELEASES, SENDGRID, STATE, STRIPE
@@ -98,6 +98,7 @@ def _start() -> None:
         ]
         cloud.result()
         credentials.save()
+        admin.write(credentials)
         write_private(DOTENV, credentials.dotenv)
         write_private(ADMIN / "database", credentials.postgres_url)
         for part in (*others, code, database):

@@ -1,0 +1,290 @@
+"""Drills of `rotate_s3_credentials`: under traffic that signs and uploads, with AWS failing, undone, and killed."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import psutil
+import pytest
+import urllib3
+
+from opslib import aws, env_file, environment, health, pm2, procedure, record, upload
+from opslib.access_key import AccessKeys
+from tests import sandbox
+from tests.aws_front import Front
+from tests.place import states
+from tests.sandbox.credentials import BACKUP_BUCKET, BUCKET, Credentials
+from tests.sandbox.layout import API, STATE, url
+
+pytestmark = pytest.mark.usefixtures("sandbox")
+
+SETTLE = ("-p", "settle_seconds", "2")
+ROOT = procedure.root()
+
+
+def keys() -> AccessKeys:
+    """The keys of the API's user, as they are."""
+    return AccessKeys(environment.load("sandbox"))
+
+
+def agree() -> list[str]:
+    """Say where the API, its `.env`, the staging file and IAM disagree between runs; nothing if all is well."""
+    found, env = keys(), environment.load("sandbox")
+    staged, listed = found.staged, {key.id: key.status for key in found.listed()}
+    current, before = staged.current, staged.previous
+    ours = {pair.id for pair in (current, before) if pair}
+    signs, rows = upload.signs(env, current) if current else (False, [])
+    probes = found_objects()
+    wrong = {
+        "the API does not answer": health.steady(env.api.health_url, 10)[0],
+        "a worker does not answer": all(worker.status == "online" for worker in pm2.workers(env)),
+        f"the API does not sign with the key of the .env: {rows}": signs,
+        "the key of the .env is not active": current is not None and listed.get(current.id) == "Active",
+        "a key is staged that is not in force": staged.pending is None,
+        f"IAM has a stray key: {len(listed)} keys": set(listed) <= ours,
+        "a backup of the .env is left": not env_file.edits(env.api.env_file) and not env_file.edits(staged.file),
+        f"probes are left in the bucket: {probes}": not probes,
+    }
+    return [problem for problem, well in wrong.items() if not well]
+
+
+def found_objects() -> list[str]:
+    env = environment.load("sandbox")
+    s3 = aws.client(env, "s3", aws.administrator(env))
+    return [
+        one["Key"]
+        for bucket in (BUCKET, BACKUP_BUCKET)
+        for one in s3.list_objects_v2(Bucket=bucket, Prefix=upload.PREFIX).get("Contents", [])
+    ]
+
+
+@pytest.fixture(autouse=True)
+def one_key() -> Iterator[None]:
+    """Begin and end with the one key that is in force."""
+    forget_all_but_one()
+    yield
+    forget_all_but_one()
+
+
+def forget_all_but_one() -> None:
+    found = keys()
+    assert found.staged.current
+    for key in found.listed():
+        if key.id != found.staged.current.id:
+            found.delete(key.id)
+    found.staged.answered()
+    found.staged.discard()
+    found.staged.forget()
+
+
+class Uploads:
+    """Signs an upload URL and uploads with it, ten times a second while the block runs; counts what failed."""
+
+    def __init__(self) -> None:
+        self.done, self.failures = 0, list[str]()
+        self._stopped = threading.Event()
+        self._threads = [threading.Thread(target=self._upload) for _ in range(2)]
+
+    def __enter__(self) -> Self:
+        credentials = Credentials.load()
+        login = {"email": credentials.login_email, "password": credentials.login_password}
+        token = urllib3.request("POST", f"{url(API)}/api/auth/login", json=login).json()["accessToken"]
+        self._headers = {"Authorization": f"Bearer {token}", "Connection": "close"}
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopped.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _upload(self) -> None:
+        while not self._stopped.wait(0.2):
+            try:
+                asked = {"fileName": "photo.jpg", "contentType": "image/jpeg"}
+                signed = urllib3.request(
+                    "POST", f"{url(API)}/api/uploads/signed-url", json=asked, headers=self._headers, retries=False
+                )
+                address = signed.json()["url"]
+                sent = urllib3.request(
+                    "PUT", address, body=b"jpeg", headers={"Content-Type": "image/jpeg"}, retries=False
+                )
+                if sent.status != 200:
+                    self.failures.append(f"upload: HTTP {sent.status}")
+            except (urllib3.exceptions.HTTPError, ValueError, KeyError) as error:
+                self.failures.append(type(error).__name__)
+            self.done += 1
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "opslib.cli", "run", "rotate_s3_credentials", "--apply", *SETTLE, *arguments]
+
+
+def rotate(*arguments: str, root: Path = ROOT) -> tuple[int, dict[str, Any], str]:
+    """Run the procedure with --apply; give its exit code, its record, and what the terminal showed."""
+    variables = {**os.environ, "RUNBOOK_ROOT": str(root)}
+    done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=300, env=variables)
+    assert "Traceback" not in done.stderr, done.stderr
+    file = Path(done.stdout.splitlines()[-1])
+    return done.returncode, json.loads(file.read_text()), done.stdout + done.stderr
+
+
+def elsewhere(folder: Path, **settings: str) -> Path:
+    """A root whose sandbox differs in these lines of its part s3."""
+    os.symlink(ROOT / "notebooks", folder / "notebooks")
+    (folder / "parameters").mkdir()
+    text = (ROOT / "parameters/sandbox.yaml").read_text().replace(" tests/", f" {ROOT}/tests/")
+    text = text.replace("file:tests/", f"file:{ROOT}/tests/")
+    for name, value in settings.items():
+        text = re.sub(rf"(?m)^  {name}: .*$", f"  {name}: {value}", text)
+    (folder / "parameters/sandbox.yaml").write_text(text)
+    return folder
+
+
+def may_touch(*buckets: str) -> None:
+    """Set what the API's user may do."""
+    env = environment.load("sandbox")
+    assert env.s3
+    user = env.s3.user
+    resources = [arn for bucket in buckets for arn in (f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*")]
+    actions = ["s3:PutObject", "s3:GetObject", "s3:DeleteObject", "s3:ListBucket"]
+    content = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": actions, "Resource": resources}]}
+    iam = aws.client(env, "iam", aws.administrator(env))
+    iam.put_user_policy(UserName=user, PolicyName=user, PolicyDocument=json.dumps(content))
+
+
+def test_whole_rotation_costs_no_request_and_shows_no_secret() -> None:
+    old = keys().pair
+    shown = []
+    with sandbox.Traffic(rate=100) as traffic, Uploads() as uploads:
+        for stage in (["rotate"], ["deactivate", "-p", "compromised", "True"], ["delete", "-p", "compromised", "True"]):
+            code, made, text = rotate("-p", "stage", *stage)
+            assert (code, made["metadata"]["opslib"]["outcome"]) == (0, "applied"), text
+            assert set(states(made)) == {"completed"}
+            assert agree() == []
+            shown += [text, json.dumps(made)]
+            if stage == ["rotate"]:
+                early = rotate("-p", "stage", "deactivate")
+                assert early[0] == 1
+                assert "URLs that were signed with it are good until" in early[2]
+            words = [" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
+            shown += words
+    assert traffic.result.asked > 2000
+    assert traffic.result.failed == 0, traffic.result
+    assert uploads.done > 100
+    assert uploads.failures == []
+    new = keys().pair
+    assert new.id != old.id
+    assert [key.id for key in keys().listed()] == [new.id]
+    assert upload.refused(environment.load("sandbox"), old)[0]
+    logs = [*(STATE / "logs").glob("*"), *(STATE / "app/logs").glob("*"), *(STATE / "pm2").glob("*.pm2")]
+    shown += [file.read_text(errors="replace") for file in logs if file.name != "aws_server.log"]
+    for secret in (old.id, old.secret, new.id, new.secret, Credentials.load().aws_admin_secret_access_key):
+        assert not [text[:80] for text in shown if secret in text]
+    print(f"\n{traffic.result}\n{uploads.done} uploads, {len(uploads.failures)} failed")
+
+
+def test_workers_that_do_not_come_up_undo_it() -> None:
+    file = environment.load("sandbox").api.env_file
+    before, old = file.read_bytes(), keys().pair
+    sandbox.break_("bad-release")
+    try:
+        with Uploads() as uploads:
+            code, made, text = rotate()
+        assert (code, made["metadata"]["opslib"]["outcome"]) == (2, "undone"), text
+        assert uploads.failures == []
+    finally:
+        sandbox.mend("bad-release")
+    assert file.read_bytes() == before
+    assert [key.id for key in keys().listed()] == [old.id]
+    assert agree() == []
+
+
+def test_iam_that_fails_in_the_undo_needs_a_person_and_is_run_again(tmp_path: Path) -> None:
+    before = environment.load("sandbox").api.env_file.read_bytes()
+    may_touch(BUCKET, BACKUP_BUCKET)
+    try:
+        with Front() as front:
+            front.fail("DeleteAccessKey", "500", 99)
+            code, made, text = rotate(root=elsewhere(tmp_path, endpoint=front.url))
+    finally:
+        may_touch(BUCKET)
+    assert (code, made["metadata"]["opslib"]["outcome"]) == (3, "needs-person"), text
+    assert "IAM DeleteAccessKey was not answered" in text
+    assert environment.load("sandbox").api.env_file.read_bytes() == before
+    assert agree() == ["a key is staged that is not in force", "IAM has a stray key: 2 keys"]
+    code, made, text = rotate()
+    assert (code, made["metadata"]["opslib"]["outcome"]) == (0, "applied"), text
+    assert "which is staged" in text
+    assert agree() == []
+
+
+def test_wrong_user_and_wrong_administrator_change_nothing(tmp_path: Path) -> None:
+    for name, value, said in (
+        ("user", "nobody", "NoSuchEntity"),
+        ("user", "propertypulse-admin", "Whoever asks is not the user"),
+        ("administrator", "file:/nowhere/aws.json", "cannot be read"),
+    ):
+        (folder := tmp_path / name / value.replace("/", "-")).mkdir(parents=True)
+        code, _, text = rotate(root=elsewhere(folder, **{name: value}))
+        assert code in (1, 4)
+        assert said in text
+    assert agree() == []
+
+
+def test_killed_between_two_workers_it_is_run_again() -> None:
+    old = keys().pair
+    kill("runner", "· Put the new key in force — under way", 4)
+    code, made, text = rotate()
+    assert (code, made["metadata"]["opslib"]["outcome"]) == (0, "applied"), text
+    assert agree() == []
+    assert keys().staged.previous == old
+
+
+def test_killed_and_run_again_in_vain_it_is_undone_to_what_was_before_both() -> None:
+    file = environment.load("sandbox").api.env_file
+    before, old = file.read_bytes(), keys().pair
+    kill("kernel", "✓ Put the new key in force", 0)
+    assert file.read_bytes() != before
+    sandbox.break_("bad-release")
+    try:
+        with Uploads() as uploads:
+            code, made, text = rotate()
+    finally:
+        sandbox.mend("bad-release")
+    assert (code, made["metadata"]["opslib"]["outcome"]) == (2, "undone"), text
+    assert uploads.failures == []
+    assert file.read_bytes() == before
+    assert [key.id for key in keys().listed()] == [old.id]
+    assert agree() == []
+
+
+def kill(whom: str, line: str, later: float, *arguments: str) -> None:
+    """Begin a run, and kill it so many seconds after it has shown this line."""
+    with subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert any(line in shown for shown in iter(process.stdout.readline, "")), line
+        time.sleep(later)
+        if whom == "runner":
+            process.send_signal(signal.SIGKILL)
+        else:
+            for child in psutil.Process(process.pid).children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    if "ipykernel_launcher" in " ".join(child.cmdline()):
+                        child.kill()
+        process.stdout.read()
+    newest = next(record.records(procedure="rotate_s3_credentials"))
+    assert newest.outcome in ("interrupted", "needs-person", "failed")
