@@ -373,7 +373,7 @@ def _tried(connection: Connection, table: str, schema: str) -> list[dict[str, st
     return rows
 
 
-def _sockets(workers: Sequence[Worker]) -> dict[tuple[str, int], int]:
+def _sockets(workers: Sequence[Worker]) -> dict[tuple[str, int], int | str]:
     """Give the near ends of the workers' connections, by which PostgreSQL knows them, with the worker's id."""
     found = {}
     for worker in workers:
