@@ -40,12 +40,13 @@ def spawn(
 
 
 def find(command: Sequence[str]) -> psutil.Process | None:
-    """Return the running process whose whole command line is `command`.
+    """Return the running process with the command line of `command`, by whichever name of its program it was started.
 
     Ours carry the path of the state folder in it, so this finds them also after a starter that was killed before
     it could note a pid, and never takes another process for one of ours.
     """
-    return next(matching(lambda cmdline: cmdline == list(command)), None)
+    # One Python is `python` to make and `python3` to pytest.
+    return next(matching(lambda cmdline: bool(cmdline) and cmdline[1:] == list(command[1:])), None)
 
 
 def matching(is_ours: Callable[[list[str]], bool]) -> Iterator[psutil.Process]:
