@@ -110,7 +110,7 @@ class Execution:
         except Exception as error:  # whatever it is, the record must be closed and say it
             died = f"The runner failed: {type(error).__name__}: {error}"
         finally:
-            kernel.end()
+            kernel.close()
         return self._close(*self._judge(died))
 
     def _time(self) -> tuple[str, float]:

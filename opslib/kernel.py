@@ -27,6 +27,7 @@ class Kernel:
 
     def __init__(self, *, run: str, record: Path, cwd: Path) -> None:
         _sweep()
+        self._client: AsyncKernelClient | None = None
         self._folder = Path(
             tempfile.mkdtemp(prefix=f"runbook-{os.getpid()}-")
         )  # short, for a socket's path of 107 bytes
@@ -71,16 +72,23 @@ class Kernel:
                 said = (self._folder / "stderr").read_text(errors="replace").strip().splitlines()[-5:]
                 raise RunbookError("the kernel did not start: " + ("\n".join(said) or f"no sign in {seconds:g} s"))
             await asyncio.sleep(0.005)
-        client = AsyncKernelClient(connection_file=str(self._file))
+        client = self._client = AsyncKernelClient(connection_file=str(self._file))
         client.load_connection_file()
         client.start_channels(hb=False)
         client.allow_stdin = False
         try:
             await client.wait_for_ready(timeout=seconds)
         except RuntimeError as error:
-            client.stop_channels()
             raise RunbookError(f"the kernel did not start: {error}") from None
         return client
+
+    def close(self) -> None:
+        """End the kernel, and let go of the sockets to it: what still waits to be sent would hold up the process."""
+        self.end()
+        if self._client is not None:
+            self._client.stop_channels()
+            self._client.context.destroy(linger=0)
+            self._client = None
 
     def answer(self, saved: bool) -> None:
         """Tell the kernel, which waits for it, whether the change that it shows as begun is in the record."""

@@ -13,8 +13,9 @@ from tests import sandbox as standin
 from tests.place import Place
 from tests.sandbox.credentials import Credentials
 
-# Where tests run in the background Ctrl-C is ignored, and so it would be in the runs that they interrupt.
+# Where tests run in the background these are ignored, and so they would be in the runs that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 KNOWN = {"postgres_user", "login_email"}  # of the credentials, those that are no secret
 
