@@ -30,6 +30,9 @@ SETTLE = ("-p", "settle_seconds", "2")
 AWKWARD = "%@:/#'\"$ `\\ ünïcödé 数据库 🔑 &=+?"
 
 
+pytestmark = pytest.mark.long
+
+
 @pytest.fixture(autouse=True)
 def saved(sandbox: None) -> Iterator[Saved]:
     one = Saved.now()

@@ -17,7 +17,7 @@ from tests.crash_matrix import SUBJECTS, Case
 from tests.drills import jwt_secret
 from tests.sandbox.layout import STATE
 
-pytestmark = pytest.mark.usefixtures("sandbox")
+pytestmark = [pytest.mark.usefixtures("sandbox"), pytest.mark.long]
 
 ODD = "%41 @:/#'\" $HOME ${x} \\d ümläut ✓ " + "0123456789" * 17
 

@@ -26,7 +26,7 @@ from tests.place import states
 from tests.sandbox.credentials import BACKUP_BUCKET, BUCKET, Credentials
 from tests.sandbox.layout import API, STATE, url
 
-pytestmark = pytest.mark.usefixtures("sandbox")
+pytestmark = [pytest.mark.usefixtures("sandbox"), pytest.mark.long]
 
 SETTLE = ("-p", "settle_seconds", "2")
 ROOT = procedure.root()

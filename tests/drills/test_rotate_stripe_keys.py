@@ -21,7 +21,7 @@ from tests.sandbox import postgres
 from tests.sandbox.credentials import Credentials
 from tests.sandbox.layout import LOGS, PM2_HOME, STATE
 
-pytestmark = pytest.mark.usefixtures("sandbox")
+pytestmark = [pytest.mark.usefixtures("sandbox"), pytest.mark.long]
 
 QUICK = ("-p", "settle_seconds", "2", "-p", "wait_seconds", "6")
 
