@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo lab sandbox sandbox-stop sandbox-status test crash-matrix check format outputs bench lock clean
+.PHONY: help demo lab sandbox sandbox-stop sandbox-status test drills crash-matrix check format outputs bench lock clean
 
 help: ## show these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 18
