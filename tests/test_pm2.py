@@ -71,8 +71,8 @@ def test_worker_that_crashes_again_and_again_is_told_with_its_error(env: Environ
     before = pm2.workers(env)[:1]
     standin.break_("bad-release")
     try:
-        with contextlib.suppress(CommandFailed):  # PM2 says that it went well, or not, depending on how fast it crashed
-            command.run(["pm2", "reload", "0"], env=env.variables)
+        with contextlib.suppress(RunbookError):  # PM2 says that it went well, or not, depending on how fast it crashed
+            pm2.reload(env, before, "Replace worker 0").do()
         with pytest.raises(RunbookError, match="does not stay up") as raised:
             pm2.settled(env, before, settle=2, within=30)
         assert "Cannot find module" in str(raised.value.evidence)
