@@ -19,7 +19,7 @@ from tests.sandbox import postgres as cluster
 from tests.sandbox.credentials import Credentials
 from tests.sandbox.layout import DOTENV
 
-pytestmark = pytest.mark.usefixtures("sandbox", "saved")
+pytestmark = [pytest.mark.usefixtures("sandbox", "saved"), pytest.mark.long]
 
 BASE, TWIN = cluster.ROLE, role.twin(cluster.ROLE)
 AWKWARD = "%@:/#'\"$ `\\ ünïcödé 数据库 🔑 &=+?"
