@@ -31,7 +31,7 @@ module.exports = {{
       exec_mode: "{mode}",
       instances: {instances},
       wait_ready: true,
-      listen_timeout: 5000,
+      listen_timeout: 3000,
       kill_timeout: 10000,
       merge_logs: false,
     }},
