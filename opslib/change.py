@@ -24,14 +24,24 @@ class Change:
     undo_shows: Sequence[str] = ()
 
     def describe(self) -> dict[str, str]:
-        """Give the row of the plan's table."""
-        way_back = "; ".join(self.undo_shows) or "as it was before" if self.undo else "none: this cannot be taken back"
+        """Give what the plan says of this change, for machines."""
         return {
             "change": self.title,
             "does": "; ".join(self.shows),
             "to": self.replaces(),
-            "undo": way_back,
+            "undo": "; ".join(self._way_back),
         }
+
+    def lines(self, number: int, to: str) -> list[dict[str, str]]:
+        """Give its lines in the plan's table, for people: a row for each thing that it does, and each of its way back."""
+        groups = {str(number): [self.title], "does": self.shows, "to": [to], "undo": self._way_back}
+        return [{"change": "" if i else what, "": text} for what, said in groups.items() for i, text in enumerate(said)]
+
+    @property
+    def _way_back(self) -> Sequence[str]:
+        if self.undo is None:
+            return ["none: this cannot be taken back"]
+        return self.undo_shows or ["as it was before"]
 
 
 def digest(context: dict[str, Any], rows: Sequence[dict[str, str]]) -> str:

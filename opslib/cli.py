@@ -67,8 +67,8 @@ def _show_line(step: Step) -> None:
         return
     _say(line(step))
     if step["step"] == "plan":
-        for change in step["changes"]:
-            _say(f"    {change['change']}: {change['does']}\n        on {change['to']}\n        undo: {change['undo']}")
+        for row in step.get("evidence", []):
+            _say(f"  {row['change']:>4}  {row['']}")
 
 
 def _show_json(step: Step) -> None:

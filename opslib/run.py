@@ -125,7 +125,8 @@ class Run:
         shown["note"] = f"{len(rows)} change{'s' * (len(rows) != 1)}, " + (
             "none of them made yet" if self.applies else "none of which this run makes"
         )
-        self._show(shown, rows)
+        numbered = enumerate(zip(planned, rows, strict=True), 1)
+        self._show(shown, [line for number, (one, row) in numbered for line in one.lines(number, row["to"])])
         if self.applies:
             self._need_approval()
 
