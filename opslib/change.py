@@ -33,7 +33,7 @@ class Change:
         }
 
     def lines(self, number: int, to: str) -> list[dict[str, str]]:
-        """Give its lines in the plan's table, for people: a row for each thing that it does, and each of its way back."""
+        """Give its lines in the plan's table, for people: a row for each thing done, and each of its way back."""
         groups = {str(number): [self.title], "does": self.shows, "to": [to], "undo": self._way_back}
         return [{"change": "" if i else what, "": text} for what, said in groups.items() for i, text in enumerate(said)]
 
