@@ -5,27 +5,24 @@ far it came: a note that a key is asked for · the key · both halves staged · 
 workers, one by one · a note that the new key is in force. Undone in the opposite order.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 
-from opslib import key_stage, pm2, rollout
+from opslib import key_stage, pm2
 from opslib.access_key import AccessKeys
 from opslib.change import Change
 from opslib.errors import UndoFailed
 from opslib.key_pair import ID, SECRET, short
-from opslib.pm2 import Worker
 from opslib.procedure import located
+from opslib.rollout import Later, rollout, tidy
 
 
-def stage(
-    keys: AccessKeys, name: str, workers: Sequence[Worker], *, settle: float
-) -> tuple[list[Change], list[Change], list[Change]]:
+def stage(keys: AccessKeys, name: str, *, settle: float) -> tuple[list[Change], list[Change], list[Change]]:
     """Give the changes of a stage: those before the key is proven, those that need the proof, and the closing notes."""
     if name == "rotate":
         return (
             ([], [], [])
             if key_stage.finished(keys)
-            else ([create(keys)], [switch(keys, workers, settle=settle)], [finish(keys)])
+            else ([create(keys)], [switch(keys, settle=settle)], [finish(keys)])
         )
     if name == "delete":
         return ([], [delete(keys)], [forget(keys)]) if keys.staged.previous else ([], [], [])
@@ -62,21 +59,24 @@ def create(keys: AccessKeys) -> Change:
     )
 
 
-def switch(keys: AccessKeys, workers: Sequence[Worker], *, settle: float) -> Change:
+def switch(keys: AccessKeys, *, settle: float) -> Change:
     """Put the new pair into the `.env` and have one worker after the other read it."""
-    values = {ID: lambda: keys.pair.id, SECRET: lambda: keys.pair.secret}
-    roll = rollout.rollout(keys.environment, workers, "Put the new key in force", values, settle=settle)
+    values = {
+        ID: Later("that of the new key", lambda: keys.pair.id),
+        SECRET: Later("that of the new key", lambda: keys.pair.secret),
+    }
+    rolled = rollout(keys.environment, "Put the new key in force", values, settle=settle)
 
     def do() -> None:
         keys.staged.keep()
-        roll.do()
+        rolled.do()
 
     def undo() -> None:
-        assert roll.undo
-        roll.undo()
+        assert rolled.undo
+        rolled.undo()
         keys.staged.release()
 
-    return replace(roll, do=do, undo=undo)
+    return replace(rolled, do=do, undo=undo)
 
 
 def finish(keys: AccessKeys) -> Change:
@@ -85,7 +85,7 @@ def finish(keys: AccessKeys) -> Change:
 
     def do() -> None:
         keys.staged.finish()
-        rollout.tidy(keys.environment)
+        tidy(keys.environment)
 
     return Change(
         "Note that the new key is in force",

@@ -1,8 +1,9 @@
-"""PostgreSQL: connections from the URLs that Prisma reads, why a login failed, verifiers, and who is logged in."""
+"""PostgreSQL: connections from the URLs that Prisma reads, why a login failed, what is tried again, and verifiers."""
 
 import re
 import time
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar
 
 import psycopg
 from psycopg import sql
@@ -12,11 +13,16 @@ from psycopg.rows import DictRow, dict_row
 from opslib import database_url
 from opslib.errors import RunbookError
 
+T = TypeVar("T")
 Connection = psycopg.Connection[DictRow]
 Failure = Literal["password", "no-login", "no-entry", "no-database", "full", "starting", "down", "unknown"]
 
+PAUSE = 0.5
+"""Seconds between two tries."""
 NAME = "runbook"
 """The application_name of every connection that is made here."""
+_ALIVE = {"keepalives_idle": "10", "keepalives_interval": "5", "keepalives_count": "3", "tcp_user_timeout": "20000"}
+"""So that a network which has gone silent is noticed within half a minute, not after two hours."""
 TRANSIENT: set[Failure] = {"full", "starting", "down"}
 REFUSED: set[Failure] = {"password", "no-login", "no-entry"}
 
@@ -48,22 +54,37 @@ def connect(url: str, name: str = "DATABASE_URL", *, within: float = 0) -> Conne
     What may pass (no answer, starting up, no free slot) is tried again for `within` seconds. Raise LoginFailed.
     """
     ends = time.monotonic() + within
-    given = database_url.parameters(url, name) | {"application_name": NAME, "connect_timeout": "5"}
+    given = database_url.parameters(url, name) | {"application_name": NAME, "connect_timeout": "5"} | _ALIVE
     while True:
         try:
-            connection = psycopg.connect(make_conninfo(**given), autocommit=True, row_factory=dict_row)
-            break
+            return _connect(given, database_url.schema(url))
         except psycopg.OperationalError as error:
-            failure, said = _failure(error), str(error).strip().splitlines()[0]
+            failure = _failure(error)
             if failure not in TRANSIENT or time.monotonic() > ends:
                 where = f"{given['user']} at {given['host']}:{given['port']}/{given['dbname']}"
-                raise LoginFailed(f"{name}: {where} could not log in: {said}", failure) from None
-        time.sleep(0.5)
-    # Not as options of the connection: PgBouncer refuses those.
-    connection.execute("SET statement_timeout = '30s'")
-    connection.execute("SET lock_timeout = '5s'")
-    connection.execute(sql.SQL("SET search_path TO {}").format(sql.Identifier(database_url.schema(url))))
-    return connection
+                raise LoginFailed(f"{name}: {where} could not log in: {_first_line(error)}", failure) from None
+        time.sleep(PAUSE)
+
+
+def carry_out(url: str, name: str, act: Callable[[Connection], T], *, within: float) -> T:
+    """Log in and act; give what `act` gives.
+
+    What may pass (the connection is lost, a lock or a statement takes too long, the server restarts) is tried again,
+    with a new login, for `within` seconds, so `act` must come to the same when it is done twice. Raise RunbookError.
+    """
+    ends = time.monotonic() + within
+    while True:
+        try:
+            with connect(url, name, within=max(0, ends - time.monotonic())) as connection:
+                return act(connection)
+        except psycopg.Error as error:
+            passes = isinstance(error, psycopg.OperationalError) or "concurrently updated" in str(error)
+            if not passes or time.monotonic() > ends:
+                raise RunbookError(
+                    f"{name}: PostgreSQL did not carry out a statement, {'still ' if passes else ''}"
+                    f"{type(error).__name__}: {_first_line(error)}. See whether it is well, then run again."
+                ) from None
+        time.sleep(PAUSE)
 
 
 def failure(url: str, name: str = "DATABASE_URL") -> Failure | None:
@@ -88,14 +109,21 @@ def verifier(connection: Connection, role: str, password: str) -> str:
     return connection.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256").decode()
 
 
-def sessions(connection: Connection, *roles: str) -> list[DictRow]:
-    """Give the sessions that these roles have open, oldest first, but for those of this module."""
-    return connection.execute(
-        "SELECT pid, usename AS role, application_name, client_addr::text AS client_addr, client_port, backend_start"
-        " FROM pg_stat_activity WHERE backend_type = 'client backend' AND usename = ANY(%s) AND application_name <> %s"
-        " ORDER BY backend_start",
-        [list(roles), NAME],
-    ).fetchall()
+def _connect(given: dict[str, str], schema: str) -> Connection:
+    connection = psycopg.connect(make_conninfo(**given), autocommit=True, row_factory=dict_row)
+    try:
+        # Not as options of the connection: PgBouncer refuses those.
+        connection.execute("SET statement_timeout = '30s'")
+        connection.execute("SET lock_timeout = '5s'")
+        connection.execute(sql.SQL("SET search_path TO {}").format(sql.Identifier(schema)))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _first_line(error: psycopg.Error) -> str:
+    return (str(error).strip() or "no reason given").splitlines()[0]
 
 
 def _failure(error: psycopg.OperationalError) -> Failure:

@@ -4,7 +4,6 @@ The twin is a member of the first and becomes it at each login (`ALTER ROLE … 
 and own the same tables. Without that, a table that one has made could not be altered by the other ("must be owner").
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from psycopg import errors, sql
@@ -132,9 +131,36 @@ def shows(name: str) -> list[str]:
     ]
 
 
-def end(connection: Connection, pids: Sequence[int]) -> None:
-    """End these sessions."""
-    connection.execute("SELECT pg_terminate_backend(pid) FROM unnest(%s::int[]) AS pid", [list(pids)])
+def rights(connection: Connection, table: str, schema: str) -> list[dict[str, str]]:
+    """Read and write as the role that is logged in, in a transaction that is rolled back; a row for each thing tried.
+
+    A row whose result is DENIED names a table of the schema that the role may not use.
+    """
+    identity = connection.execute("SELECT session_user AS login, current_user AS acts_as").fetchone()
+    assert identity is not None
+    rows = [{"tried": f"log in as {identity['login']}", "result": f"acts as {identity['acts_as']}"}]
+    column = connection.execute(
+        "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped"
+        " AND attgenerated = '' ORDER BY attnum LIMIT 1",
+        [sql.Identifier(table).as_string(connection)],
+    ).fetchone()
+    assert column is not None
+    names = {"table": sql.Identifier(table), "column": sql.Identifier(column["attname"])}
+    write = (
+        "UPDATE {table} SET {column} = {column} WHERE ctid = (SELECT ctid FROM {table} LIMIT 1 FOR UPDATE SKIP LOCKED)"
+    )
+    with connection.transaction(force_rollback=True):
+        read = connection.execute(sql.SQL("SELECT {column} FROM {table} LIMIT 1").format(**names)).rowcount
+        wrote = connection.execute(sql.SQL(write).format(**names)).rowcount
+        rows.append({"tried": f"read from {table}", "result": f"{read} row"})
+        rows.append({"tried": f"write to {table}, rolled back", "result": f"{wrote} row"})
+        denied = connection.execute(
+            "SELECT relname FROM pg_class WHERE relnamespace = %s::regnamespace AND relkind IN ('r', 'p')"
+            " AND NOT has_table_privilege(oid, 'SELECT, INSERT, UPDATE, DELETE') AND relname NOT LIKE '\\_%%'",
+            [sql.Identifier(schema).as_string(connection)],
+        ).fetchall()
+        rows += [{"tried": f"use table {one['relname']}", "result": "DENIED"} for one in denied]
+    return rows
 
 
 def _settings(connection: Connection, name: str) -> list[tuple[str, str, str]]:

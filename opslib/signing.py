@@ -13,16 +13,17 @@ Each edit of the `.env` writes both keys at once, and what it needs is staged be
 leaves, `found` names it, and `rotation` and `retirement` give the changes that are still to be made.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from math import inf
 
-from opslib import env_file, pm2, token
+from opslib import env_file, token
 from opslib.change import Change
 from opslib.environment import Environment
 from opslib.errors import CheckFailed
 from opslib.mask import mask
 from opslib.procedure import located
-from opslib.rollout import rollout, tidy
+from opslib.rollout import Later, Value, rollout, tidy
 from opslib.secret import Staged
 
 KEY, PREVIOUS = "JWT_SECRET", "JWT_SECRET_PREVIOUS"
@@ -75,9 +76,7 @@ def retirement(environment: Environment, *, settle: float) -> Sequence[Change]:
         raise CheckFailed(f"a rotation was begun and not finished ({standing}). Run stage rotate first.")
     if not old(environment):
         return []
-    file = located(environment.api.env_file)
-    shows = [f"remove {PREVIOUS} from {file}"]
-    return [_late(environment, "Refuse the old secret", shows, PREVIOUS, lambda: {PREVIOUS: None}, settle=settle)]
+    return [rollout(environment, "Refuse the old secret", {PREVIOUS: None}, settle=settle)]
 
 
 def close(environment: Environment, *, retire: bool) -> Change:
@@ -112,63 +111,26 @@ def _make(environment: Environment) -> Change:
 
 
 def _offer(environment: Environment, settle: float) -> Change:
-    shows = [f"set {PREVIOUS} in {located(environment.api.env_file)} to the staged secret: accepted, not signed with"]
-    title = "Accept the new secret everywhere"
-    return _late(environment, title, shows, PREVIOUS, lambda: {PREVIOUS: staged(environment).pending}, settle=settle)
+    pending = Later("the staged secret: accepted, not signed with", lambda: staged(environment).pending)
+    return rollout(environment, "Accept the new secret everywhere", {PREVIOUS: pending}, settle=settle)
 
 
 def _sign(environment: Environment, standing: str, compromised: bool, settle: float) -> Change:
     secret = staged(environment)
-    file = located(environment.api.env_file)
-
-    def values() -> dict[str, str | None]:
-        secret.keep()
+    values: dict[str, Value] = {KEY: Later("the staged secret", lambda: secret.pending)}
+    if compromised:
+        values[PREVIOUS] = None
+    elif standing != "signing":
         # Of a run that died after its edit, the file is right: it may have been one that refuses the old secret.
-        keeps = {} if standing == "signing" else {PREVIOUS: secret.previous}
-        return {KEY: secret.pending, **({PREVIOUS: None} if compromised else keeps)}
-
-    accepts = f"remove {PREVIOUS}" if compromised else f"{PREVIOUS} to the one that signed until then"
-    return _late(
-        environment, "Sign with the new secret", [f"set {KEY} in {file} to the staged secret, {accepts}"], KEY, values,
-        settle=settle,
-    )  # fmt: skip
-
-
-def _late(
-    environment: Environment,
-    title: str,
-    shows: Sequence[str],
-    key: str,
-    values: Callable[[], Mapping[str, str | None]],
-    *,
-    settle: float,
-) -> Change:
-    """Make a rollout whose values and workers are read when it is applied: the change before it replaces both."""
-    made: list[Change] = []
-    workers = pm2.workers(environment)
-    resumed = bool(env_file.edits(environment.api.env_file))
+        values[PREVIOUS] = Later("the one that signed until then", lambda: secret.previous)
+    # What is accepted besides is replaced by the change before this one already.
+    rolled = rollout(environment, "Sign with the new secret", values, replaces=[KEY], settle=settle)
 
     def do() -> None:
-        made.append(rollout(environment, pm2.workers(environment), title, values(), settle=settle))
-        made[-1].do()
+        secret.keep()
+        rolled.do()
 
-    def undo() -> None:
-        while made:
-            change = made.pop()
-            if change.undo:
-                change.undo()
-        if resumed:
-            # Some workers may still have what a run that died left in the .env, and others what was there before.
-            pm2.replace(environment, pm2.workers(environment), settle=1)
-
-    return Change(
-        title,
-        shows=[*shows, *pm2.reloads(environment, workers)],
-        do=do,
-        replaces=lambda: f"{key} {_named(env_file.read(environment.api.env_file).get(key, ''))}",
-        undo=undo,
-        undo_shows=[f"put back {located(environment.api.env_file)} byte for byte", *pm2.reloads(environment, workers)],
-    )
+    return replace(rolled, do=do)
 
 
 def _accepted(environment: Environment) -> str:

@@ -5,24 +5,20 @@ and the old one is forgotten last, when Stripe or the API have been seen to refu
 """
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime, timedelta
 from typing import Literal
 
 from opslib import env_file, reference
 from opslib.change import Change
 from opslib.environment import Environment
 from opslib.errors import BadParameter
-from opslib.pm2 import Worker
 from opslib.rollout import rollout, tidy
 from opslib.secret import Staged
-from opslib.stripe_account import KEY, refused, settings
+from opslib.stripe_account import refused, settings
 from opslib.webhook import STALE
 
 Stage = Literal["key", "retire-key", "webhook", "retire-webhook"]
 KEY_NAME, SECRET_NAME = "STRIPE_SECRET_KEY", "STRIPE_WEBHOOK_SECRET"
-LEAKED = "leaked"
 IN_FORCE, BEFORE, MADE_UP = "the secret in force", "the one before", "one made up"
 LOOKBACK = 3600
 """Seconds before the webhook secret is switched in which events may have been refused, had the old one expired then."""
@@ -83,23 +79,6 @@ class Rotation:
         gone = {BEFORE: "refused"} if self.stage == "retire-webhook" else {}
         return {IN_FORCE: "taken", f"{IN_FORCE}, {STALE} s old": "refused", MADE_UP: "refused"} | gone
 
-    def obstacle(self, *, last_used: str = "") -> str:
-        """Say why this stage may not begin now, and what to do; empty if it may.
-
-        `last_used` is when the Dashboard says that the old key was last used, or `leaked` if it must go at once.
-        """
-        staged = self.staged
-        if not self.retires:
-            return self._wrong_value() or self._unfinished()
-        if staged.pending:
-            stage = self.stage.removeprefix("retire-")
-            return f"A switch of {staged.key} was begun and has not ended. Run the stage {stage!r} to its end first."
-        if self.old and self.old == self.new:
-            return f"The value kept as the one before is in force. Look into {staged.file.name} before you go on."
-        if self.webhook or not self.old or last_used == LEAKED:
-            return ""
-        return _not_quiet(last_used, settings(self.environment).quiet_hours, staged.age)
-
     def values(self) -> dict[str, str | None]:
         """What the `.env` gets in this stage; nothing if it stays as it is."""
         previous = f"{SECRET_NAME}_PREVIOUS"
@@ -109,14 +88,14 @@ class Rotation:
             return {SECRET_NAME: self.new, **({previous: self.old} if self.old else {})}
         return {previous: None} if self.stage == "retire-webhook" else {}
 
-    def switch(self, workers: Sequence[Worker], *, settle: float) -> list[Change]:
+    def switch(self, *, settle: float) -> list[Change]:
         """Make the changes that bring the values of this stage to the workers; none where the `.env` stays as it is."""
         title = (
             f"Take the old {self.staged.key} from the workers"
             if self.retires
             else (f"Give the workers the new {self.staged.key}, one after the other")
         )
-        rolled = [rollout(self.environment, workers, title, self.values(), settle=settle)] if self.values() else []
+        rolled = [rollout(self.environment, title, self.values(), settle=settle)] if self.values() else []
         return rolled if self.retires else [self.keep(), *rolled]
 
     def keep(self) -> Change:
@@ -158,12 +137,12 @@ class Rotation:
                 "remove the backups of the .env, which hold secrets",
             ],
             do=do,
-            replaces=lambda: f"{kept} fingerprint {_named(self.old)}",
+            replaces=lambda: f"{kept} fingerprint {named(self.old)}",
         )
 
     def row(self) -> dict[str, str]:
         """A row of evidence: the fingerprints of the values, and whether a run that was cut short is carried on."""
-        return self.staged.row() | {"given": _named(self.new), "carried on": "yes" if self.resumed else "no"}
+        return self.staged.row() | {"given": named(self.new), "carried on": "yes" if self.resumed else "no"}
 
     def old_key_refused(self) -> tuple[bool, dict[str, str]]:
         """Whether Stripe refuses the old key, where this stage retires it and one is kept."""
@@ -173,32 +152,7 @@ class Rotation:
 
     def _state(self) -> str:
         row = self.staged.row()
-        return ", ".join(f"{name} {row[name]}" for name in ("in force", "before")) + f"; new {_named(self.new)}"
-
-    def _wrong_value(self) -> str:
-        wanted = settings(self.environment)
-        if self.webhook:
-            good = self.new.startswith("whsec_") and len(self.new) > len("whsec_")
-            return (
-                "" if good else "The new webhook secret does not begin with whsec_. Copy it from the endpoint's page."
-            )
-        if (form := KEY.fullmatch(self.new)) is None:
-            return "The new key does not begin with sk_ or rk_ and live_ or test_. Copy a secret or restricted key."
-        if form["mode"] != wanted.mode:
-            return f"The new key is of {form['mode']} mode, this environment of {wanted.mode} mode. Create one of that."
-        return ""
-
-    def _unfinished(self) -> str:
-        pending, previous, current = self.staged.pending, self.staged.previous, self.staged.current
-        if self.new == current:
-            if pending == current or previous:
-                return ""  # begun by a run that was killed, or ended: it is carried on, or done over
-            return f"The new {self.staged.key} is the one in force already. Create another one in the Dashboard."
-        if pending == current:
-            return f"A switch to {_named(pending)} was begun and has not ended. Run again with that value first."
-        if previous not in ("", current) and pending != self.new and not self.webhook:
-            return f"The one before, {_named(previous)}, is not retired yet. Run the stage 'retire-key' first."
-        return ""
+        return ", ".join(f"{name} {row[name]}" for name in ("in force", "before")) + f"; new {named(self.new)}"
 
 
 def begin(environment: Environment, stage: Stage, *, new_secret: str = "") -> Rotation:
@@ -228,28 +182,6 @@ def begin(environment: Environment, stage: Stage, *, new_secret: str = "") -> Ro
     return replace(rotation, resumed=True, began=min(file.resolve().stat().st_mtime, now) - earlier)
 
 
-def _not_quiet(last_used: str, hours: int, age: float) -> str:
-    """Say why the old key may still be in use: `last_used` is a date or a time, as the Dashboard shows it."""
-    quiet = timedelta(hours=hours)
-    if age < quiet.total_seconds():
-        return f"The new key is in force for {age / 3600:.1f} h, expected {hours} h at least. Wait, then run again."
-    try:
-        if len(last_used) == len("2026-01-31"):
-            used = datetime.combine(date.fromisoformat(last_used), datetime.max.time(), UTC)
-        else:
-            used = datetime.fromisoformat(last_used)
-            used = used if used.tzinfo else used.replace(tzinfo=UTC)
-    except ValueError:
-        return (
-            "Say when the old key was last used, as Developers > API keys in the Dashboard shows it: "
-            f"-p old_key_last_used 2026-01-31, or with the time, in UTC; {LEAKED!r} if it must go at once."
-        )
-    if datetime.now(UTC) - used < quiet:
-        return (
-            f"The old key was used less than {hours} h ago ({last_used}). Find out by whom, and switch that over first."
-        )
-    return ""
-
-
-def _named(value: str) -> str:
+def named(value: str) -> str:
+    """Name a value by its fingerprint."""
     return env_file.fingerprint(value) if value else "none"

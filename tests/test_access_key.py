@@ -273,7 +273,7 @@ def test_stages_follow_each_other(keys: AccessKeys, monkeypatch: pytest.MonkeyPa
     key_rotation.forget(keys).do()
     assert keys.staged.previous is None
     assert not key_stage.problem(keys, "delete")
-    assert key_rotation.stage(keys, "delete", [], settle=1) == ([], [], [])
+    assert key_rotation.stage(keys, "delete", settle=1) == ([], [], [])
 
 
 def test_somebody_who_still_uses_the_old_key_is_found(keys: AccessKeys) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from opslib import env_file, environment, stripe_rotation
+from opslib import env_file, environment, stripe_rotation, stripe_stage
 from opslib.environment import Environment
 from opslib.errors import BadEnvironment, BadParameter
 from opslib.stripe_rotation import Rotation, Stage
@@ -36,7 +36,7 @@ def begin(env: Environment, stage: Stage, value: str | None = None) -> Rotation:
 
 
 def obstacle(rotation: Rotation, last_used: str = "") -> str:
-    return rotation.obstacle(last_used=last_used)
+    return stripe_stage.obstacle(rotation, last_used=last_used)
 
 
 def write(env: Environment, rotation: Rotation) -> None:
