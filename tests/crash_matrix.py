@@ -142,9 +142,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 if subject.procedure == procedure
             ]
             for case in filter(None, chain.from_iterable(zip_longest(*of_stages))):
+                begun = time.monotonic()
                 result = Result("listed") if options.list else survive(case)
                 results.append((procedure, "FAILED" if result.problems else result.ended))
-                print(f"{results[-1][1]:8} {case} {'; '.join(result.problems)}", flush=True)
+                took = f"{time.monotonic() - begun:3.0f} s"
+                print(f"{results[-1][1]:8} {took} {case} {'; '.join(result.problems)}", flush=True)
     finally:
         if started:
             sandbox.stop()
