@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import chain, count, zip_longest
+from itertools import chain, cycle, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,19 @@ INSIDE = (0.15, 0.5, 0.85)
 SHORT = 0.5
 """A change that takes fewer seconds than this is killed at the middle one of them only."""
 VICTIMS = ("kernel", "runner")
+AT_ONCE = 4
+"""So many steps that only read share the run in which it is seen whether all is well."""
 DEATH_SECONDS = 20
 RUN_SECONDS = 300
 GOOD = {0: "applied", 2: "undone"}
 LISTEN_TIMEOUT = 1500
 """Milliseconds that a reload takes for each worker here, which is up in a third of that: most of the waiting."""
 
+FAILED = "FAILED"
+
 Step = Mapping[str, Any]
+Row = tuple[str, int, str]
+"""A result: the procedure, the number of kills, how the run after them has ended or that it has not survived."""
 
 
 @dataclass(frozen=True)
@@ -93,20 +99,30 @@ SUBJECTS = (
 
 
 @dataclass(frozen=True)
-class Case:
-    """One kill: of the kernel or the runner, so many seconds after the run has shown something."""
+class Kill:
+    """The kernel or the runner is killed so many seconds after the run has shown something."""
 
-    subject: Subject
     victim: str
     shown: int | str
     """How many steps the run has shown, or the title of the change that it has begun."""
     after: float = 0
     where: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.victim} killed {self.where or f'in {self.shown!r}'}"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A run that is killed and run again: once, or where it only reads, killed at one step after the other."""
+
+    subject: Subject
+    kills: Sequence[Kill]
     late: bool = False
     """Whether the last change has begun by then, so that a run after it may find nothing left to do."""
 
     def __str__(self) -> str:
-        return f"{self.subject}: {self.victim} killed {self.where or f'in {self.shown!r}'}"
+        return f"{self.subject}: {'; '.join(map(str, self.kills))}"
 
 
 @dataclass(frozen=True)
@@ -129,24 +145,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     known = {subject.procedure for subject in SUBJECTS}
     if unknown := set(options.procedures) - known:
         parser.error(f"found {', '.join(sorted(unknown))}, expected of {', '.join(sorted(known))}")
-    first, step = map(int, options.shard.split("/"))
     started = sandbox.start(listen_timeout=LISTEN_TIMEOUT)
-    results: list[tuple[str, str]] = []
+    results: list[Row] = []
     try:
         for procedure in dict.fromkeys(subject.procedure for subject in SUBJECTS):
             if options.procedures and procedure not in options.procedures:
                 continue
             of_stages = [
-                sample(list(cases(subject)), options.sample)[first - 1 :: step]
+                shard(sample(list(cases(subject)), options.sample), options.shard)
                 for subject in SUBJECTS
                 if subject.procedure == procedure
             ]
             for case in filter(None, chain.from_iterable(zip_longest(*of_stages))):
                 begun = time.monotonic()
                 result = Result("listed") if options.list else survive(case)
-                results.append((procedure, "FAILED" if result.problems else result.ended))
+                ended = FAILED if result.problems else result.ended
+                results.append((procedure, len(case.kills), ended))
                 took = f"{time.monotonic() - begun:3.0f} s"
-                print(f"{results[-1][1]:8} {took} {case} {'; '.join(result.problems)}", flush=True)
+                print(f"{ended:8} {took} {case} {'; '.join(result.problems)}", flush=True)
     finally:
         if started:
             sandbox.stop()
@@ -157,40 +173,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if all_well(results) else 1
 
 
-def all_well(results: Sequence[Sequence[str]]) -> bool:
+def all_well(results: Sequence[Row]) -> bool:
     """Whether there was a case, and every one has survived."""
-    return bool(results) and all(ended != "FAILED" for _, ended in results)
+    return bool(results) and all(ended != FAILED for _, _, ended in results)
 
 
-def summary(results: Sequence[Sequence[str]]) -> str:
+def summary(results: Sequence[Row]) -> str:
     """Say how many cases there were and have survived, for each procedure and in all."""
     lines = []
-    for name in [*dict.fromkeys(procedure for procedure, _ in results), "in all"]:
-        ends = Counter(ended for procedure, ended in results if name in (procedure, "in all"))
+    for name in [*dict.fromkeys(procedure for procedure, _, _ in results), "in all"]:
+        rows = [row for row in results if name in (row[0], "in all")]
+        ends = Counter(ended for _, _, ended in rows)
         how = ", ".join(f"{n} {ended}" for ended, n in sorted(ends.items()))
-        lines.append(f"{name}: {ends.total()} cases, {ends.total() - ends['FAILED']} survivors ({how})")
+        counted = f"{sum(kills for _, kills, _ in rows)} kills in {len(rows)} cases"
+        lines.append(f"{name}: {counted}, {len(rows) - ends[FAILED]} survivors ({how})")
     return "\n".join(lines)
 
 
 def cases(subject: Subject) -> Iterator[Case]:
     """Give the cases of a procedure, from the steps that it shows when nobody kills it.
 
-    Around a change both victims die. Inside it, and between steps that only read, they take turns.
+    Around a change both victims die. Inside it, and between steps that only read, they take turns. Before the first
+    change the run after a kill is itself killed at the next step, as nothing can be left behind but a lock.
     """
     subject.prepare()
     steps = list(_undisturbed(subject))
-    last = max(shown for shown, (_, step) in enumerate(steps, 1) if step.get("state") == "applying")
-    turn = count()
+    begins = [shown for shown, (_, step) in enumerate(steps, 1) if step.get("state") == "applying"]
+    victim = cycle(VICTIMS)
+    reading: list[Kill] = []
     for shown, (at, step) in enumerate(steps, 1):
-        applying = step.get("state") == "applying"
+        applying = shown in begins
         where = f"{'in' if applying else 'after'} {step['step']} {step['title'][:60]!r}"
-        for victim in VICTIMS if step["step"] == "change" else [VICTIMS[next(turn) % 2]]:
-            yield Case(subject, victim, shown, 0, where, shown >= last)
+        if shown < begins[0]:
+            reading.append(Kill(next(victim), shown, 0, where))
+            if len(reading) == AT_ONCE or shown + 1 == begins[0]:
+                yield Case(subject, tuple(reading))
+                reading.clear()
+            continue
+        kills = [Kill(one, shown, 0, where) for one in (VICTIMS if step["step"] == "change" else [next(victim)])]
         if applying:
             took = steps[shown][0] - at
-            for part in INSIDE if took >= SHORT else INSIDE[1:2]:
-                said = f"{where} after {took * part:.3f} s"
-                yield Case(subject, VICTIMS[next(turn) % 2], shown, took * part, said, shown >= last)
+            moments = [took * part for part in (INSIDE if took >= SHORT else INSIDE[1:2])]
+            kills += [Kill(next(victim), shown, after, f"{where} after {after:.3f} s") for after in moments]
+        yield from (Case(subject, (kill,), late=shown >= begins[-1]) for kill in kills)
 
 
 def sample(all_cases: list[Case], size: int | None) -> list[Case]:
@@ -200,29 +225,18 @@ def sample(all_cases: list[Case], size: int | None) -> list[Case]:
     return [all_cases[(2 * n + 1) * len(all_cases) // (2 * size)] for n in range(size)]
 
 
+def shard(all_cases: list[Case], which: str) -> list[Case]:
+    """Give the cases of shard K/N: every Nth, so that each shard has as many of each kind."""
+    first, step = map(int, which.split("/"))
+    return all_cases[first - 1 :: step]
+
+
 def survive(case: Case) -> Result:
     """Kill a run as the case says, run the procedure again, and say how that ended and what is wrong then."""
     case.subject.prepare()
-    process = _start(case.subject)
-    assert process.stdout
-    kernel = None
-    for shown, line in enumerate(iter(process.stdout.readline, ""), 1):
-        kernel = kernel or _kernel(process)
-        if case.shown in (shown, json.loads(line).get("state") == "applying" and json.loads(line)["title"]):
-            break
-    time.sleep(case.after)
-    victim = psutil.Process(process.pid) if case.victim == "runner" else kernel
-    if victim is None or not victim.is_running() or victim.status() == psutil.STATUS_ZOMBIE:
-        return Result("nothing", [f"there was no {case.victim} to kill any more"])
-    victim.kill()
-    _, ended, _ = _ended(process)
-    if not ended:
-        return Result("nothing", [f"the runner lives on {RUN_SECONDS} s after its {case.victim} was killed"])
-    if kernel:
-        try:
-            kernel.wait(DEATH_SECONDS)
-        except psutil.TimeoutExpired:
-            return Result("nothing", [f"the kernel lives on {DEATH_SECONDS} s after its runner"])
+    for kill in case.kills:
+        if problem := _kill(_start(case.subject), kill):
+            return Result("not killed", [problem])
     again = _start(case.subject)
     out, ended, err = _ended(again)
     steps = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
@@ -232,6 +246,29 @@ def survive(case: Case) -> Result:
         last = steps[-2].get("title", "") if len(steps) > 1 else ""
         return Result("failed", [f"run again, it ended with {again.returncode}: {last} {err.strip()[-300:]}"])
     return Result(GOOD[again.returncode], case.subject.problems())
+
+
+def _kill(process: "subprocess.Popen[str]", kill: Kill) -> str:
+    """Kill a run, and wait until runner and kernel are gone; say what went wrong with that, if anything."""
+    assert process.stdout
+    kernel = None
+    for shown, line in enumerate(iter(process.stdout.readline, ""), 1):
+        kernel = kernel or _kernel(process)
+        if kill.shown in (shown, json.loads(line).get("state") == "applying" and json.loads(line)["title"]):
+            break
+    time.sleep(kill.after)
+    victim = psutil.Process(process.pid) if kill.victim == "runner" else kernel
+    if victim is None or not victim.is_running() or victim.status() == psutil.STATUS_ZOMBIE:
+        return f"there was no {kill.victim} to kill any more"
+    victim.kill()
+    if not _ended(process)[1]:
+        return f"the runner lives on {RUN_SECONDS} s after its {kill.victim} was killed"
+    try:
+        if kernel:
+            kernel.wait(DEATH_SECONDS)
+    except psutil.TimeoutExpired:
+        return f"the kernel lives on {DEATH_SECONDS} s after its runner"
+    return ""
 
 
 def _undisturbed(subject: Subject) -> Iterator[tuple[float, Step]]:

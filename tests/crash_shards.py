@@ -1,7 +1,7 @@
 """The crash matrix in shards side by side, as most of its time is waiting: `python -m tests.crash_shards [N] […]`.
 
-Each shard has a clone of the last commit in a temporary folder, with a stand-in of its own, and a network namespace,
-since ports are fixed. Where no namespace may be made (that takes root) there is one shard. What follows N is for
+Each shard has a clone of the last commit in a temporary folder, with a stand-in of its own, and namespaces of its own,
+since ports are fixed. Where these may not be made (that takes root) there is one shard. What follows N is for
 `tests.crash_matrix`.
 """
 
@@ -19,7 +19,8 @@ from tests.sandbox import toolchain
 from tests.sandbox.layout import NODE_MODULES, ROOT
 
 SHARDS = 3
-ALONE = ("unshare", "--net", "sh", "-c")
+# In namespaces of its own, and what it leaves running ends with it. The shell stays, to reap what has lost its parent.
+ALONE = ("unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c")
 LOOPBACK = "ip link set lo up"
 
 
@@ -29,6 +30,7 @@ def main(arguments: list[str]) -> int:
     count = wanted if _may_be_alone() else 1
     toolchain.install()
     with tempfile.TemporaryDirectory(prefix="crash-") as folder, ThreadPoolExecutor(count) as pool:
+        os.chmod(folder, 0o755)  # PostgreSQL, which is not root, must get to its data
         places = [Path(folder, f"shard-{number}") for number in range(1, count + 1)]
         codes = list(pool.map(lambda place: _run(place, count, arguments), places))
         results = [
@@ -46,9 +48,11 @@ def _run(place: Path, count: int, arguments: list[str]) -> int:
     command = [sys.executable, "-m", "tests.crash_matrix", "--shard", shard, "--results", str(_results(place))]
     command += arguments
     if count > 1:
-        command = [*ALONE, f"{LOOPBACK} && exec {join(command)}"]
+        command = [*ALONE, f"{LOOPBACK} && {join(command)}; exit $?"]
+    (temporary := place.with_suffix(".tmp")).mkdir(0o755)
     # This Python knows opslib by the folder that it was installed from: the clone's goes before that.
-    return subprocess.run(command, cwd=place, env={**os.environ, "PYTHONPATH": str(place)}).returncode
+    variables = {**os.environ, "PYTHONPATH": str(place), "TMPDIR": str(temporary)}
+    return subprocess.run(command, cwd=place, env=variables).returncode
 
 
 def _results(place: Path) -> Path:
