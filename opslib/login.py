@@ -175,11 +175,12 @@ class Login:
 
         def do() -> None:
             over = database_url.user(self.old) == database_url.user(self.new)
+            # What says that it has ended is written last: a run after that would refuse to begin, and clear nothing.
+            tidy(self.environment)
+            self.verifier.discard()
             self.secret.finish()
             if over:
                 self.secret.retire()
-            self.verifier.discard()
-            tidy(self.environment)
 
         kept = "forget the old URL" if self.method == "single" else "keep the old URL until stage retire"
         return Change(
@@ -230,9 +231,9 @@ class Login:
         """Make the change that removes the old URL from the disk, once it opens nothing any more."""
 
         def do() -> None:
-            self.secret.retire()
-            self.verifier.discard()
             tidy(self.environment)
+            self.verifier.discard()
+            self.secret.retire()
 
         return Change(
             "Forget the old URL",

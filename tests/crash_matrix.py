@@ -14,7 +14,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import chain, cycle, zip_longest
+from itertools import chain, cycle, groupby, zip_longest
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -134,28 +135,22 @@ class Result:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Try the cases of the named procedures, or of all; 1 unless all survive."""
+    """Try the cases of what is named, or of all; 1 unless all survive."""
     parser = argparse.ArgumentParser(prog="python -m tests.crash_matrix", description=__doc__)
-    parser.add_argument("procedures", nargs="*", metavar="PROCEDURE", help="only these; else all")
+    parser.add_argument("names", nargs="*", metavar="PROCEDURE", help="only what begins so, as in 'NAME stage=retire'")
     parser.add_argument("--sample", type=int, metavar="N", help="only so many cases, spread over all of a procedure's")
     parser.add_argument("--shard", default="1/1", metavar="K/N", help="only every Nth case, beginning at the Kth")
     parser.add_argument("--list", action="store_true", help="only show the cases")
     parser.add_argument("--results", type=Path, metavar="FILE", help="also write the results there, as JSON")
     options = parser.parse_args(arguments)
-    known = {subject.procedure for subject in SUBJECTS}
-    if unknown := set(options.procedures) - known:
-        parser.error(f"found {', '.join(sorted(unknown))}, expected of {', '.join(sorted(known))}")
+    if unknown := [name for name in options.names if not any(str(one).startswith(name) for one in SUBJECTS)]:
+        parser.error(f"found {', '.join(unknown)}, expected of: {', '.join(map(str, SUBJECTS))}")
+    wanted = [one for one in SUBJECTS if not options.names or str(one).startswith(tuple(options.names))]
     started = sandbox.start(listen_timeout=LISTEN_TIMEOUT)
     results: list[Row] = []
     try:
-        for procedure in dict.fromkeys(subject.procedure for subject in SUBJECTS):
-            if options.procedures and procedure not in options.procedures:
-                continue
-            of_stages = [
-                shard(sample(list(cases(subject)), options.sample), options.shard)
-                for subject in SUBJECTS
-                if subject.procedure == procedure
-            ]
+        for procedure, subjects in groupby(wanted, attrgetter("procedure")):
+            of_stages = [shard(sample(list(cases(one)), options.sample), options.shard) for one in subjects]
             for case in filter(None, chain.from_iterable(zip_longest(*of_stages))):
                 begun = time.monotonic()
                 result = Result("listed") if options.list else survive(case)
