@@ -205,7 +205,9 @@ def cases(subject: Subject) -> Iterator[Case]:
                 yield Case(subject, tuple(reading))
                 reading.clear()
             continue
-        kills = [Kill(one, shown, 0, where) for one in (VICTIMS if step["step"] == "change" else [next(victim)])]
+        # At the end the kernel may be gone already, and only the record is left to be closed.
+        dies = {"change": VICTIMS, "end": ("runner",)}.get(step["step"]) or (next(victim),)
+        kills = [Kill(one, shown, 0, where) for one in dies]
         if applying:
             took = steps[shown][0] - at
             moments = [took * part for part in (INSIDE if took >= SHORT else INSIDE[1:2])]
