@@ -63,9 +63,10 @@ def read(path: Path) -> dict[str, str]:
     return {entry.key: entry.value for entry in _parse(_decode(path, _load(path)))}
 
 
-def edit(path: Path, values: Mapping[str, str | None]) -> Edit | None:
+def edit(path: Path, values: Mapping[str, str | None], *, backup: bool = True) -> Edit | None:
     """Set these keys (None removes one), keep every other byte, and return how to undo it, or None if nothing differs.
 
+    Without `backup` there is no way back, and nothing that a process which dies could leave beside the new file.
     A symbolic link stays and its target changes; mode, owner and extended attributes are kept. Of a duplicate key the
     last one, which counts, is set; removal takes all. Raises EnvFileError, with the file as it was.
     """
@@ -77,10 +78,13 @@ def edit(path: Path, values: Mapping[str, str | None]) -> Edit | None:
         new = (b"\xef\xbb\xbf" if old.startswith(b"\xef\xbb\xbf") else b"") + text.encode()
         if new == old:
             return None
+        if not backup:
+            _replace(real, old, new)
+            return None
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-        backup = real.with_name(f"{real.name}.{stamp}.{_digest(old)}.{_digest(new)}.bak")
-        _replace(real, old, new, backup)
-        return Edit(real, backup, _digest(old), _digest(new))
+        beside = real.with_name(f"{real.name}.{stamp}.{_digest(old)}.{_digest(new)}.bak")
+        _replace(real, old, new, beside)
+        return Edit(real, beside, _digest(old), _digest(new))
 
 
 def edits(path: Path) -> list[Edit]:

@@ -153,9 +153,7 @@ class StagedPair:
                 edit[f"{ID}_{what}"] = value if isinstance(value, str) else None
         if not self.file.exists():
             os.close(os.open(self.file, os.O_CREAT | os.O_WRONLY, 0o600))
-        env_file.edit(self.file, edit)
-        for made in env_file.edits(self.file):  # also those of a process that died
-            env_file.drop(made)
+        env_file.edit(self.file, edit, backup=False)
 
 
 def _pair(id: str, secret: str) -> Pair | None:

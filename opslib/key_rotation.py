@@ -7,7 +7,7 @@ workers, one by one · a note that the new key is in force. Undone in the opposi
 
 from dataclasses import replace
 
-from opslib import key_stage, pm2
+from opslib import env_file, key_stage, pm2
 from opslib.access_key import AccessKeys
 from opslib.change import Change
 from opslib.errors import UndoFailed
@@ -19,11 +19,10 @@ from opslib.rollout import Later, rollout, tidy
 def stage(keys: AccessKeys, name: str, *, settle: float) -> tuple[list[Change], list[Change], list[Change]]:
     """Give the changes of a stage: those before the key is proven, those that need the proof, and the closing notes."""
     if name == "rotate":
-        return (
-            ([], [], [])
-            if key_stage.finished(keys)
-            else ([create(keys)], [switch(keys, settle=settle)], [finish(keys)])
-        )
+        if key_stage.finished(keys):
+            # A run that died may have left a backup, which holds the old secret.
+            return [], [], [finish(keys)] if env_file.edits(keys.environment.api.env_file) else []
+        return [create(keys)], [switch(keys, settle=settle)], [finish(keys)]
     if name == "delete":
         return ([], [delete(keys)], [forget(keys)]) if keys.staged.previous else ([], [], [])
     return [], [turn(keys, "Inactive" if name == "deactivate" else "Active")], []

@@ -107,11 +107,12 @@ def keep(login: Login) -> Change:
 
     def do() -> None:
         over = database_url.user(login.old) == database_url.user(login.new)
+        # What says that it has ended is written last: a run after that would refuse to begin, and clear nothing.
+        tidy(login.environment)
+        login.verifier.discard()
         login.secret.finish()
         if over:
             login.secret.retire()
-        login.verifier.discard()
-        tidy(login.environment)
 
     kept = "forget the old URL" if login.method == "single" else "keep the old URL until stage retire"
     return Change(
@@ -167,9 +168,9 @@ def forget(login: Login) -> Change:
     """Make the change that removes the old URL from the disk, once it opens nothing any more."""
 
     def do() -> None:
-        login.secret.retire()
-        login.verifier.discard()
         tidy(login.environment)
+        login.verifier.discard()
+        login.secret.retire()
 
     return Change(
         "Forget the old URL",

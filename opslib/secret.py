@@ -98,6 +98,4 @@ class Staged:
     def _write(self, **values: str | None) -> None:
         if not self.file.exists():
             os.close(os.open(self.file, os.O_CREAT | os.O_WRONLY, 0o600))
-        made = env_file.edit(self.file, {f"{self.key}_{what}": value for what, value in values.items()})
-        if made:
-            env_file.drop(made)
+        env_file.edit(self.file, {f"{self.key}_{what}": value for what, value in values.items()}, backup=False)

@@ -1,7 +1,8 @@
 """The crash matrix: a procedure is killed at each of its steps and inside its changes, run again, and must converge.
 
-`python -m tests.crash_matrix [--sample N] [PROCEDURE…]` on the running stand-in; exits 1 unless every case survives.
-A case survives if the second run ends applied or undone, and the procedure's own check then finds nothing wrong.
+`python -m tests.crash_matrix [--sample N] [--shard K/N] [PROCEDURE…]`; exits 1 unless every case survives. Starts the
+stand-in unless it runs. A case survives if the second run ends applied or undone, or finds nothing left to do where
+nothing is, and the procedure's own check then finds nothing wrong.
 """
 
 import argparse
@@ -9,24 +10,38 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain, cycle, groupby, zip_longest
+from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 import psutil
 
-from tests.drills import jwt_secret
+from tests import sandbox
+from tests.drills import access_key, database, jwt_secret, stripe_agreement
 
-FAST = {"settle_seconds": "1"}
-INSIDE = (0.1, 0.4, 0.7, 0.95)
+INSIDE = (0.15, 0.5, 0.85)
 """The moments inside a change at which it is killed, in parts of the time that it takes."""
 SHORT = 0.5
-"""A change that takes fewer seconds than this is only killed as it begins and as it has ended."""
+"""A change that takes fewer seconds than this is killed at the middle one of them only."""
 VICTIMS = ("kernel", "runner")
+AT_ONCE = 4
+"""So many steps that only read share the run in which it is seen whether all is well."""
 DEATH_SECONDS = 20
 RUN_SECONDS = 300
 GOOD = {0: "applied", 2: "undone"}
+LISTEN_TIMEOUT = 1500
+"""Milliseconds that a reload takes for each worker here, which is up in a third of that: most of the waiting."""
+
+FAILED = "FAILED"
+
+Step = Mapping[str, Any]
+Row = tuple[str, int, str]
+"""A result: the procedure, the number of kills, how the run after them has ended or that it has not survived."""
 
 
 @dataclass(frozen=True)
@@ -35,76 +50,169 @@ class Subject:
 
     procedure: str
     prepare: Callable[[], object]
-    problem: Callable[[], str]
-    """Says what is wrong with the state that the procedure has ended in; empty if nothing is."""
+    problems: Callable[[], list[str]]
+    """Says what is wrong with the state that the procedure has ended in; nothing if all is well."""
     parameters: dict[str, str] = field(default_factory=dict)
+    settle: int = 2
+    over: str = ""
+    """The check by which it refuses to begin when it is over already: right after a kill in or after its last change.
+
+    Empty for a procedure that may be run again at any time.
+    """
 
     def __str__(self) -> str:
-        given = {key: value for key, value in self.parameters.items() if key not in FAST}
-        return " ".join([self.procedure, *(f"{key}={value}" for key, value in given.items())])
+        return " ".join([self.procedure, *(f"{key}={value}" for key, value in self.parameters.items())])
 
 
+def _jwt(prepare: Callable[[], object], **parameters: str) -> Subject:
+    return Subject("rotate_jwt_secret", prepare, jwt_secret.problems, parameters, settle=1)
+
+
+def _database(prepare: Callable[[], object], over: str = "", **parameters: str) -> Subject:
+    return Subject("rotate_database_password", prepare, database.problems, parameters, over=over)
+
+
+def _stripe(prepare: Callable[[], object], **parameters: str) -> Subject:
+    given = {**parameters, "wait_seconds": "6"}
+    return Subject("rotate_stripe_keys", prepare, stripe_agreement.problems, given)
+
+
+def _s3(prepare: Callable[[], object], **parameters: str) -> Subject:
+    return Subject("rotate_s3_credentials", prepare, access_key.problems, parameters)
+
+
+# In the order of a rotation: where one ends, the next one begins, and little is left to prepare.
 SUBJECTS = (
-    Subject("rotate_jwt_secret", jwt_secret.idle, jwt_secret.problem, FAST),
-    Subject("rotate_jwt_secret", jwt_secret.overlap, jwt_secret.problem, {**FAST, "stage": "retire"}),
-    Subject("rotate_jwt_secret", jwt_secret.overlap, jwt_secret.problem, {**FAST, "compromised": "True"}),
+    _jwt(jwt_secret.idle),
+    _jwt(jwt_secret.overlap, stage="retire"),
+    _jwt(jwt_secret.overlap, compromised="True"),
+    _database(database.one, over="The login before is retired"),
+    _database(database.two, over="There is a login to retire", stage="retire"),
+    _database(database.one, method="single"),
+    _stripe(stripe_agreement.new_key, stage="key"),
+    _stripe(stripe_agreement.old_key, stage="retire-key", old_key_last_used="leaked"),
+    _stripe(stripe_agreement.new_secret, stage="webhook"),
+    _stripe(stripe_agreement.old_secret, stage="retire-webhook"),
+    _s3(access_key.one),
+    _s3(access_key.two, stage="deactivate", compromised="True"),
+    _s3(access_key.inactive, stage="delete", compromised="True"),
 )
 
 
 @dataclass(frozen=True)
-class Case:
-    """One kill: of the kernel or the runner, so many seconds after the run has shown something."""
+class Kill:
+    """The kernel or the runner is killed so many seconds after the run has shown something."""
 
-    subject: Subject
     victim: str
     shown: int | str
     """How many steps the run has shown, or the title of the change that it has begun."""
-    after: float
-    where: str
+    after: float = 0
+    where: str = ""
 
     def __str__(self) -> str:
-        return f"{self.subject}: {self.victim} killed {self.where}"
+        return f"{self.victim} killed {self.where or f'in {self.shown!r}'}"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A run that is killed and run again: once, or where it only reads, killed at one step after the other."""
+
+    subject: Subject
+    kills: Sequence[Kill]
+    late: bool = False
+    """Whether the last change has begun by then, so that a run after it may find nothing left to do."""
+
+    def __str__(self) -> str:
+        return f"{self.subject}: {'; '.join(map(str, self.kills))}"
+
+
+@dataclass(frozen=True)
+class Result:
+    """How the run after the kill has ended, and what is wrong then."""
+
+    ended: str
+    problems: Sequence[str] = ()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Try the cases of the named procedures, or of all; 1 unless all survive."""
+    """Try the cases of what is named, or of all; 1 unless all survive."""
     parser = argparse.ArgumentParser(prog="python -m tests.crash_matrix", description=__doc__)
-    parser.add_argument("procedures", nargs="*", metavar="PROCEDURE", help="only these; else all")
+    parser.add_argument("names", nargs="*", metavar="PROCEDURE", help="only what begins so, as in 'NAME stage=retire'")
     parser.add_argument("--sample", type=int, metavar="N", help="only so many cases, spread over all of a procedure's")
+    parser.add_argument("--shard", default="1/1", metavar="K/N", help="only every Nth case, beginning at the Kth")
     parser.add_argument("--list", action="store_true", help="only show the cases")
+    parser.add_argument("--results", type=Path, metavar="FILE", help="also write the results there, as JSON")
     options = parser.parse_args(arguments)
-    known = {subject.procedure for subject in SUBJECTS}
-    if unknown := set(options.procedures) - known:
-        parser.error(f"found {', '.join(sorted(unknown))}, expected of {', '.join(sorted(known))}")
-    count = survivors = 0
-    for subject in SUBJECTS:
-        if options.procedures and subject.procedure not in options.procedures:
-            continue
-        for case in sample(list(cases(subject)), options.sample):
-            count += 1
-            wrong = "" if options.list else survive(case)
-            survivors += not wrong
-            print(f"{count:4} {f'FAILED {case}: {wrong}' if wrong else f'ok     {case}'}", flush=True)
-    print(f"{count} cases, {survivors} survivors")
-    return 0 if count and survivors == count else 1
+    if unknown := [name for name in options.names if not any(str(one).startswith(name) for one in SUBJECTS)]:
+        parser.error(f"found {', '.join(unknown)}, expected of: {', '.join(map(str, SUBJECTS))}")
+    wanted = [one for one in SUBJECTS if not options.names or str(one).startswith(tuple(options.names))]
+    started = sandbox.start(listen_timeout=LISTEN_TIMEOUT)
+    results: list[Row] = []
+    try:
+        for procedure, subjects in groupby(wanted, attrgetter("procedure")):
+            of_stages = [shard(sample(list(cases(one)), options.sample), options.shard) for one in subjects]
+            for case in filter(None, chain.from_iterable(zip_longest(*of_stages))):
+                begun = time.monotonic()
+                result = Result("listed") if options.list else survive(case)
+                ended = FAILED if result.problems else result.ended
+                results.append((procedure, len(case.kills), ended))
+                took = f"{time.monotonic() - begun:3.0f} s"
+                print(f"{ended:8} {took} {case} {'; '.join(result.problems)}", flush=True)
+    finally:
+        if started:
+            sandbox.stop()
+    if options.results:
+        options.results.write_text(json.dumps(results))
+    else:
+        print(summary(results))
+    return 0 if all_well(results) else 1
+
+
+def all_well(results: Sequence[Row]) -> bool:
+    """Whether there was a case, and every one has survived."""
+    return bool(results) and all(ended != FAILED for _, _, ended in results)
+
+
+def summary(results: Sequence[Row]) -> str:
+    """Say how many cases there were and have survived, for each procedure and in all."""
+    lines = []
+    for name in [*dict.fromkeys(procedure for procedure, _, _ in results), "in all"]:
+        rows = [row for row in results if name in (row[0], "in all")]
+        ends = Counter(ended for _, _, ended in rows)
+        how = ", ".join(f"{n} {ended}" for ended, n in sorted(ends.items()))
+        counted = f"{sum(kills for _, kills, _ in rows)} kills in {len(rows)} cases"
+        lines.append(f"{name}: {counted}, {len(rows) - ends[FAILED]} survivors ({how})")
+    return "\n".join(lines)
 
 
 def cases(subject: Subject) -> Iterator[Case]:
     """Give the cases of a procedure, from the steps that it shows when nobody kills it.
 
-    Inside a change and around it both victims die. Between steps that only read they take turns, as what is left
-    behind is the same.
+    Around a change both victims die. Inside it, and between steps that only read, they take turns. Before the first
+    change the run after a kill is itself killed at the next step, as nothing can be left behind but a lock.
     """
     subject.prepare()
     steps = list(_undisturbed(subject))
+    begins = [shown for shown, (_, step) in enumerate(steps, 1) if step.get("state") == "applying"]
+    victim = cycle(VICTIMS)
+    reading: list[Kill] = []
     for shown, (at, step) in enumerate(steps, 1):
-        where = f"{'in' if step.get('state') == 'applying' else 'after'} {step['step']} {step['title'][:60]!r}"
-        for victim in VICTIMS if step["step"] == "change" else [VICTIMS[shown % 2]]:
-            yield Case(subject, victim, shown, 0, where)
-        if step.get("state") == "applying" and (took := steps[shown][0] - at) >= SHORT:
-            for after in (round(took * part, 1) for part in INSIDE):
-                for victim in VICTIMS:
-                    yield Case(subject, victim, shown, after, f"{where} after {after:.1f} s")
+        applying = shown in begins
+        where = f"{'in' if applying else 'after'} {step['step']} {step['title'][:60]!r}"
+        if shown < begins[0]:
+            reading.append(Kill(next(victim), shown, 0, where))
+            if len(reading) == AT_ONCE or shown + 1 == begins[0]:
+                yield Case(subject, tuple(reading))
+                reading.clear()
+            continue
+        # At the end the kernel may be gone already, and only the record is left to be closed.
+        dies = {"change": VICTIMS, "end": ("runner",)}.get(step["step"]) or (next(victim),)
+        kills = [Kill(one, shown, 0, where) for one in dies]
+        if applying:
+            took = steps[shown][0] - at
+            moments = [took * part for part in (INSIDE if took >= SHORT else INSIDE[1:2])]
+            kills += [Kill(next(victim), shown, after, f"{where} after {after:.3f} s") for after in moments]
+        yield from (Case(subject, (kill,), late=shown >= begins[-1]) for kill in kills)
 
 
 def sample(all_cases: list[Case], size: int | None) -> list[Case]:
@@ -114,38 +222,53 @@ def sample(all_cases: list[Case], size: int | None) -> list[Case]:
     return [all_cases[(2 * n + 1) * len(all_cases) // (2 * size)] for n in range(size)]
 
 
-def survive(case: Case) -> str:
-    """Kill a run as the case says, run the procedure again, and say what is wrong then; empty if nothing is."""
+def shard(all_cases: list[Case], which: str) -> list[Case]:
+    """Give the cases of shard K/N: every Nth, so that each shard has as many of each kind."""
+    first, step = map(int, which.split("/"))
+    return all_cases[first - 1 :: step]
+
+
+def survive(case: Case) -> Result:
+    """Kill a run as the case says, run the procedure again, and say how that ended and what is wrong then."""
     case.subject.prepare()
-    process = _start(case.subject)
-    assert process.stdout
-    kernel = None
-    for count, line in enumerate(iter(process.stdout.readline, ""), 1):
-        kernel = kernel or _kernel(process)
-        if case.shown in (count, json.loads(line).get("state") == "applying" and json.loads(line)["title"]):
-            break
-    time.sleep(case.after)
-    victim = psutil.Process(process.pid) if case.victim == "runner" else kernel
-    if victim is None or not victim.is_running() or victim.status() == psutil.STATUS_ZOMBIE:
-        return f"there was no {case.victim} to kill any more"
-    victim.kill()
-    _, ended, _ = _ended(process)
-    if not ended:
-        return f"the runner lives on {RUN_SECONDS} s after its {case.victim} was killed"
-    if kernel:
-        try:
-            kernel.wait(DEATH_SECONDS)
-        except psutil.TimeoutExpired:
-            return f"the kernel lives on {DEATH_SECONDS} s after its runner"
+    for kill in case.kills:
+        if problem := _kill(_start(case.subject), kill):
+            return Result("not killed", [problem])
     again = _start(case.subject)
     out, ended, err = _ended(again)
+    steps = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+    if ended and case.late and case.subject.over in _refused_by(steps):
+        return Result("over", case.subject.problems())
     if not ended or again.returncode not in GOOD:
-        last = [json.loads(line).get("title", "") for line in out.splitlines() if line.startswith("{")]
-        return f"run again, it ended with {again.returncode}: {' '.join(last[-1:])} {err.strip()[-300:]}"
-    return case.subject.problem()
+        last = steps[-2].get("title", "") if len(steps) > 1 else ""
+        return Result("failed", [f"run again, it ended with {again.returncode}: {last} {err.strip()[-300:]}"])
+    return Result(GOOD[again.returncode], case.subject.problems())
 
 
-def _undisturbed(subject: Subject) -> Iterator[tuple[float, dict[str, Any]]]:
+def _kill(process: "subprocess.Popen[str]", kill: Kill) -> str:
+    """Kill a run, and wait until runner and kernel are gone; say what went wrong with that, if anything."""
+    assert process.stdout
+    kernel = None
+    for shown, line in enumerate(iter(process.stdout.readline, ""), 1):
+        kernel = kernel or _kernel(process)
+        if kill.shown in (shown, json.loads(line).get("state") == "applying" and json.loads(line)["title"]):
+            break
+    time.sleep(kill.after)
+    victim = psutil.Process(process.pid) if kill.victim == "runner" else kernel
+    if victim is None or not victim.is_running() or victim.status() == psutil.STATUS_ZOMBIE:
+        return f"there was no {kill.victim} to kill any more"
+    victim.kill()
+    if not _ended(process)[1]:
+        return f"the runner lives on {RUN_SECONDS} s after its {kill.victim} was killed"
+    try:
+        if kernel:
+            kernel.wait(DEATH_SECONDS)
+    except psutil.TimeoutExpired:
+        return f"the kernel lives on {DEATH_SECONDS} s after its runner"
+    return ""
+
+
+def _undisturbed(subject: Subject) -> Iterator[tuple[float, Step]]:
     process = _start(subject)
     assert process.stdout
     for line in iter(process.stdout.readline, ""):
@@ -157,7 +280,8 @@ def _undisturbed(subject: Subject) -> Iterator[tuple[float, dict[str, Any]]]:
 
 def _start(subject: Subject) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "opslib.cli", "run", subject.procedure, "--apply", "--json"]
-    command += [word for key, value in subject.parameters.items() for word in ("-p", key, value)]
+    given = {**subject.parameters, "settle_seconds": str(subject.settle)}
+    command += [word for key, value in given.items() for word in ("-p", key, value)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -170,6 +294,13 @@ def _ended(process: "subprocess.Popen[str]") -> tuple[str, bool, str]:
         process.kill()
         out, err = process.communicate()
         return out, False, f"{err} (still running after {RUN_SECONDS} s)"
+
+
+def _refused_by(steps: Iterable[Step]) -> list[str]:
+    """Give the checks that a run has failed before it changed anything."""
+    if any(step["step"] == "change" for step in steps):
+        return []
+    return [step["title"] for step in steps if step["step"] == "check" and step["ok"] is False]
 
 
 def _kernel(runner: "subprocess.Popen[str]") -> psutil.Process | None:

@@ -175,6 +175,12 @@ def test_what_is_there_already_is_not_edited(file: Path) -> None:
     assert others(file) == []
 
 
+def test_without_a_backup_nothing_is_left_beside_it(file: Path) -> None:
+    assert env_file.edit(file, {"A": "2"}, backup=False) is None
+    assert env_file.read(file)["A"] == "2"
+    assert others(file) == []
+
+
 @pytest.mark.parametrize(
     ("before", "key", "value", "says"),
     [

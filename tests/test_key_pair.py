@@ -43,16 +43,18 @@ def test_it_goes_from_pending_to_in_force_to_forgotten(staged: StagedPair) -> No
     assert staged.file.read_text() == ""
 
 
+class Killed(BaseException):
+    """Stands for SIGKILL, which nothing that is being done handles."""
+
+
+def die(*_: object) -> None:
+    raise Killed
+
+
 def test_a_process_that_dies_while_it_writes_leaves_a_whole_pair_or_none(
     staged: StagedPair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = os.replace
-
-    class Killed(BaseException):
-        pass
-
-    def die(*_: object) -> None:
-        raise Killed
 
     monkeypatch.setattr(os, "replace", die)
     with pytest.raises(Killed):
@@ -64,11 +66,14 @@ def test_a_process_that_dies_while_it_writes_leaves_a_whole_pair_or_none(
     assert staged.pending == NEW
 
 
-def test_it_is_for_the_owner_only_beside_the_real_file_and_alone(staged: StagedPair) -> None:
+def test_it_is_for_the_owner_only_beside_the_real_file_and_alone(
+    staged: StagedPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
     staged.stage(NEW)
-    left = staged.file.with_name(f"{staged.file.name}.20250101T000000.000000Z.{'0' * 16}.{'0' * 16}.bak")
-    left.write_text("what a process that died has left")
-    staged.keep()
+    real = os.replace
+    monkeypatch.setattr(os, "replace", lambda a, b: (real(a, b), die()))
+    with pytest.raises(Killed):
+        staged.keep()
     assert staged.file.stat().st_mode & 0o777 == 0o600
     assert sorted(one.name for one in staged.file.parent.iterdir()) == [".env", ".env.staged"]
 

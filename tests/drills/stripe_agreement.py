@@ -1,4 +1,6 @@
-"""Whether the API, its `.env` and Stripe agree about the key and the webhook secret; and what the Dashboard does."""
+"""Stripe's key and webhook secret on the stand-in: what the Dashboard does, the states that their rotation starts from,
+and what must hold at its end.
+"""
 
 import json
 import os
@@ -8,12 +10,17 @@ from typing import Any
 
 import urllib3
 
-from opslib import env_file, environment, health, pm2, secret, webhook
+from opslib import env_file, secret, webhook
 from opslib.environment import Environment
-from tests.sandbox.credentials import Credentials
-from tests.sandbox.layout import API, STRIPE, url
+from tests.drills import standing
+from tests.drills.standing import nothing, sandbox
+from tests.sandbox.credentials import Credentials, write_private
+from tests.sandbox.layout import ADMIN, API, STRIPE, url
 
+PROCEDURE = "rotate_stripe_keys"
 ENDPOINT = "we_1PropertyPulse"
+KEY, SECRET = "STRIPE_SECRET_KEY", "STRIPE_WEBHOOK_SECRET"
+NOTHING = nothing(KEY, SECRET)
 
 
 def ask(method: str, address: str, *, token: str = "", **data: Any) -> tuple[int, dict[str, Any]]:
@@ -54,7 +61,7 @@ def login() -> str:
 
 def held(key: str) -> str:
     """Give the value of a key of the `.env`."""
-    return env_file.read(environment.load("sandbox").api.env_file).get(key, "")
+    return env_file.read(sandbox().api.env_file).get(key, "")
 
 
 def intent(token: str) -> tuple[int, dict[str, Any]]:
@@ -75,31 +82,64 @@ def key_accepted(key: str) -> bool:
     return ask("GET", f"{url(STRIPE)}/v1/balance", token=key)[0] == 200
 
 
-def agree(*, retired: tuple[str, ...] = ()) -> list[str]:
+def idle() -> None:
+    """Nothing waits to be retired: Stripe has one key for the API, and one webhook secret that it takes."""
+    old = secret.Staged(sandbox(), KEY).previous
+    if old and old != held(KEY):
+        dashboard("keys/expire", secret=old)
+    standing.stage(NOTHING)
+    if held(f"{SECRET}_PREVIOUS") or problems():
+        new = {KEY: create_key(), SECRET: roll(overlap=0), f"{SECRET}_PREVIOUS": None}
+        standing.put(new, NOTHING)
+        dashboard("deliveries/retry")
+
+
+def new_key() -> None:
+    """As `idle`, and a key was made in the Dashboard, which lies where the environment says."""
+    idle()
+    write_private(ADMIN / "new_stripe_secret_key", create_key())
+
+
+def old_key() -> None:
+    """A new key is in force, and the one before it was expired in the Dashboard."""
+    if not secret.Staged(sandbox(), KEY).previous or problems():
+        new_key()
+        standing.run(PROCEDURE, stage="key")
+    dashboard("keys/expire", secret=secret.Staged(sandbox(), KEY).previous)
+
+
+def new_secret() -> None:
+    """As `idle`, and the webhook secret was rolled in the Dashboard; the new one lies where the environment says."""
+    idle()
+    write_private(ADMIN / "new_stripe_webhook_secret", roll())
+
+
+def old_secret() -> None:
+    """A new webhook secret is in force, and the API takes the one before it too."""
+    if not held(f"{SECRET}_PREVIOUS") or problems():
+        new_secret()
+        standing.run(PROCEDURE, stage="webhook")
+
+
+def problems(*retired: str) -> list[str]:
     """Say what is wrong, if anything: the API's health, the `.env` against Stripe, more than one secret in force.
 
     `retired` are values that must be refused by now. To be asked when a procedure has ended as applied or undone.
     """
-    env = environment.load("sandbox")
-    wrong = [] if health.steady(env.api.health_url, 10)[0] else ["the API does not answer"]
-    workers = pm2.workers(env)
-    if len(workers) != 2 or {worker.status for worker in workers} != {"online"}:
-        wrong.append(f"workers {[(worker.id, worker.status) for worker in workers]}")
-    wrong += _key(env)
-    wrong += _secret(env)
+    env = sandbox()
+    wrong = standing.problems() + _key(env) + _secret(env)
     for value in retired:
         if value.startswith("whsec_"):
             taken = webhook.answers(env, {"retired": value})["retired"]["answer"] != f"refused ×{webhook.ASKS}"
         else:
             taken = key_accepted(value)
         wrong += ["a retired value is still taken"] if taken else []
-    left = [path.name for path in env.api.env_file.resolve().parent.iterdir() if path.name.endswith(".tmp")]
-    return wrong + [f"left behind: {left}" for _ in left[:1]]
+    return wrong
 
 
 def _key(env: Environment) -> list[str]:
     """The key in the `.env` must be the one that every worker uses, and nothing may be pending."""
-    staged = secret.Staged(env, "STRIPE_SECRET_KEY")
+    staged = secret.Staged(env, KEY)
     wrong = ["a key is still pending"] if staged.pending else []
     begun, token = time.time(), login()
     answers = [intent(token) for _ in range(6)]  # in turn, so that each worker is asked
@@ -116,10 +156,10 @@ def _key(env: Environment) -> list[str]:
 
 def _secret(env: Environment) -> list[str]:
     """Each worker must take the secret in the `.env`, and no event may be left, nor one secret too many."""
-    staged = secret.Staged(env, "STRIPE_WEBHOOK_SECRET")
+    staged = secret.Staged(env, SECRET)
     wrong = ["a webhook secret is still pending"] if staged.pending else []
     got = webhook.answers(env, {"current": staged.current, "previous": staged.previous, "made up": "whsec_x"})
-    second = held("STRIPE_WEBHOOK_SECRET_PREVIOUS")
+    second = held(f"{SECRET}_PREVIOUS")
     expected = {"current": "taken", "made up": "refused", "previous": "taken" if second else "refused"}
     if not webhook.judged(got, expected)[0]:
         wrong.append(f"webhooks: {list(got.values())}, expected {expected}")
@@ -132,7 +172,7 @@ def untaken(within: float = 20) -> list[str]:
     """Give the events that the API has not taken, after waiting a while for those on their way."""
     ends = time.monotonic() + within
     while True:
-        key, left = held("STRIPE_SECRET_KEY"), []
+        key, left = held(KEY), []
         _, answer = ask("GET", f"{url(STRIPE)}/v1/events?delivery_success=false&limit=100", token=key)
         left = [event["id"] for event in answer["data"]]
         if not left or time.monotonic() > ends:

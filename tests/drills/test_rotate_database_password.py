@@ -20,7 +20,7 @@ import pytest
 from opslib import database_url, environment, pm2, postgres, record
 from opslib.login import Login
 from tests import sandbox
-from tests.drills.database import Saved, agree
+from tests.drills.database import Saved, problems
 from tests.place import states
 from tests.sandbox import postgres as cluster
 from tests.sandbox.credentials import Credentials
@@ -113,7 +113,7 @@ def test_two_roles_in_turn_cost_no_request_and_leak_nothing(tmp_path: Path) -> N
         code, switched, said = rotate("-p", "password", f"file:{chosen}", "--reason", "drill")
         assert (code, outcome(switched)) == (0, "applied"), said
         assert set(states(switched)) == {"completed"}
-        assert agree() == []
+        assert problems() == []
         urls.append(in_force())
         again, _, refused = rotate()
         assert again == 1 and "✗ The login before is retired" in refused
@@ -122,7 +122,7 @@ def test_two_roles_in_turn_cost_no_request_and_leak_nothing(tmp_path: Path) -> N
     assert "✓ The old login is refused" in said_then
     assert traffic.result.asked > 1000
     assert traffic.result.failed == 0, traffic.result
-    assert agree(urls) == []
+    assert problems(*urls) == []
     assert database_url.parameters(urls[-1])["password"] == AWKWARD
     assert [postgres.failure(url) for url in urls] == ["password", None]
     assert leaks({*urls}, {"terminal": said + said_then + refused, "/proc": "\n".join(seen)}) == []
@@ -138,7 +138,7 @@ def test_one_role_has_a_window_and_leaves_one_password() -> None:
     assert (code, outcome(made)) == (0, "applied"), said
     assert "✓ The old login is refused" in said
     urls.append(in_force())
-    assert agree(urls) == []
+    assert problems(*urls) == []
     assert {database_url.user(url) for url in urls} == {cluster.ROLE}
     assert leaks({*urls}, {"terminal": said}) == []
 
@@ -160,7 +160,7 @@ def test_login_that_pg_hba_refuses_is_undone_before_anything_uses_it() -> None:
     assert DOTENV.read_bytes() == before
     assert {w.pid for w in pm2.workers(environment.load("sandbox"))} == {w.pid for w in workers}
     assert traffic.result.failed == 0, traffic.result
-    assert agree() == []
+    assert problems() == []
 
 
 def reload_configuration() -> None:
@@ -181,7 +181,7 @@ def test_worker_that_does_not_come_up_brings_the_old_login_back() -> None:
         assert admin.execute("SELECT rolpassword FROM pg_authid WHERE rolname = %s", [cluster.ROLE]).fetchone() == held
     assert DOTENV.read_bytes() == before
     assert in_force() == old
-    assert agree() == []
+    assert problems() == []
 
 
 def test_database_that_goes_down_is_undone_once_it_is_back() -> None:
@@ -199,12 +199,12 @@ def test_database_that_goes_down_is_undone_once_it_is_back() -> None:
     assert "✓ Undo: Give the role" in said
     assert DOTENV.read_bytes() == before
     until_mended()
-    assert agree() == []
+    assert problems() == []
 
 
 def until_mended() -> None:
     ends = time.monotonic() + 60
-    while agree() and time.monotonic() < ends:
+    while problems() and time.monotonic() < ends:
         time.sleep(1)
 
 
@@ -226,10 +226,10 @@ def test_killed_it_is_run_again(method: str, stage: str, at: str, after: float, 
     assert (code, outcome(made)) == (0, "applied"), said
     urls.append(in_force())
     if (method, stage) == ("alternate", "switch"):
-        assert agree() == []
+        assert problems() == []
         code, made, said = rotate("-p", "stage", "retire")
         assert code == 0, said
-    assert agree(urls) == []
+    assert problems(*urls) == []
 
 
 def kill(at: str, after: float, whom: str, *words: str) -> None:
@@ -256,7 +256,7 @@ def test_killed_run_that_then_fails_is_undone_to_the_beginning() -> None:
         sandbox.mend("bad-release")
     assert (code, outcome(made)) == (2, "undone"), said
     assert DOTENV.read_bytes() == before
-    assert agree() == []
+    assert problems() == []
 
 
 def test_others_are_not_locked_out_unless_that_is_accepted() -> None:
@@ -272,4 +272,4 @@ def test_others_are_not_locked_out_unless_that_is_accepted() -> None:
         assert rotate("-p", "stage", "retire", "-p", "accept_others", "True")[0] == 0
         with pytest.raises(psycopg.OperationalError):
             other.execute("SELECT 1")
-    assert agree() == []
+    assert problems() == []

@@ -12,9 +12,8 @@ import psutil
 import pytest
 
 from opslib import env_file, signing, token
-from tests import crash_matrix, sandbox
-from tests.crash_matrix import SUBJECTS, Case
-from tests.drills import jwt_secret
+from tests import sandbox
+from tests.drills import jwt_secret, standing
 from tests.sandbox.layout import STATE
 
 pytestmark = [pytest.mark.usefixtures("sandbox"), pytest.mark.long]
@@ -68,7 +67,7 @@ class Cmdlines:
 
 def test_nobody_notices_a_rotation_nor_its_end_and_no_secret_gets_out() -> None:
     jwt_secret.idle(ODD)
-    env = jwt_secret.sandbox()
+    env = standing.sandbox()
     with Cmdlines() as cmdlines:
         with sandbox.Traffic(rate=100) as traffic:
             code, made, shown = rotate("--reason", "drill")
@@ -77,12 +76,12 @@ def test_nobody_notices_a_rotation_nor_its_end_and_no_secret_gets_out() -> None:
         assert traffic.result.failed == 0, traffic.result
         new = env_file.read(env.api.env_file)[signing.KEY]
         assert new != ODD
-        assert jwt_secret.problem() == ""
+        assert jwt_secret.problems() == []
         assert signing.found(env) == "overlap"
         code, _, early = rotate("-p", "stage", "retire")
         assert code == 1
         assert "s to go, 7.0 days" in early
-        jwt_secret.stage({"JWT_SECRET_SINCE": "2026-01-01T00:00:00Z"})
+        standing.stage({"JWT_SECRET_SINCE": "2026-01-01T00:00:00Z"})
         with sandbox.Traffic(rate=100) as traffic:
             code, retired, ended = rotate("-p", "stage", "retire")
         assert (code, outcome(retired)) == (0, "applied"), ended
@@ -102,7 +101,7 @@ def test_an_api_that_knows_one_secret_is_left_as_it_was_unless_a_mass_logout_is_
     jwt_secret.idle()
     sandbox.break_("no-previous-secret")
     try:
-        file = jwt_secret.sandbox().api.env_file
+        file = standing.sandbox().api.env_file
         before = file.read_bytes()
         with sandbox.Traffic(rate=100) as traffic:
             code, made, shown = rotate()
@@ -112,17 +111,17 @@ def test_an_api_that_knows_one_secret_is_left_as_it_was_unless_a_mass_logout_is_
         assert "Sign with the new secret — under way" not in shown
         assert file.read_bytes() == before
         assert traffic.result.failed == 0, traffic.result
-        assert jwt_secret.problem() == ""
+        assert jwt_secret.problems() == []
         code, made, shown = rotate("-p", "accept_mass_logout", "True")
         assert (code, outcome(made)) == (0, "applied"), shown
-        assert set(token.answers(jwt_secret.sandbox(), signing.old(jwt_secret.sandbox()))) == {401}
+        assert set(token.answers(standing.sandbox(), signing.old(standing.sandbox()))) == {401}
     finally:
         sandbox.mend("no-previous-secret")
 
 
 def test_a_release_that_does_not_start_is_undone_byte_for_byte() -> None:
     jwt_secret.idle()
-    file = jwt_secret.sandbox().api.env_file
+    file = standing.sandbox().api.env_file
     before = file.read_bytes()
     sandbox.break_("bad-release")
     try:
@@ -131,13 +130,13 @@ def test_a_release_that_does_not_start_is_undone_byte_for_byte() -> None:
         assert (code, outcome(made)) == (2, "undone"), shown
         assert file.read_bytes() == before
         assert traffic.result.failed == 0, traffic.result
-        assert jwt_secret.problem() == ""
+        assert jwt_secret.problems() == []
     finally:
         sandbox.mend("bad-release")
 
 
 def test_an_env_file_that_is_read_only_is_refused_before_anything_changes() -> None:
-    env = jwt_secret.sandbox()
+    env = standing.sandbox()
     file = env.api.env_file.resolve()
     staged, before = signing.staged(env), file.read_bytes()
     pending = staged.pending
@@ -154,16 +153,10 @@ def test_an_env_file_that_is_read_only_is_refused_before_anything_changes() -> N
 
 def test_a_compromised_secret_is_refused_at_once() -> None:
     jwt_secret.overlap(days=1)
-    env = jwt_secret.sandbox()
+    env = standing.sandbox()
     values = env_file.read(env.api.env_file)
     code, made, shown = rotate("-p", "compromised", "True")
     assert (code, outcome(made)) == (0, "applied"), shown
-    assert jwt_secret.problem() == ""
+    assert jwt_secret.problems() == []
     assert all(set(token.answers(env, values[key])) == {401} for key in (signing.KEY, signing.PREVIOUS))
     assert signing.found(env) == "idle"
-
-
-def test_killed_in_the_middle_it_is_run_again() -> None:
-    # One case of the crash matrix: one worker signs with the new secret, the other is being replaced.
-    case = Case(SUBJECTS[0], "runner", "Sign with the new secret", 7.0, "in the middle")
-    assert crash_matrix.survive(case) == ""

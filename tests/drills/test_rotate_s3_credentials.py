@@ -18,10 +18,11 @@ import psutil
 import pytest
 import urllib3
 
-from opslib import aws, env_file, environment, health, pm2, procedure, record, upload
-from opslib.access_key import AccessKeys
+from opslib import aws, environment, procedure, record, upload
 from tests import sandbox
 from tests.aws_front import Front
+from tests.drills import access_key
+from tests.drills.access_key import keys, problems
 from tests.place import states
 from tests.sandbox.credentials import BACKUP_BUCKET, BUCKET, Credentials
 from tests.sandbox.layout import API, STATE, url
@@ -32,59 +33,12 @@ SETTLE = ("-p", "settle_seconds", "2")
 ROOT = procedure.root()
 
 
-def keys() -> AccessKeys:
-    """The keys of the API's user, as they are."""
-    return AccessKeys(environment.load("sandbox"))
-
-
-def agree() -> list[str]:
-    """Say where the API, its `.env`, the staging file and IAM disagree between runs; nothing if all is well."""
-    found, env = keys(), environment.load("sandbox")
-    staged, listed = found.staged, {key.id: key.status for key in found.listed()}
-    current, before = staged.current, staged.previous
-    ours = {pair.id for pair in (current, before) if pair}
-    signs, rows = upload.signs(env, current) if current else (False, [])
-    probes = found_objects()
-    wrong = {
-        "the API does not answer": health.steady(env.api.health_url, 10)[0],
-        "a worker does not answer": all(worker.status == "online" for worker in pm2.workers(env)),
-        f"the API does not sign with the key of the .env: {rows}": signs,
-        "the key of the .env is not active": current is not None and listed.get(current.id) == "Active",
-        "a key is staged that is not in force": staged.pending is None,
-        f"IAM has a stray key: {len(listed)} keys": set(listed) <= ours,
-        "a backup of the .env is left": not env_file.edits(env.api.env_file) and not env_file.edits(staged.file),
-        f"probes are left in the bucket: {probes}": not probes,
-    }
-    return [problem for problem, well in wrong.items() if not well]
-
-
-def found_objects() -> list[str]:
-    env = environment.load("sandbox")
-    s3 = aws.client(env, "s3", aws.administrator(env))
-    return [
-        one["Key"]
-        for bucket in (BUCKET, BACKUP_BUCKET)
-        for one in s3.list_objects_v2(Bucket=bucket, Prefix=upload.PREFIX).get("Contents", [])
-    ]
-
-
 @pytest.fixture(autouse=True)
 def one_key() -> Iterator[None]:
     """Begin and end with the one key that is in force."""
-    forget_all_but_one()
+    access_key.one()
     yield
-    forget_all_but_one()
-
-
-def forget_all_but_one() -> None:
-    found = keys()
-    assert found.staged.current
-    for key in found.listed():
-        if key.id != found.staged.current.id:
-            found.delete(key.id)
-    found.staged.answered()
-    found.staged.discard()
-    found.staged.forget()
+    access_key.one()
 
 
 class Uploads:
@@ -174,7 +128,7 @@ def test_whole_rotation_costs_no_request_and_shows_no_secret() -> None:
             code, made, text = rotate("-p", "stage", *stage)
             assert (code, made["metadata"]["opslib"]["outcome"]) == (0, "applied"), text
             assert set(states(made)) == {"completed"}
-            assert agree() == []
+            assert problems() == []
             shown += [text, json.dumps(made)]
             if stage == ["rotate"]:
                 early = rotate("-p", "stage", "deactivate")
@@ -210,7 +164,7 @@ def test_workers_that_do_not_come_up_undo_it() -> None:
         sandbox.mend("bad-release")
     assert file.read_bytes() == before
     assert [key.id for key in keys().listed()] == [old.id]
-    assert agree() == []
+    assert problems() == []
 
 
 def test_iam_that_fails_in_the_undo_needs_a_person_and_is_run_again(tmp_path: Path) -> None:
@@ -225,11 +179,11 @@ def test_iam_that_fails_in_the_undo_needs_a_person_and_is_run_again(tmp_path: Pa
     assert (code, made["metadata"]["opslib"]["outcome"]) == (3, "needs-person"), text
     assert "IAM DeleteAccessKey was not answered" in text
     assert environment.load("sandbox").api.env_file.read_bytes() == before
-    assert agree() == ["a key is staged that is not in force", "IAM has a stray key: 2 keys"]
+    assert problems() == ["a key is staged that is not in force", "IAM has a stray key: 2 keys"]
     code, made, text = rotate()
     assert (code, made["metadata"]["opslib"]["outcome"]) == (0, "applied"), text
     assert "which is staged" in text
-    assert agree() == []
+    assert problems() == []
 
 
 def test_wrong_user_and_wrong_administrator_change_nothing(tmp_path: Path) -> None:
@@ -242,7 +196,7 @@ def test_wrong_user_and_wrong_administrator_change_nothing(tmp_path: Path) -> No
         code, _, text = rotate(root=elsewhere(folder, **{name: value}))
         assert code in (1, 4)
         assert said in text
-    assert agree() == []
+    assert problems() == []
 
 
 def test_killed_between_two_workers_it_is_run_again() -> None:
@@ -250,7 +204,7 @@ def test_killed_between_two_workers_it_is_run_again() -> None:
     kill("runner", "· Put the new key in force — under way", 4)
     code, made, text = rotate()
     assert (code, made["metadata"]["opslib"]["outcome"]) == (0, "applied"), text
-    assert agree() == []
+    assert problems() == []
     assert keys().staged.previous == old
 
 
@@ -269,7 +223,7 @@ def test_killed_and_run_again_in_vain_it_is_undone_to_what_was_before_both() -> 
     assert uploads.failures == []
     assert file.read_bytes() == before
     assert [key.id for key in keys().listed()] == [old.id]
-    assert agree() == []
+    assert problems() == []
 
 
 def kill(whom: str, line: str, later: float, *arguments: str) -> None:

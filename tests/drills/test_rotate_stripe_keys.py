@@ -172,7 +172,7 @@ def test_all_four_stages_cost_no_request_and_no_event(tmp_path: Path) -> None:
         outcome, _, said = rotate("webhook", "-p", "new_secret", stripe.put(tmp_path, new_secret))
         shown.append(said)
         assert outcome == "applied", said
-        assert stripe.agree() == []
+        assert stripe.problems() == []
         outcome, made, said = rotate("retire-webhook")
         shown.append(said)
         assert outcome == "applied", said
@@ -180,7 +180,7 @@ def test_all_four_stages_cost_no_request_and_no_event(tmp_path: Path) -> None:
     assert traffic.result.failed == 0, traffic.result
     assert traffic.result.asked > 1500
     assert payments.failed == [] and len(payments.made) > 50
-    assert stripe.agree(retired=(old_key, old_secret)) == []
+    assert stripe.problems(old_key, old_secret) == []
     assert events_of(payments.made) == set(payments.made)
     values = [old_key, new_key, old_secret, new_secret]
     assert leaks(values, *shown) == []
@@ -225,7 +225,7 @@ def test_an_answer_that_fails_after_the_switch_undoes_it(tmp_path: Path) -> None
     stripe.dashboard("faults")
     assert process.returncode == 2 and "✓ Undo: Give the workers" in out, out
     assert dotenv() == before
-    assert stripe.agree() == []
+    assert stripe.problems() == []
 
 
 def test_a_release_that_does_not_start_is_undone_byte_for_byte(tmp_path: Path) -> None:
@@ -240,7 +240,7 @@ def test_a_release_that_does_not_start_is_undone_byte_for_byte(tmp_path: Path) -
     assert dotenv() == before
     assert traffic.result.failed == 0, traffic.result
     assert payments.failed == []
-    assert stripe.agree() == []
+    assert stripe.problems() == []
 
 
 def test_a_wrong_webhook_secret_is_undone_and_loses_no_event(tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ def test_a_wrong_webhook_secret_is_undone_and_loses_no_event(tmp_path: Path) -> 
     assert events_of(payments.made) == set(payments.made)
     outcome, _, shown = rotate("webhook", "-p", "new_secret", stripe.put(tmp_path, right), apply=False)
     assert outcome == "planned", shown  # the right one may take its place
-    assert stripe.agree() == []
+    assert stripe.problems() == []
 
 
 def test_events_that_were_not_delivered_meanwhile_are(tmp_path: Path) -> None:
@@ -310,7 +310,7 @@ def test_killed_it_is_run_again(stage: str, change: str, after: float, victim: s
             process.communicate(timeout=120)
         outcome, _, shown = rotate(stage, *given)
     assert outcome == "applied", shown
-    assert stripe.agree() == []
+    assert stripe.problems() == []
     assert traffic.result.failed == 0, traffic.result
     assert payments.failed == []
     assert events_of(payments.made) == set(payments.made)

@@ -59,8 +59,8 @@ def _api_state() -> State:
     return State("api", API, tuple(worker.pid for worker in running), pm2.problem())
 
 
-def start() -> bool:
-    """Start the stand-in; False if all of it was ready already.
+def start(*, listen_timeout: int = pm2.LISTEN_TIMEOUT) -> bool:
+    """Start the stand-in; False if all of it was ready already. `listen_timeout` is PM2's for the API, in ms.
 
     One of which only a part runs is stopped first: its secrets and data are made anew with each start.
     """
@@ -71,14 +71,14 @@ def start() -> bool:
         _stop()
         _refuse_taken_ports()
         try:
-            _start()
+            _start(listen_timeout)
         except BaseException:
             _stop()
             raise
         return True
 
 
-def _start() -> None:
+def _start(listen_timeout: int) -> None:
     for folder in (ADMIN, RELEASES, LOGS, DOTENV.parent, INTENTS.parent, STATE / "logs"):
         folder.mkdir(parents=True, exist_ok=True)
     credentials = Credentials()
@@ -90,7 +90,7 @@ def _start() -> None:
     with ThreadPoolExecutor() as pool:
         stripe = pool.submit(_start_stripe, by_name)
         cloud = pool.submit(_start_aws, by_name["aws_server"], credentials)
-        code = pool.submit(_check_out)
+        code = pool.submit(_check_out, listen_timeout)
         database = pool.submit(_start_database, credentials, code.result, stripe.result)
         others = [
             pool.submit(by_name["sendgrid_server"].start),
@@ -122,10 +122,10 @@ def _start_redis(part: Part, credentials: Credentials) -> None:
     redis.seed(credentials)
 
 
-def _check_out() -> None:
+def _check_out(listen_timeout: int) -> None:
     release.create_origin()
     release.make_current(release.check_out(release.GOOD))
-    pm2.write_ecosystems()
+    pm2.write_ecosystems(listen_timeout)
 
 
 def _start_database(credentials: Credentials, code: Callable[[], None], stripe: Callable[[], None]) -> None:

@@ -16,6 +16,8 @@ from .part import http_problem
 
 APPLICATION = "propertypulse-api"
 INSTANCES = 2
+LISTEN_TIMEOUT = 3000
+"""Milliseconds that a worker has to come up, PM2's own default; a reload of one worker by its id takes all of them."""
 ECOSYSTEM = APP / "ecosystem.config.cjs"
 FORK_ECOSYSTEM = APP / "ecosystem.fork.config.cjs"
 
@@ -31,7 +33,7 @@ module.exports = {{
       exec_mode: "{mode}",
       instances: {instances},
       wait_ready: true,
-      listen_timeout: 3000,
+      listen_timeout: {listen_timeout},
       kill_timeout: 10000,
       merge_logs: false,
     }},
@@ -40,11 +42,11 @@ module.exports = {{
 """
 
 
-def write_ecosystems() -> None:
+def write_ecosystems(listen_timeout: int = LISTEN_TIMEOUT) -> None:
     """Write how PM2 runs the API, and the variant that runs it in fork mode."""
-    cwd = CURRENT / "server"
+    same = {"name": APPLICATION, "cwd": CURRENT / "server", "listen_timeout": listen_timeout}
     for path, mode, instances in ((ECOSYSTEM, "cluster", INSTANCES), (FORK_ECOSYSTEM, "fork", 1)):
-        path.write_text(TEMPLATE.format(name=APPLICATION, cwd=cwd, mode=mode, instances=instances))
+        path.write_text(TEMPLATE.format(**same, mode=mode, instances=instances))
 
 
 def run(*arguments: str) -> str:
