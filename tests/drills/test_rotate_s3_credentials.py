@@ -23,7 +23,7 @@ from tests.place import states
 from tests.sandbox.credentials import BACKUP_BUCKET, BUCKET, Credentials
 from tests.sandbox.layout import LOGS, PM2_HOME, STATE
 
-pytestmark = [pytest.mark.usefixtures("sandbox"), pytest.mark.long]
+pytestmark = pytest.mark.usefixtures("sandbox")
 
 SETTLE = ("-p", "settle_seconds", "2")
 ROOT = procedure.root()
@@ -121,6 +121,7 @@ def may_touch(*buckets: str) -> None:
     iam.put_user_policy(UserName=user, PolicyName=user, PolicyDocument=json.dumps(content))
 
 
+@pytest.mark.long
 def test_whole_rotation_costs_no_request_and_shows_no_secret() -> None:
     old = keys().pair
     shown = []
@@ -196,6 +197,7 @@ def test_wrong_user_and_wrong_administrator_change_nothing(tmp_path: Path) -> No
     assert agree() == []
 
 
+@pytest.mark.long
 def test_killed_between_two_workers_it_is_run_again() -> None:
     old = keys().pair
     kill("runner", "· Put the new key in force — under way", 4)
@@ -205,6 +207,7 @@ def test_killed_between_two_workers_it_is_run_again() -> None:
     assert keys().staged.previous == old
 
 
+@pytest.mark.long
 def test_killed_and_run_again_in_vain_it_is_undone_to_what_was_before_both() -> None:
     file = environment.load("sandbox").api.env_file
     before, old = file.read_bytes(), keys().pair

@@ -18,7 +18,7 @@ from tests import leaks, sandbox
 from tests.drills import stripe_agreement as stripe
 from tests.sandbox.layout import LOGS, PM2_HOME, STATE
 
-pytestmark = [pytest.mark.usefixtures("sandbox"), pytest.mark.long]
+pytestmark = pytest.mark.usefixtures("sandbox")
 
 QUICK = ("-p", "settle_seconds", "2", "-p", "wait_seconds", "6")
 
@@ -68,6 +68,7 @@ def leaked(values: list[str], *texts: str) -> list[str]:
     return found + leaks.shown(secrets, {f"text {n}": text for n, text in enumerate(texts)})
 
 
+@pytest.mark.long
 def test_all_four_stages_cost_no_request_and_no_event(tmp_path: Path) -> None:
     old_key, old_secret, new_key = (
         stripe.held("STRIPE_SECRET_KEY"),
@@ -80,7 +81,7 @@ def test_all_four_stages_cost_no_request_and_no_event(tmp_path: Path) -> None:
         shown.append(said)
         assert outcome == "applied", said
         assert stripe.held("STRIPE_SECRET_KEY") == new_key
-        outcome, _, said = rotate("retire-key", "-p", "old_key_last_used", "leaked")
+        outcome, _, said = rotate("retire-key", "-p", "old_key_last_used", "leaked", "-p", "wait_seconds", "1")
         assert outcome == "failed" and "✗ The old key is refused" in said  # it is not expired yet
         stripe.dashboard("keys/expire", secret=old_key)
         outcome, _, said = rotate("retire-key", "-p", "old_key_last_used", "leaked")
@@ -130,33 +131,23 @@ def test_nothing_begins_while_stripe_does_not_answer() -> None:
     assert dotenv() == before
 
 
+@pytest.mark.long
 def test_an_answer_that_fails_after_the_switch_undoes_it(tmp_path: Path) -> None:
     before = dotenv()
     words = command("key", "-p", "new_secret", stripe.put(tmp_path, stripe.create_key()))
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
-        await_line(process, "Give the workers")
-        stripe.dashboard("faults", status=500, times=99, path="/v1/balance")
-        out, _ = process.communicate(timeout=120)
-    stripe.dashboard("faults")
+    with sandbox.Traffic(rate=100, writes=True) as traffic:
+        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+            await_line(process, "Give the workers")
+            stripe.dashboard("faults", status=500, times=99, path="/v1/balance")
+            out, _ = process.communicate(timeout=120)
+        stripe.dashboard("faults")
     assert process.returncode == 2 and "✓ Undo: Give the workers" in out, out
-    assert dotenv() == before
-    assert stripe.agree() == []
-
-
-def test_a_release_that_does_not_start_is_undone_byte_for_byte(tmp_path: Path) -> None:
-    before, key = dotenv(), stripe.create_key()
-    sandbox.break_("bad-release")
-    try:
-        with sandbox.Traffic(rate=100, writes=True) as traffic:
-            outcome, _, shown = rotate("key", "-p", "new_secret", stripe.put(tmp_path, key))
-    finally:
-        sandbox.mend("bad-release")
-    assert outcome == "undone", shown
     assert dotenv() == before
     assert traffic.result.failed == 0 and traffic.result.lossless, traffic.result
     assert stripe.agree() == []
 
 
+@pytest.mark.long
 def test_a_wrong_webhook_secret_is_undone_and_loses_no_event(tmp_path: Path) -> None:
     right, wrong = stripe.roll(), "whsec_" + "wrong" * 6
     outcome, _, shown = rotate("webhook", "-p", "new_secret", stripe.put(tmp_path, wrong))
@@ -164,11 +155,12 @@ def test_a_wrong_webhook_secret_is_undone_and_loses_no_event(tmp_path: Path) -> 
     before = dotenv()
     with sandbox.Traffic(rate=100, writes=True) as traffic:
         outcome, _, shown = rotate("retire-webhook")
+        stripe.dashboard("deliveries/retry")  # Stripe's own next attempt, for which one would wait for hours
     assert outcome == "undone", shown
     assert "✗ Every event since the switch began was taken" in shown
     assert dotenv() == before
     assert traffic.result.failed == 0 and traffic.result.lossless, traffic.result
-    assert stripe.untaken(within=40) == []
+    assert stripe.untaken() == []
     outcome, _, shown = rotate("webhook", "-p", "new_secret", stripe.put(tmp_path, right), apply=False)
     assert outcome == "planned", shown  # the right one may take its place
     assert stripe.agree() == []
@@ -198,6 +190,7 @@ def await_line(process: "subprocess.Popen[str]", text: str) -> None:
 
 
 # A sample of the crash matrix: in which change, how many seconds after it began, and who dies.
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("stage", "change", "after", "victim"),
     [
