@@ -18,7 +18,7 @@ from tests.sandbox.layout import DOTENV, LOGS, PM2_HOME, STATE
 RATE = 100
 TAIL_SECONDS = 10
 """How long the traffic goes on after the last command: what is broken then goes on failing."""
-HEADS = ("seconds", "requests", "failed", "401s", "writes lost", "events lost", "in files", "in argv")
+HEADS = ("exit", "seconds", "requests", "failed", "401s", "writes lost", "events lost", "in files", "in argv")
 KEYS = ("JWT_SECRET", "DATABASE_URL", "STRIPE_SECRET_KEY", "STRIPE_WEBHOOK_SECRET", "AWS_SECRET_ACCESS_KEY")
 """The secrets that are searched for, each as it was before and after."""
 
@@ -57,8 +57,10 @@ def measure(rotate: Callable[[Terminal], None]) -> tuple[int, ...]:
     written = leaks.found(secrets, places) + leaks.shown(secrets, {"terminal": "\n".join(terminal.said)})
     typed = leaks.shown(secrets, {line: line for line in {*lines, *terminal.typed}})
     put_back(saved, old, new)
+    if worst := max(terminal.exits):
+        print(terminal.said[terminal.exits.index(worst)])
     lost = (got.writes - got.written, got.events - got.applied)
-    return (round(seconds), got.asked, got.failed, got.unauthorized, *lost, len(written), len(typed))
+    return (worst, round(seconds), got.asked, got.failed, got.unauthorized, *lost, len(written), len(typed))
 
 
 def held() -> dict[str, str]:
