@@ -49,8 +49,9 @@ def _within(place: str, content: bytes, forms: Mapping[str, str]) -> Iterator[st
 
 def _forms(secrets: Mapping[str, str]) -> dict[str, str]:
     """Give each form of each secret that is long enough not to be met by chance, and its name."""
-    forms = ((name, how, form) for name, secret in secrets.items() for how, form in _encoded(secret))
-    return {form: f"{name} ({how})" for name, how, form in forms if len(form) >= 8}
+    forms = [(name, how, form) for name, secret in secrets.items() for how, form in _encoded(secret)]
+    # From the end, so that of encodings that leave a secret as it is the first names it.
+    return {form: f"{name} ({how})" for name, how, form in reversed(forms) if len(form) >= 8}
 
 
 def _encoded(secret: str) -> Iterator[tuple[str, str]]:
