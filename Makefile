@@ -38,7 +38,7 @@ test: .venv/tester ## run all tests
 crash-matrix: .venv/tester ## kill the rotations at every step, run each again, count the survivors; about MINUTES minutes
 	$(BIN)/python -m tests.crash_shards
 
-drills: .venv/tester ## run the long drills of the rotations on the stand-in; about half an hour
+drills: .venv/tester ## run the long drills of the rotations on the stand-in; under ten minutes
 	$(BIN)/pytest -m long
 
 check: .venv/tester ## lint and type-check
@@ -53,8 +53,8 @@ format: .venv/tester ## format and mend what the linter can
 outputs: .venv/tester ## run every notebook's plan on the stand-in and store the outputs in the sources
 	$(BIN)/python -m tests.outputs
 
-bench: .venv/tester ## measure speed and losses beside the peers; about fifteen minutes
-	$(BIN)/python -m tests.bench
+bench: .venv/tester ## measure speed and losses beside the peers, or only PARTS=rotations; about twenty-five minutes
+	$(BIN)/python -m tests.bench $(PARTS)
 
 lock: .venv/tester ## pin anew what pyproject.toml asks for
 	$(BIN)/uv pip compile --quiet --no-emit-index-url --no-header --upgrade pyproject.toml -o requirements.txt

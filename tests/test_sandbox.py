@@ -163,12 +163,22 @@ def test_migrations_are_up_to_date() -> None:
 
 
 def test_a_reload_under_load_loses_no_request() -> None:
-    with stand_in.Traffic(rate=200) as traffic:
+    with stand_in.Traffic(rate=200, writes=True) as traffic:
         time.sleep(0.5)
         pm2.run("-s", "reload", pm2.APPLICATION)
         time.sleep(0.5)
-    assert traffic.result.failed == 0, traffic.result
+    assert traffic.result.failed == 0 and traffic.result.lossless, traffic.result
     assert len({pid for pid, _ in traffic.result.workers}) == 4
+
+
+def test_traffic_tells_what_is_lost(credentials: Credentials) -> None:
+    newest = "SELECT max(id) FROM payments WHERE provider_intent_id IS NULL AND id > 300"
+    with stand_in.Traffic(rate=100, writes=True) as traffic:
+        time.sleep(1)
+        with postgres.connect(credentials) as connection:
+            gone = connection.execute(f"DELETE FROM payments WHERE id = ({newest}) RETURNING id").fetchall()
+    assert len(gone) == 1 and traffic.result.written == traffic.result.writes - 1, traffic.result
+    assert not traffic.result.lossless and traffic.result.failed == 0, traffic.result
 
 
 @pytest.mark.parametrize("fault", ["bad-release", "hanging-release"])

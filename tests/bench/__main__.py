@@ -1,8 +1,17 @@
-"""All figures that this project claims, beside those of its peers in the same run."""
+"""All figures that this project claims, beside those of its peers in the same run; or those of the parts named."""
 
-from tests.bench import kills, restarts, saving, startup
+import argparse
+
+from tests.bench import kills, restarts, rotations, saving, startup
+
+PARTS = {"startup": startup, "saving": saving, "kills": kills, "restarts": restarts, "rotations": rotations}
 
 if __name__ == "__main__":
-    for bench in (startup, saving, kills, restarts):
-        print(f"\n# {bench.__doc__}\n", flush=True)
-        bench.main()
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; all of them unless named")
+    named = parser.parse_args().parts
+    if unknown := set(named) - set(PARTS):
+        parser.error(f"found {', '.join(sorted(unknown))}, expected of {', '.join(PARTS)}")
+    for name in named or PARTS:
+        print(f"\n# {PARTS[name].__doc__}\n", flush=True)
+        PARTS[name].main()

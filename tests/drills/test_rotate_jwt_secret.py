@@ -3,20 +3,18 @@
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
-from opslib import env_file, signing, token
-from tests import sandbox
+from opslib import env_file, record, signing, token
+from tests import leaks, sandbox
 from tests.drills import jwt_secret, standing
-from tests.sandbox.layout import STATE
+from tests.sandbox.layout import LOGS, STATE
 
-pytestmark = [pytest.mark.usefixtures("sandbox"), pytest.mark.long]
+pytestmark = pytest.mark.usefixtures("sandbox")
 
 ODD = "%41 @:/#'\" $HOME ${x} \\d ümläut ✓ " + "0123456789" * 17
 
@@ -37,43 +35,27 @@ def rotate(*arguments: str) -> tuple[int, dict[str, Any], str]:
     return done.returncode, json.loads(file.read_text()), done.stdout + done.stderr
 
 
+def begin() -> None:
+    """No rotation is under way."""
+    if signing.found(standing.sandbox()) != "idle":
+        jwt_secret.idle()
+
+
 def outcome(made: dict[str, Any]) -> str:
     """How the run ended, as its record says it."""
     return str(made["metadata"]["opslib"]["outcome"])
 
 
-class Cmdlines:
-    """The command lines of all processes that are seen while the block runs."""
-
-    def __enter__(self) -> "Cmdlines":
-        self.seen = set[str]()
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._look)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _look(self) -> None:
-        while not self._over.wait(0.1):
-            for process in psutil.process_iter():
-                try:
-                    self.seen.add("\0".join(process.cmdline()))
-                except psutil.Error:
-                    continue
-
-
+@pytest.mark.long
 def test_nobody_notices_a_rotation_nor_its_end_and_no_secret_gets_out() -> None:
     jwt_secret.idle(ODD)
     env = standing.sandbox()
-    with Cmdlines() as cmdlines:
-        with sandbox.Traffic(rate=100) as traffic:
+    with leaks.command_lines() as lines:
+        with sandbox.Traffic(rate=100, writes=True) as traffic:
             code, made, shown = rotate("--reason", "drill")
         assert (code, outcome(made)) == (0, "applied"), shown
-        assert traffic.result.asked > 2000
-        assert traffic.result.failed == 0, traffic.result
+        assert traffic.result.asked > 1000
+        assert traffic.result.failed == 0 and traffic.result.lossless, traffic.result
         new = env_file.read(env.api.env_file)[signing.KEY]
         assert new != ODD
         assert jwt_secret.problems() == []
@@ -82,35 +64,36 @@ def test_nobody_notices_a_rotation_nor_its_end_and_no_secret_gets_out() -> None:
         assert code == 1
         assert "s to go, 7.0 days" in early
         standing.stage({"JWT_SECRET_SINCE": "2026-01-01T00:00:00Z"})
-        with sandbox.Traffic(rate=100) as traffic:
+        with sandbox.Traffic(rate=100, writes=True) as traffic:
             code, retired, ended = rotate("-p", "stage", "retire")
         assert (code, outcome(retired)) == (0, "applied"), ended
-        assert traffic.result.failed == 0, traffic.result
+        assert traffic.result.failed == 0 and traffic.result.lossless, traffic.result
     assert signing.PREVIOUS not in env_file.read(env.api.env_file)
     assert set(token.answers(env, ODD)) == {401}
     assert set(token.answers(env, new)) == {200}
     assert not signing.staged(env).previous
-    places = [shown, early, ended, json.dumps([made, retired], ensure_ascii=False), *cmdlines.seen]
-    logs = [file for folder in ("pm2", "logs", "postgres", "app/logs") for file in (STATE / folder).rglob("*")]
-    places += [file.read_text(errors="replace") for file in logs if file.is_file()]
-    assert len(places) > 20
-    assert not [place[:80] for place in places for secret in (new, ODD[:40], json.dumps(ODD)[1:40]) if secret in place]
+    secrets = {"new": new, "old": ODD, "the old one's beginning": ODD[:40]}
+    texts = [shown, early, ended, json.dumps([made, retired], ensure_ascii=False), *lines]
+    assert leaks.shown(secrets, {text[:80]: text for text in texts}) == []
+    places = [record.folder(), LOGS, *(STATE / name for name in ("pm2", "logs", "postgres"))]
+    assert leaks.found(secrets, places) == []
 
 
+@pytest.mark.long
 def test_an_api_that_knows_one_secret_is_left_as_it_was_unless_a_mass_logout_is_accepted() -> None:
-    jwt_secret.idle()
+    begin()
     sandbox.break_("no-previous-secret")
     try:
         file = standing.sandbox().api.env_file
         before = file.read_bytes()
-        with sandbox.Traffic(rate=100) as traffic:
+        with sandbox.Traffic(rate=100, writes=True) as traffic:
             code, made, shown = rotate()
         assert (code, outcome(made)) == (2, "undone")
         assert "EVERYBODY WOULD BE LOGGED OUT" in shown
         assert "accept_mass_logout True" in shown
         assert "Sign with the new secret — under way" not in shown
         assert file.read_bytes() == before
-        assert traffic.result.failed == 0, traffic.result
+        assert traffic.result.failed == 0 and traffic.result.lossless, traffic.result
         assert jwt_secret.problems() == []
         code, made, shown = rotate("-p", "accept_mass_logout", "True")
         assert (code, outcome(made)) == (0, "applied"), shown
@@ -120,16 +103,16 @@ def test_an_api_that_knows_one_secret_is_left_as_it_was_unless_a_mass_logout_is_
 
 
 def test_a_release_that_does_not_start_is_undone_byte_for_byte() -> None:
-    jwt_secret.idle()
+    begin()
     file = standing.sandbox().api.env_file
     before = file.read_bytes()
     sandbox.break_("bad-release")
     try:
-        with sandbox.Traffic(rate=100) as traffic:
+        with sandbox.Traffic(rate=100, writes=True) as traffic:
             code, made, shown = rotate()
         assert (code, outcome(made)) == (2, "undone"), shown
         assert file.read_bytes() == before
-        assert traffic.result.failed == 0, traffic.result
+        assert traffic.result.failed == 0 and traffic.result.lossless, traffic.result
         assert jwt_secret.problems() == []
     finally:
         sandbox.mend("bad-release")

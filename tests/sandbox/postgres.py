@@ -5,7 +5,8 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -110,6 +111,22 @@ def _connect(database: str, user: str, password: str) -> psycopg.Connection:
         connect_timeout=2,
         autocommit=True,
     )
+
+
+@contextmanager
+def everything_logged() -> Iterator[None]:
+    """Have the server log every statement meanwhile."""
+    _log_statements("'all'")
+    try:
+        yield
+    finally:
+        _log_statements("DEFAULT")
+
+
+def _log_statements(which: str) -> None:
+    with connect_admin(Credentials.load()) as connection:
+        connection.execute(f"ALTER SYSTEM SET log_statement TO {which}")
+        connection.execute("SELECT pg_reload_conf()")
 
 
 def problem() -> str | None:

@@ -11,17 +11,29 @@ router.get("/", async (request, response) => {
   response.json(await prisma.payment.findMany({ where: { status }, orderBy: { id: "desc" }, take: 100 }));
 });
 
-router.post("/intent", async (request, response) => {
+// Who owes how much to whom; a request that does not say so is answered.
+async function owed(request, response) {
   const { tenantId, amount } = request.body ?? {};
   if (!Number.isInteger(tenantId) || !Number.isInteger(amount) || amount <= 0) {
-    return response.status(400).json({ error: "tenantId and amount (minor units) are required" });
+    return void response.status(400).json({ error: "tenantId and amount (minor units) are required" });
   }
   const tenant = await prisma.tenant.findUnique({ where: { id: tenantId } });
-  if (!tenant) return response.status(404).json({ error: "No such tenant" });
+  if (!tenant) return void response.status(404).json({ error: "No such tenant" });
+  return { tenantId, propertyId: tenant.propertyId, amount, dueDate: new Date() };
+}
+
+// Rent that is due, however it will be paid.
+router.post("/", async (request, response) => {
+  const data = await owed(request, response);
+  if (data) response.status(201).json(await prisma.payment.create({ data }));
+});
+
+router.post("/intent", async (request, response) => {
+  const data = await owed(request, response);
+  if (!data) return;
+  const { tenantId, amount } = data;
   const intent = await stripe.paymentIntents.create({ amount, currency: "usd", metadata: { tenant: String(tenantId) } });
-  const payment = await prisma.payment.create({
-    data: { tenantId, propertyId: tenant.propertyId, amount, dueDate: new Date(), providerIntentId: intent.id },
-  });
+  const payment = await prisma.payment.create({ data: { ...data, providerIntentId: intent.id } });
   response.status(201).json({ payment, clientSecret: intent.client_secret });
 });
 
