@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING
 
 from opslib import procedure as procedures
@@ -16,6 +17,9 @@ from opslib.step import Step, line
 
 if TYPE_CHECKING:
     from opslib.record import Summary
+
+MOST_ROWS = 12
+"""Rows of a step's evidence that the terminal shows."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,9 +70,15 @@ def _show_line(step: Step) -> None:
     if step["step"] == "end":
         return
     _say(line(step))
+    rows = step.get("evidence", [])
     if step["step"] == "plan":
-        for row in step.get("evidence", []):
+        for row in rows:
             _say(f"  {row['change']:>4}  {row['']}")
+    elif rows and (step["step"] == "note" or step["ok"] is False):  # of what is well, one line is enough
+        from opslib import table
+
+        left = f"… {len(rows) - MOST_ROWS} more in the record" if len(rows) > MOST_ROWS else ""
+        _say(indent("\n".join(filter(None, [table.plain(rows[:MOST_ROWS]), left])), "    "))
 
 
 def _show_json(step: Step) -> None:

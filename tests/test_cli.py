@@ -78,6 +78,19 @@ def test_a_run_for_people_and_for_machines(place: Place) -> None:
     assert Path(steps[-1]["record"]).is_file()
 
 
+def test_the_terminal_shows_what_was_seen_and_what_is_wrong(place: Place) -> None:
+    rows = "[{'pid': n} for n in range(15)]"
+    checks = ["run.check('Well', True, {'cpu': 1})", "run.check('Ill', False, 'why')"]
+    place.write("look", f"run.note('Seen', {rows})", *checks)
+    done = place.runbook("run", "look")
+    assert done.returncode == 1
+    shown = done.stdout.splitlines()
+    assert [line.strip() for line in shown[1:4]] == ["· Seen", "pid", "0"]
+    assert "    … 3 more in the record" in shown
+    assert [line.strip() for line in shown if "cpu" in line] == []
+    assert shown[shown.index("✗ Ill") + 1] == "    why"
+
+
 def test_a_reader_that_goes_away_costs_the_run_nothing(place: Place) -> None:
     place.write("slow", "import time; time.sleep(.5)", *["run.note('x' * 5000)"] * 30, "run.finish()")
     with place.start("run", "slow") as run:

@@ -3,9 +3,7 @@
 import json
 
 from .credentials import Credentials, write_private
-from .layout import STATE
-
-ADMIN = STATE / "admin"
+from .layout import ADMIN
 
 
 def write(credentials: Credentials) -> None:

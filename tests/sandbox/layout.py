@@ -11,7 +11,6 @@ NODE_MODULES: Final = HERE / "node_modules"
 
 STATE: Final = HERE / "state"
 BIN: Final = STATE / "bin"
-ADMIN: Final = STATE / "admin"
 CREDENTIALS: Final = STATE / "credentials.json"
 ADMIN: Final = STATE / "admin"
 PM2_HOME: Final = STATE / "pm2"
