@@ -167,6 +167,8 @@ class Mail(_Part):
     """The address that the API sends from, which SendGrid must know as verified."""
     webhook: Annotated[str, Field(pattern="^(/.*)?$")] = ""
     """The path of the API's that gets SendGrid's events; empty if it takes none."""
+    reader: str = ""
+    """Reference to a key that may read suppressions and webhooks, and delete; empty: the API's own key may."""
     needs: frozenset[str] = frozenset({"mail.send"})
     """The scopes that the key must have."""
 

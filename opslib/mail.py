@@ -30,12 +30,12 @@ def scopes(environment: Environment) -> tuple[frozenset[str], str]:
     return frozenset(map(str, found)), ""
 
 
-def webhooks(environment: Environment) -> tuple[Rows, str]:
-    """Give SendGrid's event webhooks with what is wrong with each, or why SendGrid does not say."""
+def webhooks(environment: Environment) -> tuple[Rows | None, str]:
+    """Give SendGrid's event webhooks with what is wrong with each, or None and why SendGrid does not say."""
     answer = sendgrid.ask(environment, "/v3/user/webhooks/event/settings/all")
     found = answer.content.get("webhooks") if isinstance(answer.content, dict) else None
     if answer.problem or not isinstance(found, list):
-        return [], answer.problem or "an answer without webhooks"
+        return None, answer.problem or "an answer without webhooks"
     return [_webhook(one) for one in found], ""
 
 
@@ -93,11 +93,11 @@ def send(environment: Environment, to: str) -> Change:
 
 
 def causes(
-    environment: Environment, *, scope: frozenset[str], hooks: Rows, sends: Rows, held: Rows, refusal: str
+    environment: Environment, *, scope: frozenset[str], hooks: Rows | None, sends: Rows, held: Rows, refusal: str
 ) -> Rows:
     """Give each thing that keeps mail from arriving, or its fate from being known, with what to do.
 
-    `refusal` is what SendGrid said when it did not take the message of `tried`; empty if it took it.
+    `hooks` is None where they are not known, as the key need not be able to see them; `refusal` is what SendGrid said when it did not take the message of `tried`; empty if it took it.
     """
     found = [_cause(f"the key lacks the scope {name}", "Give it to the key in SendGrid: Settings > API Keys")
              for name in sorted(sendgrid.settings(environment).needs - scope)]  # fmt: skip
@@ -109,7 +109,7 @@ def causes(
     found += [_cause(f"the event webhook {row['url']} {row['wrong']}", "Mend it in SendGrid: Settings > Mail Settings")
               for row in hooks if row["wrong"]]  # fmt: skip
     path = sendgrid.settings(environment).webhook
-    if path and not any(row["url"].endswith(path) for row in hooks):
+    if path and hooks is not None and not any(row["url"].endswith(path) for row in hooks):
         found.append(_cause(f"no event webhook goes to {path}", "Add one in SendGrid: Settings > Mail Settings"))
     found += [_cause(f"{row['times']} sends of the API failed: {row['why']}", remedy(row["why"]))
               for row in sends if row["result"] == "failed"]  # fmt: skip

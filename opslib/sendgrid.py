@@ -1,4 +1,4 @@
-"""SendGrid's Web API v3, asked with the API's own key: patiently, and no more often than it allows.
+"""SendGrid's Web API v3, asked with the API's own key or a reader's: patiently, and no more often than it allows.
 
 Addresses and answers as in its public OpenAPI specification (twilio/sendgrid-oai, spec/json).
 """
@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 import urllib3
 
-from opslib import env_file
+from opslib import env_file, reference
 from opslib.environment import Environment, Mail
 from opslib.errors import BadEnvironment, RunbookError
 from opslib.mask import mask
@@ -21,6 +21,8 @@ TIMEOUT = 10
 """Seconds for one answer."""
 LONGEST_WAIT = 60
 """Seconds; a limit that lasts longer is told, not waited for."""
+OWN = ("/v3/scopes", "/v3/mail/send")
+"""What is asked with the API's own key, as it is about that key."""
 PAGE = 500
 """Entries that one page of a list has at most, which is SendGrid's own limit."""
 
@@ -68,8 +70,13 @@ def settings(environment: Environment) -> Mail:
     return environment.mail
 
 
-def key(environment: Environment) -> str:
-    """Give the key that the API sends with. Raise BadEnvironment if its `.env` has none."""
+def key(environment: Environment, path: str) -> str:
+    """Give the key for an address: the API's own for what is about that key, else the reader, where one is named.
+
+    Raise BadEnvironment if the `.env` has none.
+    """
+    if settings(environment).reader and path not in OWN:
+        return reference.resolve(settings(environment).reader, "SENDGRID_READER")
     name, file = settings(environment).key, environment.api.env_file
     value = env_file.read(file).get(name, "")
     if not value:
@@ -85,7 +92,7 @@ def ask(environment: Environment, path: str, method: str = "GET", body: Any = No
     all. One that acts is tried again only where SendGrid has refused it, or never got it.
     """
     retries = _READS if method == "GET" or not acts else _ACTS
-    headers = {"Authorization": f"Bearer {key(environment)}"}
+    headers = {"Authorization": f"Bearer {key(environment, path)}"}
     url = settings(environment).url + path
     try:
         got = urllib3.request(method, url, json=body, headers=headers, timeout=TIMEOUT, retries=retries, redirect=False)

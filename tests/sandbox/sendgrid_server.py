@@ -44,7 +44,7 @@ UNSUBSCRIBED: dict[str, dict[str, Any]] = {"optout@tenant.example": {}}
 MESSAGES: list[dict[str, Any]] = []
 """What was accepted to be sent; nothing is."""
 FAULTS: list[dict[str, Any]] = []
-"""What is answered instead, so many `times`: a `status` (0: none), with `headers`, a `text` for a body, late by `seconds`."""
+"""What is answered instead, so many `times`: a `status` (0: none), `headers`, a body (`text`), after some `seconds`."""
 WEBHOOKS: dict[str, dict[str, Any]] = {
     "77d4a5da-7015-11ed-a1eb-0242ac120002": {
         "id": "77d4a5da-7015-11ed-a1eb-0242ac120002",
@@ -54,7 +54,7 @@ WEBHOOKS: dict[str, dict[str, Any]] = {
         "friendly_name": "PropertyPulse",
         "oauth_client_id": "",
         "oauth_token_url": "",
-        "public_key": "",
+        "public_key": PUBLIC_KEY,
     }
 }
 ADMIN_TOKEN, KEY = Credentials.load().stripe_admin_token, Credentials.load().sendgrid_api_key
@@ -115,6 +115,9 @@ async def _fault(request: web.Request) -> web.Response | None:
     fault = next((f for f in FAULTS if f["times"] > 0 and request.path.startswith(f.get("path", "/v3/"))), None)
     if fault is None:
         return None
+    if fault.get("skip", 0) > 0:  # so many are answered first
+        fault["skip"] -= 1
+        return None
     fault["times"] -= 1
     await asyncio.sleep(fault.get("seconds", 0))
     if not fault["status"] and request.transport is not None:
@@ -142,6 +145,12 @@ async def set_fault(request: web.Request) -> web.Response:
     return web.json_response({})
 
 
+@routes.get("/_sandbox/faults/left")
+async def faults_left(_: web.Request) -> web.Response:
+    """Say how many times faults are still to happen."""
+    return web.json_response(sum(fault["times"] for fault in FAULTS))
+
+
 @routes.post("/_sandbox/scopes")
 async def set_scopes(request: web.Request) -> web.Response:
     """Let the API's key do only this, or with null what it could at first."""
@@ -154,7 +163,8 @@ async def set_scopes(request: web.Request) -> web.Response:
 async def add_suppressions(request: web.Request) -> web.Response:
     """Put addresses on a list."""
     data = await request.json()
-    _list_of(data["list"]).update(dict.fromkeys(data["emails"], {"reason": data.get("reason", "550 no such user")}))
+    why = {"reason": data.get("reason", "550 no such user")}
+    _list_of(data["list"]).update(dict.fromkeys(data["emails"], why))
     return web.json_response({})
 
 
