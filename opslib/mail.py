@@ -97,7 +97,8 @@ def causes(
 ) -> Rows:
     """Give each thing that keeps mail from arriving, or its fate from being known, with what to do.
 
-    `hooks` is None where they are not known, as the key need not be able to see them; `refusal` is what SendGrid said when it did not take the message of `tried`; empty if it took it.
+    `hooks` is None where they are not known, which is no cause: a key need not be able to see them. `refusal` is what
+    SendGrid said when it did not take the message of `tried`; empty if it took it.
     """
     found = [_cause(f"the key lacks the scope {name}", "Give it to the key in SendGrid: Settings > API Keys")
              for name in sorted(sendgrid.settings(environment).needs - scope)]  # fmt: skip
@@ -107,7 +108,7 @@ def causes(
         found.append(_cause(f"SendGrid takes no message: {refusal}", remedy(refusal)))
     found += [_cause(f"{row['address']} is among the {row['list']}: {row['why']}", _release(row)) for row in held]
     found += [_cause(f"the event webhook {row['url']} {row['wrong']}", "Mend it in SendGrid: Settings > Mail Settings")
-              for row in hooks if row["wrong"]]  # fmt: skip
+              for row in hooks or [] if row["wrong"]]  # fmt: skip
     path = sendgrid.settings(environment).webhook
     if path and hooks is not None and not any(row["url"].endswith(path) for row in hooks):
         found.append(_cause(f"no event webhook goes to {path}", "Add one in SendGrid: Settings > Mail Settings"))
