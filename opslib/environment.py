@@ -157,6 +157,22 @@ class S3(_Part):
     """The longest life of a URL that the API signs, in seconds; AWS lets an IAM user sign for seven days at most."""
 
 
+class Mail(_Part):
+    """SendGrid: where it answers, with which key, and what the API needs of it."""
+
+    url: Url = "https://api.sendgrid.com"
+    key: Annotated[str, Field(min_length=1)] = "SENDGRID_API_KEY"
+    """The name of the key in the API's `.env`."""
+    sender: Annotated[str, Field(pattern="^[^@ ]+@[^@ ]+$")]
+    """The address that the API sends from, which SendGrid must know as verified."""
+    webhook: Annotated[str, Field(pattern="^(/.*)?$")] = ""
+    """The path of the API's that gets SendGrid's events; empty if it takes none."""
+    reader: str = ""
+    """Reference to a key that may read suppressions and webhooks, and delete; empty: the API's own key may."""
+    needs: frozenset[str] = frozenset({"mail.send"})
+    """The scopes that the key must have."""
+
+
 class Environment(_Part):
     """One deployment, as its file in parameters/ describes it."""
 
@@ -175,6 +191,7 @@ class Environment(_Part):
     database: Database | None = None
     limits: Limits = Limits()
     stripe: Stripe | None = None
+    mail: Mail | None = None
     name: str = ""
 
     def policy(self, procedure: str) -> Policy:

@@ -1,5 +1,10 @@
-"""SendGrid: the addresses that the mail procedures use, in the shapes of its public specification."""
+"""SendGrid: the addresses that the mail procedures use, in the shapes of its public specification.
 
+What only a test wants is under `/_sandbox/`, for whoever has the administrator's token.
+"""
+
+import asyncio
+import hmac
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -25,6 +30,7 @@ SCOPES = {
     "user.webhooks.event.settings.update",
     "user.webhooks.event.test.create",
     "suppression.read",
+    "suppression.delete",
     "asm.groups.suppressions.read",
 }
 NOW = int(time.time())
@@ -34,7 +40,11 @@ SUPPRESSED: dict[str, dict[str, dict[str, Any]]] = {
     "invalid_emails": {"typo@tenant": {"reason": "Mail domain mentioned in email address is unknown"}},
     "spam_reports": {"angry@tenant.example": {"ip": "192.0.2.10"}},
 }
-UNSUBSCRIBED = {"optout@tenant.example"}
+UNSUBSCRIBED: dict[str, dict[str, Any]] = {"optout@tenant.example": {}}
+MESSAGES: list[dict[str, Any]] = []
+"""What was accepted to be sent; nothing is."""
+FAULTS: list[dict[str, Any]] = []
+"""What is answered instead, so many `times`: a `status` (0: none), `headers`, a body (`text`), after some `seconds`."""
 WEBHOOKS: dict[str, dict[str, Any]] = {
     "77d4a5da-7015-11ed-a1eb-0242ac120002": {
         "id": "77d4a5da-7015-11ed-a1eb-0242ac120002",
@@ -44,16 +54,18 @@ WEBHOOKS: dict[str, dict[str, Any]] = {
         "friendly_name": "PropertyPulse",
         "oauth_client_id": "",
         "oauth_token_url": "",
-        "public_key": "",
+        "public_key": PUBLIC_KEY,
     }
 }
-KEYS = {Credentials.load().sendgrid_api_key: SCOPES}
+ADMIN_TOKEN, KEY = Credentials.load().stripe_admin_token, Credentials.load().sendgrid_api_key
+KEYS = {KEY: SCOPES}
 ROUTE_SCOPES = {
     ("POST", "/v3/mail/send"): "mail.send",
     ("POST", "/v3/user/webhooks/event/test"): "user.webhooks.event.test.create",
     ("GET", "/v3/user/webhooks"): "user.webhooks.event.settings.read",
     ("PATCH", "/v3/user/webhooks"): "user.webhooks.event.settings.update",
     ("GET", "/v3/suppression"): "suppression.read",
+    ("DELETE", "/v3/suppression"): "suppression.delete",
     ("GET", "/v3/asm"): "asm.groups.suppressions.read",
 }
 
@@ -70,8 +82,13 @@ async def authorized(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
     """Let through what has a key with the scope that the address asks for."""
-    if request.path.startswith("/_sandbox/"):
+    if request.path == "/_sandbox/health":
         return await handler(request)
+    if request.path.startswith("/_sandbox/"):
+        token = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        return await handler(request) if hmac.compare_digest(token, ADMIN_TOKEN) else fail(401, "not the administrator")
+    if (instead := await _fault(request)) is not None:
+        return instead
     scopes = KEYS.get(request.headers.get("Authorization", "").removeprefix("Bearer "))
     if scopes is None:
         return fail(401, "authorization required")
@@ -93,10 +110,68 @@ async def authorized(
     return answer
 
 
+async def _fault(request: web.Request) -> web.Response | None:
+    """Answer what a fault says, if there is one for this address."""
+    fault = next((f for f in FAULTS if f["times"] > 0 and request.path.startswith(f.get("path", "/v3/"))), None)
+    if fault is None:
+        return None
+    if fault.get("skip", 0) > 0:  # so many are answered first
+        fault["skip"] -= 1
+        return None
+    fault["times"] -= 1
+    await asyncio.sleep(fault.get("seconds", 0))
+    if not fault["status"] and request.transport is not None:
+        request.transport.abort()
+    answer = fail(fault["status"] or 503, fault.get("message", "a fault of the stand-in"))
+    if "text" in fault:
+        answer = web.Response(status=fault["status"], text=fault["text"])
+    answer.headers.update(fault.get("headers", {}))
+    return answer
+
+
 @routes.get("/_sandbox/health")
 async def health(_: web.Request) -> web.Response:
     """Say that the server is up."""
     return web.json_response({"status": "ok"})
+
+
+@routes.post("/_sandbox/faults")
+async def set_fault(request: web.Request) -> web.Response:
+    """Add a fault, or with an empty object end all of them."""
+    if data := await request.json():
+        FAULTS.append({"times": 1, **data})
+    else:
+        FAULTS.clear()
+    return web.json_response({})
+
+
+@routes.get("/_sandbox/faults/left")
+async def faults_left(_: web.Request) -> web.Response:
+    """Say how many times faults are still to happen."""
+    return web.json_response(sum(fault["times"] for fault in FAULTS))
+
+
+@routes.post("/_sandbox/scopes")
+async def set_scopes(request: web.Request) -> web.Response:
+    """Let the API's key do only this, or with null what it could at first."""
+    wanted = (await request.json())["scopes"]
+    KEYS[KEY] = SCOPES if wanted is None else set(wanted)
+    return web.json_response({})
+
+
+@routes.post("/_sandbox/suppressions")
+async def add_suppressions(request: web.Request) -> web.Response:
+    """Put addresses on a list."""
+    data = await request.json()
+    why = {"reason": data.get("reason", "550 no such user")}
+    _list_of(data["list"]).update(dict.fromkeys(data["emails"], why))
+    return web.json_response({})
+
+
+@routes.get("/_sandbox/messages")
+async def show_messages(_: web.Request) -> web.Response:
+    """Show what was accepted to be sent."""
+    return web.json_response(MESSAGES)
 
 
 @routes.get("/v3/scopes")
@@ -115,6 +190,8 @@ async def send(request: web.Request) -> web.Response:
     sandbox = mail.get("mail_settings", {}).get("sandbox_mode", {}).get("enable", False)
     if not isinstance(sandbox, bool):
         return fail(400, "The sandbox_mode enable parameter should be a boolean.", "mail_settings.sandbox_mode.enable")
+    if not sandbox:
+        MESSAGES.append(mail)
     return web.Response(status=200 if sandbox else 202, headers={"X-Message-Id": uuid4().hex[:22]})
 
 
@@ -157,11 +234,17 @@ async def test_webhook(request: web.Request) -> web.Response:
     return web.Response(status=204)
 
 
-@routes.get("/v3/suppression/{kind:bounces|blocks|invalid_emails|spam_reports}")
+def _list_of(kind: str) -> dict[str, dict[str, Any]]:
+    return UNSUBSCRIBED if kind == "unsubscribes" else SUPPRESSED[kind]
+
+
+@routes.get("/v3/suppression/{kind:bounces|blocks|invalid_emails|spam_reports|unsubscribes}")
 async def list_suppressed(request: web.Request) -> web.Response:
-    """List the addresses that mail is held back from, and why."""
-    held = SUPPRESSED[request.match_info["kind"]]
-    return web.json_response([{"created": NOW, "email": email, **why} for email, why in held.items()])
+    """List the addresses that mail is held back from, and why, one page."""
+    held, limit = _list_of(request.match_info["kind"]), min(int(request.query.get("limit", 500)), 500)
+    begin = int(request.query.get("offset", 0))
+    chosen = list(held.items())[begin : begin + limit]
+    return web.json_response([{"created": NOW, "email": email, **why} for email, why in chosen])
 
 
 @routes.get("/v3/suppression/{kind:bounces|blocks|invalid_emails|spam_reports}/{email}")
@@ -170,6 +253,14 @@ async def one_suppressed(request: web.Request) -> web.Response:
     email = request.match_info["email"]
     why = SUPPRESSED[request.match_info["kind"]].get(email)
     return web.json_response([] if why is None else [{"created": NOW, "email": email, **why}])
+
+
+@routes.delete("/v3/suppression/{kind:bounces|blocks|invalid_emails|spam_reports}/{email}")
+async def release(request: web.Request) -> web.Response:
+    """Take one address off a list."""
+    if SUPPRESSED[request.match_info["kind"]].pop(request.match_info["email"], None) is None:
+        return fail(404, "no such address")
+    return web.Response(status=204)
 
 
 @routes.get("/v3/asm/suppressions/global/{email}")

@@ -1,0 +1,133 @@
+"""SendGrid's Web API v3, asked with the API's own key or a reader's: patiently, and no more often than it allows.
+
+Addresses and answers as in its public OpenAPI specification (twilio/sendgrid-oai, spec/json).
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+
+import urllib3
+
+from opslib import env_file, reference
+from opslib.environment import Environment, Mail
+from opslib.errors import BadEnvironment, RunbookError
+from opslib.mask import mask
+
+TIMEOUT = 10
+"""Seconds for one answer."""
+LONGEST_WAIT = 60
+"""Seconds; a limit that lasts longer is told, not waited for."""
+OWN = ("/v3/scopes", "/v3/mail/send")
+"""What is asked with the API's own key, as it is about that key."""
+PAGE = 500
+"""Entries that one page of a list has at most, which is SendGrid's own limit."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What SendGrid said: `problem` is empty if it did what was asked; `status` is 0 where no answer came."""
+
+    status: int
+    content: Any = None
+    problem: str = ""
+    message: str = ""
+    """SendGrid's id of a message that it has accepted."""
+
+
+class _Patience(urllib3.Retry):
+    """A retry that also waits for the end of a limit where only X-RateLimit-Reset (seconds since 1970) tells it."""
+
+    RETRY_AFTER_STATUS_CODES = frozenset({429})  # a 503 may come of a message that was taken
+
+    def get_retry_after(self, response: urllib3.BaseHTTPResponse) -> float | None:
+        try:
+            told = super().get_retry_after(response)
+        except urllib3.exceptions.InvalidHeader:
+            told = None
+        reset = response.headers.get("X-RateLimit-Reset", "")
+        if told is None and response.status == 429 and reset.isdigit():
+            told = max(0.0, int(reset) - time.time())
+        return None if told is None else min(told, LONGEST_WAIT)
+
+
+# A limit, and a connection that was never made, are safe to try again whatever was asked: nothing has been done.
+_READS = _Patience(
+    total=3, status_forcelist=(429, 500, 502, 503, 504), allowed_methods=None, backoff_factor=0.5, raise_on_status=False
+)
+_ACTS = _Patience(
+    total=3, read=0, other=0, status_forcelist=(429,), allowed_methods=None, backoff_factor=0.5, raise_on_status=False
+)
+
+
+def settings(environment: Environment) -> Mail:
+    """Give the environment's `mail` part. Raise BadEnvironment if it has none."""
+    if environment.mail is None:
+        raise BadEnvironment(f"parameters/{environment.name}.yaml has no `mail`: copy it from production.example.yaml")
+    return environment.mail
+
+
+def key(environment: Environment, path: str) -> str:
+    """Give the key for an address: the API's own for what is about that key, else the reader, where one is named.
+
+    Raise BadEnvironment if the `.env` has none.
+    """
+    if settings(environment).reader and path not in OWN:
+        return reference.resolve(settings(environment).reader, "SENDGRID_READER")
+    name, file = settings(environment).key, environment.api.env_file
+    value = env_file.read(file).get(name, "")
+    if not value:
+        raise BadEnvironment(f"{file} has no {name}: put SendGrid's key there, or correct `mail.key`")
+    mask.add(name, value)
+    return value
+
+
+def ask(environment: Environment, path: str, method: str = "GET", body: Any = None, *, acts: bool = True) -> Answer:
+    """Send one request; never raises for what SendGrid or the network does.
+
+    A GET is tried again after a limit, a server's error or no answer, and so is another request that `acts` not at
+    all. One that acts is tried again only where SendGrid has refused it, or never got it.
+    """
+    retries = _READS if method == "GET" or not acts else _ACTS
+    headers = {"Authorization": f"Bearer {key(environment, path)}"}
+    url = settings(environment).url + path
+    try:
+        got = urllib3.request(method, url, json=body, headers=headers, timeout=TIMEOUT, retries=retries, redirect=False)
+    except urllib3.exceptions.HTTPError as error:
+        reason = getattr(error, "reason", None) or error
+        return Answer(0, problem=f"no answer from SendGrid ({type(reason).__name__})")
+    try:
+        content = json.loads(got.data) if got.data else None
+    except ValueError:
+        return Answer(got.status, problem=f"HTTP {got.status} with a body that is no JSON: not SendGrid, or it is ill")
+    return Answer(got.status, content, _problem(got.status, content), got.headers.get("X-Message-Id", ""))
+
+
+def listed(environment: Environment, path: str) -> Iterator[dict[str, Any]]:
+    """Give the entries of a list, page by page. Raise RunbookError if SendGrid does not say them all."""
+    offset = 0
+    while True:
+        answer = ask(environment, f"{path}?{urlencode({'limit': PAGE, 'offset': offset})}")
+        if answer.problem or not isinstance(answer.content, list):
+            said = answer.problem or "no list"
+            raise RunbookError(f"GET {path} from entry {offset} on: {said}. Run again once SendGrid answers.")
+        yield from answer.content
+        if len(answer.content) < PAGE:
+            return
+        offset += PAGE
+
+
+def _problem(status: int, content: Any) -> str:
+    if 200 <= status < 300:
+        return ""
+    errors = content.get("errors") if isinstance(content, dict) else None
+    told = "; ".join(str(one.get("message", "")) for one in errors or [] if isinstance(one, dict))
+    means = {
+        401: "the key is refused",
+        403: "not permitted to this key",
+        429: f"the rate is limited, and was so after {LONGEST_WAIT} s or three tries",
+    }
+    return f"HTTP {status}, {means.get(status, 'not done')}{f': {told}' if told else ''}"

@@ -1,0 +1,131 @@
+"""Drills of `check_email_delivery` on the stand-in: each cause named, and nothing sent unasked."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from opslib import environment, pm2, suppression
+from tests.drills import mailbox
+from tests.sandbox.credentials import Credentials
+from tests.test_sandbox import ask, login
+
+pytestmark = pytest.mark.usefixtures("sandbox")
+
+
+@pytest.fixture(autouse=True)
+def _well(sandbox: None) -> Iterator[None]:
+    for worker in pm2.workers(environment.load("sandbox")):
+        for position in worker.logs:
+            position.path.write_bytes(b"")  # of sends that earlier tests made
+    yield
+    mailbox.well()
+
+
+def check(*arguments: str) -> tuple[int, str, dict[str, Any]]:
+    """Run the procedure; give its exit code, what the terminal showed, and its record."""
+    command = [sys.executable, "-m", "opslib.cli", "run", "check_email_delivery", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, done.stdout + done.stderr, json.loads(Path(done.stdout.splitlines()[-1]).read_text())
+
+
+def test_a_healthy_way_and_nothing_is_sent() -> None:
+    before = mailbox.accepted()
+    code, shown, _ = check()
+    assert code == 0, shown
+    assert mailbox.accepted() == before
+
+
+@pytest.mark.parametrize(
+    ("fault", "said", "remedy"),
+    [
+        ({"status": 401, "times": 9}, "HTTP 401, the key is refused", "Put a valid key into the .env"),
+        ({"status": 429, "times": 99, "headers": {"Retry-After": "0"}}, "the rate is limited", "what sends so much"),
+        ({"status": 500, "times": 9}, "HTTP 500", "SendGrid is ill"),
+        ({"status": 200, "text": "<html>", "times": 9}, "no JSON", "SendGrid is ill"),
+        ({"status": 0, "times": 9}, "no answer from SendGrid", "Mend the way out of here"),
+        ({"status": 403, "times": 9, "path": "/v3/mail", "message": "Not a verified Sender Identity"},
+         "Not a verified Sender Identity", "Verify the sender"),
+    ],
+)  # fmt: skip
+def test_what_sendgrid_says_is_named_with_what_to_do(fault: dict[str, Any], said: str, remedy: str) -> None:
+    mailbox.admin("faults", **fault)
+    code, shown, made = check()
+    assert code == 1
+    assert said in shown
+    assert remedy in shown
+    assert made["metadata"]["opslib"]["outcome"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("scopes", "expected", "said"),
+    [
+        (["user.webhooks.event.settings.read"], 1, "the key lacks the scope mail.send"),
+        (["mail.send"], 0, "The event webhooks are not known"),
+        (["mail.send", "user.webhooks.event.settings.read", "api_keys.create"], 1, "the key has full access"),
+    ],
+)
+def test_what_the_key_may_do(scopes: list[str], expected: int, said: str) -> None:
+    mailbox.admin("scopes", scopes=scopes)
+    code, shown, _ = check()
+    assert code == expected
+    assert said in shown
+
+
+def test_an_address_that_is_held_back_is_released_when_asked_for() -> None:
+    mailbox.admin("suppressions", list="bounces", emails=["back@tenant.example"], reason="550 full")
+    code, shown, _ = check("-p", "address", "back@tenant.example")
+    assert code == 1
+    assert "back@tenant.example is among the bounces: 550 full" in shown
+    asked = ("-p", "address", "back@tenant.example", "-p", "release", "back@tenant.example")
+    code, shown, _ = check(*asked)
+    assert (code, "DELETE /v3/suppression/bounces/back%40tenant.example" in shown) == (0, True), shown
+    assert check("-p", "address", "back@tenant.example")[0] == 1  # the plan alone has changed nothing
+    assert check(*asked, "--apply")[0] == 0
+    assert suppression.free(environment.load("sandbox"), "bounces", "back@tenant.example")[0]
+
+
+def test_a_persons_own_wish_is_never_taken_back() -> None:
+    code, shown, _ = check("-p", "address", "optout@tenant.example")
+    assert code == 1
+    assert "it is their wish" in shown
+    assert check("-p", "release", "angry@tenant.example", "-p", "release_from", "spam_reports", "--apply")[0] == 4
+
+
+def test_a_message_is_sent_only_when_asked_for_and_once() -> None:
+    before = len(mailbox.accepted())
+    assert check("-p", "send_to", "ann@tenant.example")[0] == 0
+    assert len(mailbox.accepted()) == before
+    assert check("-p", "send_to", "ann@tenant.example", "--apply")[0] == 0
+    sent = mailbox.accepted()[before:]
+    assert [one["personalizations"][0]["to"][0]["email"] for one in sent] == ["ann@tenant.example"]
+    mailbox.fault(0, path="/v3/mail", skip=1)  # the sandbox-mode message is answered, the real one not
+    code, shown, made = check("-p", "send_to", "ann@tenant.example", "--apply")
+    assert code == 3, shown
+    assert "whether the message was taken is not known" in made["metadata"]["opslib"]["why"]
+
+
+def test_the_apis_own_failures_are_counted_and_its_users_not_named() -> None:
+    authorization = {"Authorization": login(Credentials.load())}
+    api = environment.load("sandbox").api.url
+    assert ask(f"{api}/api/email/test", {"to": "well@tenant.example"}, **authorization)[0] == 202
+    mailbox.fault(401, times=2, path="/v3/mail")
+    for _ in range(2):
+        assert ask(f"{api}/api/email/test", {"to": "cut@tenant.example"}, **authorization)[0] == 502
+    mailbox.well()
+    code, shown, made = check()
+    assert code == 1
+    assert "2 sends of the API failed: Unauthorized (401)" in shown
+    assert "cut@" not in json.dumps(made)
+    assert check("-p", "address", "well@tenant.example")[0] == 0
+    assert check("-p", "address", "cut@tenant.example")[0] == 1
+
+
+def test_no_key_is_shown() -> None:
+    _, shown, made = check("-p", "address", "gone@tenant.example")
+    assert Credentials.load().sendgrid_api_key not in shown + json.dumps(made)
