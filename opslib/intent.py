@@ -44,12 +44,10 @@ class Intent:
     disputed: Any
 
 
-def retrieve(stripe: StripeClient, name: str, *, retries: int = 2) -> Intent | None:
+def retrieve(stripe: StripeClient, name: str) -> Intent | None:
     """Ask for one; None if Stripe does not know it. Raise StripeError for anything else."""
     try:
-        return _read(
-            stripe.v1.payment_intents.retrieve(name, {"expand": ["latest_charge"]}, {"max_network_retries": retries})
-        )
+        return _read(stripe.v1.payment_intents.retrieve(name, {"expand": ["latest_charge"]}))
     except InvalidRequestError as error:
         if error.http_status == 404:
             return None

@@ -56,8 +56,8 @@ class Repair:
                 "Mark paid what no event has marked",
                 shows=[
                     "for each in a transaction of its own, unless its row is PAID by then:",
-                    LOCK,
                     "v1.payment_intents.retrieve(intent, {'expand': ['latest_charge']}), every field compared again",
+                    LOCK,
                     *audit.lines(UPDATE),
                     "exactly one row, or nothing",
                     *audit.lines(audit.NOTE),
@@ -89,12 +89,13 @@ class Repair:
             raise ChangeFailed(f"{one.title}: Stripe was asked again whether it is paid, and did not say: {problem}")
 
     def _once(self, connection: Connection, one: Comparison) -> None:
-        """Mark one row, in one transaction; nothing if it is PAID by now. What Stripe raises passes, and rolls back."""
+        """Mark one row, in one transaction; nothing if it is PAID by now. What Stripe raises passes."""
+        # Not under the lock, for which the API would have to wait as long as Stripe takes. A refund from here on is
+        # found by the verify, which asks again.
+        there = intent.retrieve(self.stripe, one.key)
         given = {"intent": one.key}
         with connection.transaction():
             before = [found["row"] for found in connection.execute(LOCK, given).fetchall()]
-            # Under the lock: a refund that Stripe does not know yet will find the row PAID, and not be lost.
-            there = intent.retrieve(self.stripe, one.key, retries=0)
             rows = payment.named(connection, [one.key])[one.key]
             now = Comparison(one.name, rows[0] if rows else None, there, settings(self.environment).mode == "live")
             if now.verdict == "agrees":

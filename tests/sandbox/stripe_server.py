@@ -325,16 +325,17 @@ async def retry_deliveries(request: web.Request) -> web.Response:
 
 @routes.post("/_sandbox/payment_intents")
 async def make_intents(request: web.Request) -> web.Response:
-    """Make intents by the hundred, with or without their events; give their ids in the same order."""
-    account, made = request.app[account_key], []
+    """Make intents by the hundred, with or without events; give the ids of both, in the same order."""
+    account, made, events = request.app[account_key], [], []
     for one in [stripe_payment.Payment(**data) for data in (await request.json())["payments"]]:
         made.append(stripe_payment.intent(one))
         account.intents[made[-1]["id"]] = made[-1]
         if one.event != "none":
             event = stripe_payment.event(made[-1]) | {"api_version": API_VERSION}
+            events.append(event["id"])
             account.events[event["id"]] = event
             account.undelivered[event["id"]] = set(account.endpoints) if one.event == "undelivered" else set()
-    return web.json_response({"ids": [intent["id"] for intent in made]})
+    return web.json_response({"ids": [intent["id"] for intent in made], "events": events})
 
 
 @routes.post("/_sandbox/payment_intents/forget")
