@@ -71,5 +71,5 @@ def _not_taken(one: Comparison, target: WebhookEndpoint, wait: float, problem: s
     why = f" ({problem})" if problem else ""
     return (
         f"{one.title}: its event was sent to {target.url} and not taken within {wait:g} s{why}. "
-        "Run triage_stripe_webhooks: it says why. To update the row without its event: -p replay False"
+        "Run triage_stripe_webhooks: it says why. To update the row without its event: -p wait_seconds 0"
     )

@@ -167,7 +167,7 @@ def test_to_apply_a_reason_is_needed_and_no_more_than_the_most_are_repaired() ->
 
 def test_without_replay_the_row_is_updated_and_the_late_event_changes_nothing() -> None:
     made = paid(kind="paid, its event undelivered")
-    outcome, _, shown = repair(names(made), "-p", "replay", "False")
+    outcome, _, shown = repair(names(made), "-p", "wait_seconds", "0")
     assert outcome == "applied", shown
     after = payments.rows(made)
     assert effects(made) == ({"PAID"}, [made[0].id])
@@ -200,13 +200,13 @@ def test_two_repairs_at_once_have_one_effect() -> None:
 @pytest.mark.long
 def test_two_runs_at_once_one_is_refused() -> None:
     made = paid(3)
-    slow_from_the_tenth(8, times=1)
+    slow_from_the_tenth(8, times=3)  # as long as a second run may take to start on a busy machine
     with subprocess.Popen(command(names(made)), stdout=subprocess.PIPE, text=True) as first:
         assert first.stdout
         assert any("Mark paid" in line and "under way" in line for line in iter(first.stdout.readline, ""))
         outcome, _, shown = repair(names(made))
         assert outcome == "refused" and "another run holds this environment" in shown
-        first.communicate(timeout=60)
+        first.communicate(timeout=120)
     assert first.returncode == 0
     assert effects(made) == ({"PAID"}, [one.id for one in made])
 
@@ -460,7 +460,7 @@ def test_a_disabled_endpoint_is_said_before_anything_changes(victim: str) -> Non
         outcome, _, shown = repair(names(made))
         assert outcome == "failed" and "enabled webhook endpoints" in shown
         assert payments.untouched(made) == []
-        assert repair(names(made), "-p", "replay", "False")[0] == "applied"
+        assert repair(names(made), "-p", "wait_seconds", "0")[0] == "applied"
     finally:
         _endpoint(victim, key, "false")
 
