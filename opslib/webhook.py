@@ -114,9 +114,8 @@ def deliver(stripe: StripeClient, target: WebhookEndpoint, since: float, *, newe
                 raise ChangeFailed(f"the newest event is not known: {problem}")
             events = listed
         for event in events:
-            _, problem = said(_retry(stripe, event.id, target.id))
-            if problem:
-                raise ChangeFailed(f"{event.id} was not sent again: {problem}. {_by_hand(event.id, target.id)}")
+            if problem := resend(stripe, event.id, target.id):
+                raise ChangeFailed(problem)
 
     extra = " and the newest" if newest else ""
     return Change(
@@ -130,6 +129,12 @@ def deliver(stripe: StripeClient, target: WebhookEndpoint, since: float, *, newe
         undo=lambda: None,
         undo_shows=["nothing: an event that was taken stays taken"],
     )
+
+
+def resend(stripe: StripeClient, event: str, target: str) -> str:
+    """Have Stripe send an event to an endpoint once more, as `deliver` does; say what went wrong, if anything did."""
+    _, problem = said(_retry(stripe, event, target))
+    return f"{event} was not sent again: {problem}. {_by_hand(event, target)}" if problem else ""
 
 
 def _retry(stripe: StripeClient, event: str, target: str) -> Callable[[], object]:

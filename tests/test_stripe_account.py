@@ -1,11 +1,13 @@
 """Keys as Stripe answers for them, on the stand-in: whose they are, what they may do, and a Stripe that is not well."""
 
+import time
 from typing import Any
 
 import pytest
 
 from opslib import environment, stripe_account, webhook
 from opslib.environment import Environment
+from opslib.errors import RunbookError
 from tests.drills import stripe_agreement as dashboard
 
 pytestmark = pytest.mark.usefixtures("sandbox")
@@ -128,3 +130,38 @@ def test_a_signature_is_what_stripe_s_library_takes() -> None:
 
     payload = b'{ "id": "evt_1",\n"object":"event" }'
     assert Webhook.construct_event(payload, webhook.header("whsec_x%", payload), "whsec_x%").id == "evt_1"  # type: ignore[no-untyped-call]
+
+
+def test_what_retry_after_asks_for_is_waited_for(env: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(stripe_account.time, "sleep", waits.append)
+    stripe = stripe_account.client(env, dashboard.create_key())
+    dashboard.dashboard("faults", status=429, retry_after=7)
+    dashboard.dashboard("faults", status=429)
+    balance, problem = stripe_account.said(lambda: stripe.v1.balance.retrieve())
+    assert balance and not problem
+    assert waits == [7, 2]
+    dashboard.dashboard("faults", status=429, retry_after=3600)
+    assert stripe_account.said(lambda: stripe.v1.balance.retrieve()) == (
+        None,
+        "Stripe limits the rate, still after 0 s (HTTP 429), and asks for 3600 s more",
+    )
+    assert waits == [7, 2]
+    dashboard.dashboard("faults")
+
+
+def test_a_list_is_given_page_by_page_each_asked_again(env: Environment) -> None:
+    stripe = stripe_account.client(env, dashboard.create_key())
+    try:
+        dashboard.dashboard("payment_intents", payments=[{"amount": 100, "age": 10**8}] * 205)
+        dashboard.dashboard("faults", path="/v1/payment_intents", status=429)
+        span = {"lte": int(time.time()) - 10**8 + 60}
+        found = [one.id for one in stripe_account.pages(stripe.v1.payment_intents.list, created=span)]
+        assert len(found) == len(set(found)) == 205
+        dashboard.dashboard("faults", path="/v1/payment_intents", status=200, times=1)
+        dashboard.dashboard("faults", path="/v1/payment_intents", status=403, times=9)
+        with pytest.raises(RunbookError, match="what Stripe lists is not known: not permitted"):
+            list(stripe_account.pages(stripe.v1.payment_intents.list, created=span))
+    finally:
+        dashboard.dashboard("faults")
+        dashboard.dashboard("payment_intents/forget")

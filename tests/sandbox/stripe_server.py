@@ -12,7 +12,7 @@ import json
 import secrets
 import time
 from base64 import b64decode
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +20,7 @@ from urllib.parse import parse_qsl
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, web
 
+from . import stripe_payment
 from .credentials import Credentials
 from .layout import API, HOST, LOCALSTRIPE, STRIPE, url
 
@@ -70,6 +71,10 @@ class Fault:
     status: int = 200
     seconds: float = 0
     times: int = 1
+    retry_after: int | None = None
+    """What a 429 asks for, in seconds; None leaves the header out."""
+    garbage: str | None = None
+    """A body that is not Stripe's."""
 
 
 class Account:
@@ -91,6 +96,7 @@ class Account:
         self.endpoints = {first.id: first}
         self.events: dict[str, Json] = {}  # oldest first
         self.undelivered: dict[str, set[str]] = {}  # event id → endpoint ids
+        self.intents: dict[str, Json] = {}  # those that were not made by localstripe
         self.answers: dict[str, tuple[str, int, Json]] = {}  # idempotency key → request, answer
         self.deliveries: set[asyncio.Task[None]] = set()
         self.delivers = True
@@ -177,6 +183,13 @@ def page(items: list[Json], query: dict[str, str], path: str) -> web.Response:
     return web.json_response({"object": "list", "url": path, "has_more": more, "data": chosen})
 
 
+def _created_within(thing: Json, query: Mapping[str, str]) -> bool:
+    """Tell whether it was made in the time that a list is asked for."""
+    bounds = {"gt": int.__gt__, "gte": int.__ge__, "lt": int.__lt__, "lte": int.__le__}
+    asked = [(holds, query[f"created[{name}]"]) for name, holds in bounds.items() if f"created[{name}]" in query]
+    return all(holds(thing["created"], int(limit)) for holds, limit in asked)
+
+
 account_key = web.AppKey("account", Account)
 routes = web.RouteTableDef()
 
@@ -220,7 +233,13 @@ async def _fault(account: Account, request: web.Request) -> web.Response | None:
     await asyncio.sleep(fault.seconds)
     if fault.status == 0 and request.transport is not None:
         request.transport.abort()
-    return None if fault.status == 200 else fail(fault.status or 503, f"A fault of the stand-in: {fault.status}")
+    if fault.garbage is not None:
+        return web.Response(text=fault.garbage, status=fault.status, content_type="application/json")
+    if fault.status == 200:
+        return None
+    answer = fail(fault.status or 503, f"A fault of the stand-in: {fault.status}")
+    answer.headers.update({} if fault.retry_after is None else {"Retry-After": str(fault.retry_after)})
+    return answer
 
 
 @routes.get("/_sandbox/health")
@@ -304,6 +323,69 @@ async def retry_deliveries(request: web.Request) -> web.Response:
     return web.json_response({"undelivered": sum(map(bool, account.undelivered.values()))})
 
 
+@routes.post("/_sandbox/payment_intents")
+async def make_intents(request: web.Request) -> web.Response:
+    """Make intents by the hundred, with or without events; give the ids of both, in the same order."""
+    account, made, events = request.app[account_key], [], []
+    for one in [stripe_payment.Payment(**data) for data in (await request.json())["payments"]]:
+        made.append(stripe_payment.intent(one))
+        account.intents[made[-1]["id"]] = made[-1]
+        if one.event != "none":
+            event = stripe_payment.event(made[-1]) | {"api_version": API_VERSION}
+            events.append(event["id"])
+            account.events[event["id"]] = event
+            account.undelivered[event["id"]] = set(account.endpoints) if one.event == "undelivered" else set()
+    return web.json_response({"ids": [intent["id"] for intent in made], "events": events})
+
+
+@routes.post("/_sandbox/payment_intents/forget")
+async def forget_intents(request: web.Request) -> web.Response:
+    """Remove all intents that were made so, and their events."""
+    account = request.app[account_key]
+    for name in [n for n, event in account.events.items() if event["data"]["object"]["id"] in account.intents]:
+        del account.events[name], account.undelivered[name]
+    account.intents.clear()
+    return web.json_response({})
+
+
+@routes.post("/_sandbox/payment_intents/{id}")
+async def alter_intent(request: web.Request) -> web.Response:
+    """Alter an intent that was made so, and its charge, as a refund or a dispute does."""
+    intent, data = request.app[account_key].intents[request.match_info["id"]], await request.json()
+    intent["latest_charge"] |= data.pop("charge", {})
+    intent |= data
+    return web.json_response(intent)
+
+
+@routes.get("/v1/payment_intents")
+async def list_intents(request: web.Request) -> web.Response:
+    """List intents, newest first, by when they were made."""
+    account, query = request.app[account_key], request.query
+    listed = f"{url(LOCALSTRIPE)}/v1/payment_intents?limit=10000"
+    async with account.session.get(listed, headers=account.backend) as answered:
+        intents = [*account.intents.values(), *(await answered.json())["data"]]
+    intents = [intent for intent in intents if _created_within(intent, query)]
+    expand = [value for name, value in query.items() if name.startswith("expand")]
+    newest = sorted(intents, key=lambda intent: (intent["created"], intent["id"]), reverse=True)
+    return page([_expanded(intent, expand) for intent in newest], dict(query), request.path)
+
+
+@routes.get("/v1/payment_intents/{id}")
+async def show_intent(request: web.Request) -> web.Response:
+    """Show one intent."""
+    if (intent := request.app[account_key].intents.get(request.match_info["id"])) is None:
+        return await pass_on(request)
+    return web.json_response(_expanded(intent, [value for name, value in request.query.items() if "expand" in name]))
+
+
+def _expanded(intent: Json, expand: list[str]) -> Json:
+    if "amount_received" not in intent:
+        result: Json = shaped(intent, expand)
+        return result
+    asked = {path.removeprefix("data.") for path in expand}
+    return intent if "latest_charge" in asked else stripe_payment.collapsed(intent)
+
+
 @routes.get("/v1/account")
 async def show_account(_: web.Request) -> web.Response:
     """Show the account that the key belongs to."""
@@ -362,10 +444,7 @@ async def list_events(request: web.Request) -> web.Response:
     account, query = request.app[account_key], dict(request.query)
     types = {value for name, value in request.query.items() if name == "type" or name.startswith("types")}
     events = [event for event in reversed(account.events.values()) if not types or event["type"] in types]
-    bounds = {"gt": int.__gt__, "gte": int.__ge__, "lt": int.__lt__, "lte": int.__le__}
-    for name, holds in bounds.items():
-        if limit := query.get(f"created[{name}]"):
-            events = [event for event in events if holds(event["created"], int(limit))]
+    events = [event for event in events if _created_within(event, request.query)]
     if wanted := query.get("delivery_success"):
         events = [event for event in events if (not account.undelivered[event["id"]]) == (wanted == "true")]
     return page([account.export(event) for event in events], query, request.path)
