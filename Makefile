@@ -35,7 +35,7 @@ sandbox-status: .venv/tester ## say how the stand-in is
 test: .venv/tester ## run all tests
 	$(BIN)/pytest
 
-crash-matrix: .venv/tester ## kill the rotations at every step, run each again, count the survivors; about MINUTES minutes
+crash-matrix: .venv/tester ## kill the rotations at every step, run each again, count the survivors; about half an hour
 	$(BIN)/python -m tests.crash_shards
 
 drills: .venv/tester ## run the long drills of the rotations on the stand-in; under ten minutes
