@@ -31,7 +31,8 @@ KEY = re.compile(r"(?:sk|rk)_(?P<mode>live|test)_[A-Za-z0-9_]+")
 TIMEOUT = 10
 """Seconds for one answer; the library asks twice more after none, or a 5xx."""
 PAUSES = (1, 2, 4)
-"""Seconds between questions that Stripe answers with 429, which the library does not ask again."""
+"""Seconds between questions that Stripe answers with 429, which the library does not ask again; more if Stripe says."""
+LONGEST_PAUSE = 20
 BAD_KEY = "refused: the key is wrong or expired"
 NOT_PERMITTED = "not permitted to this key"
 
@@ -66,10 +67,11 @@ def said(call: Callable[[], T]) -> tuple[T | None, str]:
     for pause in (*PAUSES, None):
         try:
             return call(), ""
-        except RateLimitError:
+        except RateLimitError as error:
             if pause is None:
-                return None, f"Stripe limits the rate, still after {sum(PAUSES)} s (HTTP 429)"
-            time.sleep(pause)
+                return None, f"Stripe limits the rate, asked {len(PAUSES) + 1} times (HTTP 429)"
+            asked = str((error.headers or {}).get("Retry-After", ""))
+            time.sleep(min(max(pause, int(asked) if asked.isdigit() else 0), LONGEST_PAUSE))
         except AuthenticationError:
             return None, BAD_KEY
         except PermissionError:

@@ -70,6 +70,7 @@ class Fault:
     status: int = 200
     seconds: float = 0
     times: int = 1
+    retry_after: int | None = None
 
 
 class Account:
@@ -220,7 +221,12 @@ async def _fault(account: Account, request: web.Request) -> web.Response | None:
     await asyncio.sleep(fault.seconds)
     if fault.status == 0 and request.transport is not None:
         request.transport.abort()
-    return None if fault.status == 200 else fail(fault.status or 503, f"A fault of the stand-in: {fault.status}")
+    if fault.status == 200:
+        return None
+    answer = fail(fault.status or 503, f"A fault of the stand-in: {fault.status}")
+    if fault.retry_after is not None:
+        answer.headers["Retry-After"] = str(fault.retry_after)
+    return answer
 
 
 @routes.get("/_sandbox/health")
