@@ -25,7 +25,8 @@ from tests.sandbox.layout import DOTENV
 pytestmark = pytest.mark.usefixtures("saved")
 
 TWIN = role.twin(cluster.ROLE)
-PASSING: list[How] = ["cut", "lost", "statement timeout"]
+LONG = pytest.mark.long
+PASSING = ["cut", pytest.param("lost", marks=LONG), pytest.param("statement timeout", marks=LONG)]
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +149,7 @@ def test_what_passes_is_tried_again(env: Environment, front: Front, case: tuple[
 
 
 @pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize("how", ["down", "denied"])
+@pytest.mark.parametrize("how", ["down", pytest.param("denied", marks=LONG)])
 def test_what_lasts_is_undone(env: Environment, front: Front, case: tuple[str, str], how: How) -> None:
     before, old = State.of(env), Login(env).old
     for number in itertools.count():
@@ -210,7 +211,7 @@ def test_without_a_login_nothing_is_changed_and_nothing_has_to_be_undone(
     assert State.of(env) == before
 
 
-@pytest.mark.parametrize("how", ["full", "lock timeout", "cut"])
+@pytest.mark.parametrize("how", ["cut", pytest.param("full", marks=LONG), pytest.param("lock timeout", marks=LONG)])
 def test_questions_are_asked_again(env: Environment, front: Front, how: How) -> None:
     login = Login(env)
     login_rotation.create(login).do()
