@@ -44,10 +44,10 @@ def create(login: Login, password: str = "") -> Change:
         login.secret.keep()
 
         def act(connection: Connection) -> None:
-            begun.append(target)
             made = postgres.verifier(connection, target, staged)
             if not alternates and (held := role.stored(connection, target)):
                 login.verifier.create(lambda: held)
+            begun.append(target)
             if target == first:
                 connection.execute(role.set_password(target, made))
             else:
@@ -137,10 +137,10 @@ def lock(login: Login) -> Change:
 
     def do() -> None:
         def act(connection: Connection) -> None:
-            begun.append(old)
             if held := role.stored(connection, old):
                 login.verifier.discard()
                 login.verifier.create(lambda: held)
+            begun.append(old)
             connection.execute(role.lock(old))
             session.end(connection, old)
 

@@ -1,5 +1,6 @@
 """PostgreSQL: connections from the URLs that Prisma reads, why a login failed, what is tried again, and verifiers."""
 
+import contextlib
 import re
 import time
 from collections.abc import Callable
@@ -75,14 +76,15 @@ def carry_out(url: str, name: str, act: Callable[[Connection], T], *, within: fl
     ends = time.monotonic() + within
     while True:
         try:
-            with connect(url, name, within=max(0, ends - time.monotonic())) as connection:
+            with contextlib.closing(connect(url, name, within=max(0, ends - time.monotonic()))) as connection:
                 return act(connection)
         except psycopg.Error as error:
             passes = isinstance(error, psycopg.OperationalError) or "concurrently updated" in str(error)
             if not passes or time.monotonic() > ends:
                 raise RunbookError(
-                    f"{name}: PostgreSQL did not carry out a statement, {'still ' if passes else ''}"
-                    f"{type(error).__name__}: {_first_line(error)}. See whether it is well, then run again."
+                    f"{name}: PostgreSQL did not carry out a statement"
+                    f"{f', tried for {within:g} s' if passes else ''}: {_first_line(error)}. "
+                    "Put that right, or wait until PostgreSQL is well; then run again."
                 ) from None
         time.sleep(PAUSE)
 
@@ -127,5 +129,7 @@ def _first_line(error: psycopg.Error) -> str:
 
 
 def _failure(error: psycopg.OperationalError) -> Failure:
+    if error.sqlstate:  # so it was let in, and its first statements failed
+        return "down"
     text = str(error)
     return next((kind for kind, pattern in _MESSAGES.items() if re.search(pattern, text)), "unknown")

@@ -12,8 +12,11 @@ from urllib.parse import parse_qs, urlsplit
 
 from tests.sandbox.layout import AWS, HOST
 
-How = Literal["drop", "lost", "500", "late 500", "throttle", "slow", "hang", "denied"]
-"""Not carried out and no answer; carried out and no answer; the same with a 500; carried out after 1 s, or 11 s."""
+How = Literal["drop", "lost", "500", "late 500", "throttle", "throttle 1 s", "slow", "hang", "denied"]
+"""Not carried out and no answer; carried out and no answer; the same with a 500; carried out after 1 s, or 11 s.
+
+`throttle 1 s` says so in Retry-After.
+"""
 SLOW, HANG = 1, 11  # seconds; the client waits for 10
 XML = "<ErrorResponse><Error><Type>Sender</Type><Code>{0}</Code><Message>{0}</Message></Error></ErrorResponse>"
 S3_XML = "<Error><Code>{0}</Code><Message>{0}</Message></Error>"
@@ -24,14 +27,14 @@ class Front:
 
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()
-        self._faults: dict[str, Iterator[How]] = {}
+        self._faults: dict[str, Iterator[How | None]] = {}
         self._server = ThreadingHTTPServer((HOST, 0), _handler(self))
         self._server.daemon_threads = True
         self.url = f"http://{HOST}:{self._server.server_port}"
 
-    def fail(self, call: str, how: How, times: int = 1) -> None:
-        """Have the next `times` calls fail: of IAM or STS by its action, of S3 as `PUT bucket`; `*` is any call."""
-        self._faults[call] = iter([how] * times)
+    def fail(self, call: str, how: How, times: int = 1, *, after: int = 0) -> None:
+        """Have `times` calls fail, after some: of IAM or STS by its action, of S3 as `PUT bucket`; `*` is any call."""
+        self._faults[call] = iter([None] * after + [how] * times)
 
     def how(self, call: str) -> How | None:
         """Take note of a call, and say how it is to fail."""
@@ -60,12 +63,15 @@ def _handler(front: Front) -> type[BaseHTTPRequestHandler]:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             action = parse_qs(body.decode("latin-1")).get("Action", [""])[0] if self.command == "POST" else ""
             how = front.how(action or f"{self.command} {urlsplit(self.path).path.split('/')[1]}")
-            code = {"500": "InternalFailure", "throttle": "Throttling", "denied": "AccessDenied"}.get(how or "")
+            code = {"500": "InternalFailure", "denied": "AccessDenied"}.get(how or "")
+            if how in ("throttle", "throttle 1 s"):
+                code = "Throttling" if action else "SlowDown"
             if how == "drop":
                 return
             if code:
                 status = {"500": 500, "denied": 403}.get(how or "", 400 if action else 503)
-                self._answer(status, (XML if action else S3_XML).format(code).encode())
+                later = {"Retry-After": "1"} if how == "throttle 1 s" else {}
+                self._answer(status, (XML if action else S3_XML).format(code).encode(), later)
                 return
             time.sleep(SLOW if how == "slow" else 0)
             answer, content = self._pass_on(body)

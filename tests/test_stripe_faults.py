@@ -1,0 +1,199 @@
+"""Stripe failing at each call of the Stripe rotation: asked again where that is safe, and never taken for a yes."""
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import stripe._http_client
+from stripe import StripeClient
+
+from opslib import environment, stripe_account, webhook
+from opslib.environment import Environment
+from opslib.errors import RunbookError
+from tests.drills import stripe_agreement as dashboard
+
+pytestmark = pytest.mark.usefixtures("sandbox", "quick")
+
+Answer = tuple[bool, str]
+PASSING = {
+    "429": {"status": 429, "times": 2},
+    "429 with Retry-After": {"status": 429, "times": 2, "retry_after": 0},
+    "500": {"status": 500, "times": 2},
+    "no answer": {"status": 0, "times": 2},
+    "slow": {"seconds": 0.5, "times": 9},
+}
+LASTING = {
+    "limits the rate": {"status": 429, "times": 99},
+    "HTTP 500": {"status": 500, "times": 99},
+    "HTTP 503": {"status": 503, "times": 99, "retry_after": 0},
+    "no answer": {"status": 0, "times": 99},
+    "no answer from Stripe within 1 s": {"seconds": 1.5, "times": 99},
+}
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Short pauses; no fault at the end."""
+    monkeypatch.setattr(stripe_account, "PAUSES", (0.02, 0.02, 0.02))
+    monkeypatch.setattr(stripe_account, "TIMEOUT", 1)
+    monkeypatch.setattr(stripe._http_client.HTTPClient, "INITIAL_DELAY", 0.02)
+    monkeypatch.setattr(stripe._http_client.HTTPClient, "MAX_DELAY", 0.02)
+    yield
+    dashboard.dashboard("faults")
+
+
+@pytest.fixture
+def env() -> Environment:
+    return environment.load("sandbox")
+
+
+def belongs(env: Environment, key: str) -> Answer:
+    row = stripe_account.identity(env, "new", key)
+    return stripe_account.belongs(env, [row]), str(row)
+
+
+def permitted(env: Environment, key: str) -> Answer:
+    rows = stripe_account.permissions(env, key)
+    return all(row["answer"] == "permitted" for row in rows), str(rows)
+
+
+def accepted(env: Environment, key: str) -> Answer:
+    ok, row = stripe_account.accepted(env, key)
+    return ok, str(row)
+
+
+def endpoint(env: Environment, key: str) -> Answer:
+    return webhook.endpoint(env, stripe_account.reader(env, key)).id == dashboard.ENDPOINT, ""
+
+
+def undelivered(env: Environment, key: str) -> Answer:
+    return webhook.undelivered(stripe_account.reader(env, key), time.time() - 1, time.time()) == [], ""
+
+
+def taken(env: Environment, key: str) -> Answer:
+    ok, rows = webhook.all_taken(stripe_account.reader(env, key), time.time() - 1, time.time())
+    return ok, str(rows)
+
+
+CALLS: list[tuple[str, Callable[[Environment, str], Answer]]] = [
+    ("/v1/account", belongs),
+    ("/v1/balance", belongs),
+    *((f"/v1/{name}", permitted) for name in ("balance", "charges", "events", "payment_intents", "refunds")),
+    ("/v1/webhook_endpoints", permitted),
+    ("/v1/balance", accepted),
+    ("/v1/webhook_endpoints", endpoint),
+    ("/v1/events", undelivered),
+    ("/v1/events", taken),
+]
+each_call = pytest.mark.parametrize(("path", "question"), CALLS, ids=[f"{q.__name__} {p}" for p, q in CALLS])
+
+
+def asked(question: Callable[[Environment, str], Answer], env: Environment, key: str) -> Answer:
+    """Ask; an error is no, with what it says."""
+    try:
+        return question(env, key)
+    except RunbookError as error:
+        return False, str(error)
+
+
+@each_call
+def test_what_passes_is_asked_again(
+    env: Environment, path: str, question: Callable[[Environment, str], Answer]
+) -> None:
+    key = dashboard.create_key()
+    for name, fault in PASSING.items():
+        dashboard.dashboard("faults", path=path, **fault)
+        assert asked(question, env, key)[0], name
+        dashboard.dashboard("faults")
+
+
+@each_call
+def test_what_lasts_is_no_yes_and_is_named(
+    env: Environment, path: str, question: Callable[[Environment, str], Answer]
+) -> None:
+    key = dashboard.create_key()
+    for name, fault in LASTING.items():
+        dashboard.dashboard("faults", path=path, **fault)
+        ok, said = asked(question, env, key)
+        dashboard.dashboard("faults")
+        assert not ok and name in said, (name, said)
+        assert not stripe_account.refused(env, key)[0]
+    assert asked(question, env, key)[0]
+
+
+def test_stripe_that_cannot_be_reached_is_no_yes(env: Environment) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    assert env.stripe
+    gone = env.model_copy(update={"stripe": env.stripe.model_copy(update={"url": f"http://127.0.0.1:{port}"})})
+    key = dashboard.create_key()
+    for _, question in CALLS:
+        ok, said = asked(question, gone, key)
+        assert not ok and "no answer from Stripe" in said
+    assert not stripe_account.refused(gone, key)[0]
+
+
+def test_stripe_s_own_pause_is_kept(env: Environment) -> None:
+    dashboard.dashboard("faults", path="/v1/balance", status=429, retry_after=2)
+    began = time.monotonic()
+    assert stripe_account.accepted(env, dashboard.create_key())[0]
+    assert time.monotonic() - began >= 2
+
+
+def missed() -> float:
+    """Have an event go undelivered; give when that began."""
+    began, token = time.time() - 1, dashboard.login()
+    dashboard.dashboard("deliveries", enabled=False)
+    _, made = dashboard.intent(token)
+    dashboard.cancel(dashboard.held("STRIPE_SECRET_KEY"), made["payment"]["providerIntentId"])
+    dashboard.dashboard("deliveries", enabled=True)
+    return began
+
+
+@pytest.mark.parametrize("call", ["list", "retry"])
+def test_an_event_is_sent_again_in_spite_of_faults_or_the_person_is_told_how(env: Environment, call: str) -> None:
+    stripe = stripe_account.reader(env, dashboard.held("STRIPE_SECRET_KEY"))
+    target, began = webhook.endpoint(env, stripe), missed()
+    (event,) = webhook.undelivered(stripe, began, time.time() + 1)
+    path = "/v1/events" if call == "list" else f"/v1/events/{event.id}/retry"
+    deliver = webhook.deliver(stripe, target, began)
+    for name, fault in LASTING.items():
+        dashboard.dashboard("faults", path=path, **fault)
+        with pytest.raises(RunbookError) as raised:
+            deliver.do()
+        dashboard.dashboard("faults")
+        assert name in str(raised.value)
+        told = "Run again when Stripe answers" if call == "list" else f"stripe events resend {event.id} --webhook-end"
+        assert told in str(raised.value)
+        assert not webhook.all_taken(stripe, began, time.time() + 1)[0]
+    for fault in PASSING.values():
+        dashboard.dashboard("faults", path=path, **fault)
+        deliver.do()
+        dashboard.dashboard("faults")
+        assert webhook.all_taken(stripe, began, time.time() + 1)[0]
+
+
+def test_the_reader_s_key_reads_events_where_the_api_s_may_not(env: Environment, tmp_path: Any) -> None:
+    weak, reading = (
+        dashboard.create_key(permissions=["balance"]),
+        dashboard.create_key(permissions=["events", "webhook_endpoints"]),
+    )
+    assert env.stripe
+
+    def client(reference: str) -> StripeClient:
+        assert env.stripe
+        stripe = env.stripe.model_copy(update={"reader": reference})
+        return stripe_account.reader(env.model_copy(update={"stripe": stripe}), weak)
+
+    with pytest.raises(RunbookError, match="not permitted to this key"):
+        webhook.endpoint(env, client(""))
+    with pytest.raises(RunbookError, match="not permitted to this key"):
+        webhook.undelivered(client(""), time.time() - 1, time.time())
+    reader = client(dashboard.put(tmp_path, reading))
+    assert webhook.endpoint(env, reader).id == dashboard.ENDPOINT
+    assert webhook.undelivered(reader, time.time() - 1, time.time()) == []
+    assert dashboard.dashboard("keys/last_used", secret=reading)["last_used"]
+    with pytest.raises(RunbookError, match=r"STRIPE_READER: .*cannot be read"):
+        client(f"file:{tmp_path}/nowhere")
