@@ -39,7 +39,7 @@ crash-matrix: .venv/tester ## kill the rotations at every step, run each again, 
 	$(BIN)/python -m tests.sandbox start
 	$(BIN)/python -m tests.crash_matrix; code=$$?; $(BIN)/python -m tests.sandbox stop; exit $$code
 
-drills: .venv/tester ## run the long drills of the rotations on the stand-in; under ten minutes
+drills: .venv/tester ## run the long drills of the rotations on the stand-in; about ten minutes
 	$(BIN)/pytest -m long
 
 check: .venv/tester ## lint and type-check
