@@ -75,7 +75,7 @@ def test_nobody_notices_a_rotation_nor_its_end_and_no_secret_gets_out() -> None:
     secrets = {"new": new, "old": ODD, "the old one's beginning": ODD[:40]}
     texts = [shown, early, ended, json.dumps([made, retired], ensure_ascii=False), *lines]
     assert leaks.shown(secrets, {text[:80]: text for text in texts}) == []
-    places = [record.folder(), LOGS, *((STATE / name).resolve() for name in ("pm2", "logs", "postgres"))]  # one is a link
+    places = [record.folder(), LOGS, *((STATE / name).resolve() for name in ("pm2", "logs", "postgres"))]
     assert [file for file in places[-1].rglob("data/log/*") if file.stat().st_size]  # PostgreSQL's own
     assert leaks.found(secrets, places) == []
 
