@@ -1,4 +1,4 @@
-"""A replay: the events that say payments have succeeded, sent again by Stripe, and taken by the API."""
+"""Payment events: those that say payments have succeeded, sent again by Stripe, and taken by the API."""
 
 import time
 from collections.abc import Mapping, Sequence
