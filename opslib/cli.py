@@ -8,14 +8,19 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING
 
 from opslib import procedure as procedures
+from opslib import table
 from opslib.errors import Outcome, Refused, RunbookError
 from opslib.step import Step, line
 
 if TYPE_CHECKING:
     from opslib.record import Summary
+
+SHOWN_ROWS = 20
+"""Rows of evidence that the terminal shows of what was noted or is not so."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,6 +71,12 @@ def _show_line(step: Step) -> None:
     if step["step"] == "end":
         return
     _say(line(step))
+    if step["step"] == "note" or step["ok"] is False:
+        rows = step.get("evidence", [])
+        if rows:
+            _say(indent(table.plain(rows[:SHOWN_ROWS]), "    "))
+        if len(rows) > SHOWN_ROWS:
+            _say(f"    … and {len(rows) - SHOWN_ROWS} more, in the record")
     if step["step"] == "plan":
         for change in step["changes"]:
             _say(f"    {change['change']}: {change['does']}\n        on {change['to']}\n        undo: {change['undo']}")

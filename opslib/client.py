@@ -1,5 +1,6 @@
 """A client of the database: the process on this machine at the other end of a session, and ending it."""
 
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -69,7 +70,7 @@ def own(sessions: Sequence[Session], ends: Ends, pids: Collection[int]) -> set[i
     return {one.pid for one in sessions if ends.get((one.address, one.port)) in pids}
 
 
-def stop(application: str, clients: Sequence[Client], *, spared: Sequence[int], most: int) -> list[Change]:
+def stop(application: str, clients: Sequence[Client], *, spared: Collection[int], most: int) -> list[Change]:
     """Make the changes that end these clients, which have no undo; none where no application is named.
 
     `spared` are processes that are never ended. Raise RunbookError if one of them is meant, there is no such client on
@@ -81,8 +82,9 @@ def stop(application: str, clients: Sequence[Client], *, spared: Sequence[int], 
         raise RunbookError(f"no process on this machine has sessions of {application} open: end it where it runs")
     if len(clients) > most:
         raise RunbookError(f"{len(clients)} processes have sessions of {application}, and most is {most}: raise it")
+    spared = {*spared, os.getpid()}
     for one in clients:
-        if {one.process.pid, *(parent.pid for parent in one.process.parents())} & {*spared}:
+        if {one.process.pid, *(parent.pid for parent in one.process.parents())} & spared:
             raise RunbookError(f"process {one.process.pid} ({one.program}) is the API's own: open restart_api instead")
     return [_stop(application, one) for one in clients]
 

@@ -4,9 +4,9 @@ Ending a session rolls back its transaction; its client sees SQLSTATE 57P01. Not
 """
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import LiteralString
 
 from psycopg import sql
 
@@ -19,6 +19,11 @@ from opslib.slots import Limit
 
 PATIENCE = 5
 """Seconds that a session gets to end, or its statement to be cancelled."""
+BLOCKS: LiteralString = (
+    "cardinality(pg_blocking_pids(pid)) = 0"
+    " AND EXISTS (SELECT FROM pg_stat_activity AS w WHERE s.pid = ANY(pg_blocking_pids(w.pid)))"
+)
+"""The condition that a session keeps others waiting and waits for nobody."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +63,21 @@ class Freeing:
         return [one.session for one in self.candidates if one.session.application == application and not one.kept]
 
     def rows(self) -> list[dict[str, str]]:
-        """A row of evidence for each."""
-        return [one.row() for one in self.candidates]
+        """A row of evidence for each; those that are alike and left alone share one."""
+        found: dict[object, tuple[dict[str, str], int]] = {}
+        for one in self.candidates:
+            row = one.row()
+            alike = (one.session.name, one.session.state, one.reason) if one.reason and not one.blocks else one
+            first, count = found.setdefault(alike, (row, 0))
+            found[alike] = (first, count + 1)
+        return [row | ({"pid": f"{count} sessions"} if count > 1 else {}) for row, count in found.values()]
 
-    def changes(self) -> list[Change]:
-        """Make one change for each: a statement that runs is cancelled first, an idle transaction is terminated."""
-        return [self._change(one) for one in self.chosen]
+    def changes(self, *, but: str = "") -> list[Change]:
+        """Make one change for each: a statement that runs is cancelled first, an idle transaction is terminated.
+
+        `but` is an application whose sessions end by other means.
+        """
+        return [self._change(one) for one in self.chosen if not but or one.session.application != but]
 
     def _change(self, one: Candidate) -> Change:
         session = one.session
@@ -79,26 +93,26 @@ class Freeing:
 
         return Change(
             f"Free session {session.pid}",
-            shows=[_statement(call, one, again=number > 0).as_string(None) for number, call in enumerate(calls)],
+            shows=[_statement(call, one, after_cancel=number > 0).as_string(None) for number, call in enumerate(calls)],
             do=do,
             # Not asked again: a session that has ended or moved on meanwhile is left alone by the statement itself, and
             # that is no reason to stop half way.
             replaces=lambda: f"{session.name}, {session.state} since {since:%H:%M:%S} UTC: {session.said}",
         )
 
-    def _call(self, call: Literal["cancel", "terminate"] | str, one: Candidate) -> str:
+    def _call(self, call: str, one: Candidate) -> str:
         """Call it on the session if it is still what was chosen. Give what became of it, empty if it is still there."""
         session = one.session
         cancelled = call == "terminate" and session.state == "active"
         assert self.connection is not None  # there would be no session to end
-        found = self.connection.execute(_statement(call, one, again=cancelled)).fetchone()
+        found = self.connection.execute(_statement(call, one, after_cancel=cancelled)).fetchone()
         if found is None:
             return "freed by cancel" if cancelled else "left alone: it has ended or moved on by itself"
         if call == "terminate":
             if not found["done"]:
                 raise RunbookError(f"session {session.pid} was told to end and has not within {PATIENCE} s; look at it")
             return "terminated"
-        waiting = sql.SQL("SELECT FROM pg_stat_activity AS one WHERE {}").format(_still(session))
+        waiting = sql.SQL("SELECT FROM pg_stat_activity AS s WHERE {} AND {}").format(_named(session), sql.SQL(BLOCKS))
         ends = time.monotonic() + PATIENCE
         while time.monotonic() < ends:
             if self.connection.execute(waiting).fetchone() is None:
@@ -155,33 +169,28 @@ def may(connection: Connection, roles: Collection[str]) -> bool:
     return bool(found and found["may"])
 
 
-def blocked(connection: Connection, chosen: Sequence[Candidate]) -> list[dict[str, str]]:
-    """Give the sessions that wait for one of those that were to be freed."""
-    by_pid = {one.session.pid: one.session.backend_start for one in chosen}
-    now = read(connection)
-    still = {one.pid for one in now if by_pid.get(one.pid) == one.backend_start}
-    return [one.row() for one in now if still & {*one.blocked_by}]
+def waiting(
+    admin: Callable[[], Connection], roles: Collection[str], *, longer_than: float
+) -> tuple[bool, list[dict[str, str]]]:
+    """Whether no session of these roles waits for another one for longer than these seconds; with those that do."""
+    with admin() as connection:
+        found = [one for one in read(connection) if one.blocked_by and one.role in roles and one.age >= longer_than]
+    return not found, Blocking.among(found).rows() or [one.row() for one in found]
 
 
-def _still(session: Session) -> sql.Composed:
-    """The condition that this session, whatever it does by now, keeps others waiting and waits for nobody."""
-    return sql.SQL(
-        "pid = {} AND backend_start = {} AND cardinality(pg_blocking_pids(pid)) = 0"
-        " AND EXISTS (SELECT FROM pg_stat_activity AS two WHERE one.pid = ANY(pg_blocking_pids(two.pid)))"
-    ).format(session.pid, session.backend_start)
-
-
-def _statement(call: str, one: Candidate, *, again: bool) -> sql.Composed:
-    """The statement that acts, if the session is still the one that was chosen; `again` after a cancel."""
+def _statement(call: str, one: Candidate, *, after_cancel: bool = False) -> sql.Composed:
+    """The statement that acts, if the session is still what was chosen, and still in the way."""
     function = sql.SQL("pg_cancel_backend(pid)" if call == "cancel" else "pg_terminate_backend(pid, {})").format(
         *([] if call == "cancel" else [PATIENCE * 1000])
     )
-    conditions = [] if again else [same(one.session)]
-    if one.blocks:
-        conditions.append(_still(one.session))
-    return sql.SQL("SELECT {} AS done FROM pg_stat_activity AS one WHERE {}").format(
-        function, sql.SQL(" AND ").join(conditions)
-    )
+    still = sql.SQL(" AND " + BLOCKS if one.blocks else "")
+    match = _named(one.session) if after_cancel else same(one.session)
+    return sql.SQL("SELECT {} AS done FROM pg_stat_activity AS s WHERE {}{}").format(function, match, still)
+
+
+def _named(session: Session) -> sql.Composed:
+    """The condition that a row is this session, whatever it does by now."""
+    return sql.SQL("pid = {} AND backend_start = {}").format(session.pid, session.backend_start)
 
 
 def _short(session: Session) -> dict[str, str]:

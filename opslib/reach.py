@@ -78,6 +78,11 @@ class Reach:
         """Whether there is no server to ask."""
         return self.answer != "accepting connections" and self.cause != "url"
 
+    def mendable(self, environment: Environment) -> bool:
+        """Whether this procedure can go on: the API gets in, lacks a slot only, or the server can be started."""
+        starts = environment.database is not None and bool(environment.database.start)
+        return self.cause in ("none", "full") or (self.cause == "refused" and starts)
+
     @property
     def remedy(self) -> str:
         """What to do."""
@@ -101,7 +106,7 @@ def ask(url: str, name: str = "DATABASE_URL") -> Reach:
     try:
         postgres.connect(url, name).close()
     except LoginFailed as error:
-        cause, said = _cause(error), str(error).rpartition("could not log in: ")[2]
+        cause, said = _cause(error), str(error).rpartition("failed: ")[2]
     return Reach(where, answer, cause, time.monotonic() - begun, said)
 
 

@@ -40,7 +40,7 @@ SELECT pid, backend_type AS kind, coalesce(usename, '') AS role, coalesce(datnam
   coalesce(extract(epoch FROM clock_timestamp() - CASE WHEN state = 'active' THEN query_start ELSE state_change END),
     0)::float8 AS age,
   EXISTS (SELECT FROM pg_locks l WHERE l.pid = a.pid AND granted AND locktype = 'advisory' AND objid = {}) AS migrates,
-  CASE WHEN wait_event_type = 'Lock' OR state = 'active' THEN pg_blocking_pids(pid) ELSE '{{}}' END AS blocked_by
+  CASE WHEN wait_event_type = 'Lock' THEN pg_blocking_pids(pid) ELSE '{{}}' END AS blocked_by
 FROM pg_stat_activity a WHERE pid <> pg_backend_pid() ORDER BY backend_start, pid"""
 
 
@@ -124,19 +124,10 @@ def kept(one: Session, *, database: str, roles: Collection[str]) -> str:
 
 def same(one: Session) -> sql.Composed:
     """The condition under which a row of pg_stat_activity is this session, in this state, since the same moment."""
-    begun = "query_start" if one.state == "active" else "state_change"
-    wanted = {
-        "pid": one.pid,
-        "backend_start": one.backend_start,
-        "backend_type": one.kind,
-        "datname": one.database,
-        "usename": one.role,
-        "application_name": one.application,
-        "state": one.state,
-        begun: getattr(one, begun),
-    }
-    parts = (sql.SQL("{} = {}").format(sql.Identifier(key), sql.Literal(value)) for key, value in wanted.items())
-    return sql.SQL(" AND ").join(parts)
+    began, since = ("query_start", one.query_start) if one.state == "active" else ("state_change", one.state_change)
+    return sql.SQL("pid = {} AND backend_start = {} AND state = {} AND {} = {}").format(
+        one.pid, one.backend_start, one.state, sql.SQL(began), since
+    )
 
 
 def groups(sessions: Sequence[Session]) -> list[dict[str, str]]:
