@@ -11,13 +11,10 @@ from typing import LiteralString
 
 from psycopg import sql
 
-from opslib import database_url, postgres, role
-from opslib.mask import mask
+from opslib import database_url, postgres, role, statement
 from opslib.postgres import Connection
 
 IDLE = ("idle in transaction", "idle in transaction (aborted)")
-LONGEST = 100
-"""Characters of a statement that are shown."""
 MIGRATION = 72707369
 """The advisory lock that `prisma migrate` holds while it works; it gives itself no application name."""
 PREPARED = 0
@@ -30,7 +27,6 @@ KEPT = re.compile(
 )
 """Application names whose work is lost or half done when it is cut off: backups, migrations, replication, runbooks."""
 
-_LITERAL = re.compile(r"\$(?P<tag>\w*)\$.*?\$(?P=tag)\$|'(?:[^']|'')*'?", re.DOTALL)
 
 _READ: LiteralString = """
 SELECT pid, backend_type AS kind, coalesce(usename, '') AS role, coalesce(datname, '') AS database,
@@ -67,9 +63,8 @@ class Session:
 
     @property
     def said(self) -> str:
-        """The statement, fit to be shown: without its literals, which are people's data, on one line, cut."""
-        text = mask.text(" ".join(_LITERAL.sub("'…'", mask.text(self.query)).split()))
-        return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+        """The statement, fit to be shown."""
+        return statement.shown(self.query)
 
     @property
     def name(self) -> str:
