@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+import psycopg
 from psycopg import sql
 
 from opslib.change import Change
@@ -18,10 +19,7 @@ from opslib.proposal import Proposal
 from opslib.step import Display, step
 
 LOCK_TIMEOUT = 60
-"""Seconds for which a build waits for older transactions, in each of its phases. Nothing waits behind it meanwhile."""
-
-
-def create(self) -> sql.Composed: ...
+"""Seconds for which a build waits for older transactions, in each of its phases. No request waits behind it."""
 
 
 def create(connect: Callable[[], Connection], wanted: Proposal, *, seconds: float) -> Change:
@@ -33,25 +31,28 @@ def create(connect: Callable[[], Connection], wanted: Proposal, *, seconds: floa
 
     def do() -> None:
         with connect() as watching, connect() as building, ThreadPoolExecutor(1) as pool:
-            _clear(watching, schema, name)
-            building.execute(sql.SQL("SET statement_timeout = {}").format(f"{seconds:.0f}s"))
-            building.execute(sql.SQL("SET lock_timeout = {}").format(f"{LOCK_TIMEOUT}s"))
-            build = pool.submit(building.execute, statement)
+            _patient(building, seconds)
+            _clear(building, schema, name)
+            future = pool.submit(building.execute, statement)
             try:
-                _show_progress(watching, name, build.done)
+                _show_progress(watching, name, future.done)
             except BaseException:
                 building.cancel_safe()
                 raise
-            build.result()
+            future.result()
         found = state(connect, schema, name)
         if found != "valid":
             raise RunbookError(f"{name} is {found} after its build, expected valid")
 
     def undo() -> None:
-        with connect() as connection:
-            connection.execute(sql.SQL("SET statement_timeout = {}").format(f"{seconds:.0f}s"))
-            _end_build(connection, name)
-            connection.execute(drop(schema, name))
+        try:
+            with connect() as connection:
+                _patient(connection, seconds)
+                _end_build(connection, name)
+                connection.execute(drop(schema, name))
+        except psycopg.Error as error:
+            left = f"{drop(schema, name).as_string(None)};"
+            raise UndoFailed(f"{str(error).strip()} When older transactions have ended: {left}") from None
         if (found := state(connect, schema, name)) != "not there":
             raise UndoFailed(f"{name} is still there ({found}): {drop(schema, name).as_string(None)};")
 
@@ -72,6 +73,11 @@ def state(connect: Callable[[], Connection], schema: str, name: str) -> str:
     if one is None:
         return "not there"
     return "being built" if one.building else "valid" if one.valid else "invalid"
+
+
+def _patient(connection: Connection, seconds: float) -> None:
+    connection.execute(sql.SQL("SET statement_timeout = {}").format(f"{seconds:.0f}s"))
+    connection.execute(sql.SQL("SET lock_timeout = {}").format(f"{LOCK_TIMEOUT}s"))
 
 
 def _clear(connection: Connection, schema: str, name: str) -> None:
