@@ -3,12 +3,14 @@
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 import psutil
 
 from opslib.change import Change
 from opslib.errors import RunbookError
+from opslib.procedure import located
 from opslib.session import Session
 
 GRACE = 10
@@ -34,7 +36,8 @@ class Client:
         try:
             process = psutil.Process(pid)
             with process.oneshot():
-                return cls(process, process.name(), process.username(), process.cwd(), sessions)
+                program, folder = Path(process.exe()).name, Path(process.cwd())  # a name may hold arguments
+                return cls(process, program, process.username(), located(folder), sessions)
         except psutil.Error:
             return None
 

@@ -145,7 +145,7 @@ def _columns(
     ranged: list[str] = []
     parameters: dict[str, str] = {}
     for term in filter(None, map(_TERM.fullmatch, _terms(node.get("Filter", "")))):
-        column, other = term["column"].strip('"'), term["other"] or ""
+        column, other = term["column"].strip('"'), re.sub("'[^']*'", "''", term["other"] or "")
         # Behind a cast it is another expression, but for the one from varchar to text that PostgreSQL adds itself.
         if column not in table["columns"] or term["cast"] not in (None, "text") or f"{node['Alias']}." in other:
             continue

@@ -25,9 +25,9 @@ Cause = Literal[
 PATIENCE = 60
 """Seconds that a server gets to be up once its command has been given; a long recovery takes more."""
 
-# libpq's words (18), where postgres.py knows only that nothing answered.
+# Words of libpq (18) and psycopg (3.3), where postgres.py knows only that nothing answered.
 _UNREACHED: dict[Cause, Sequence[str]] = {
-    "dns": ("could not translate", "Name or service not known"),
+    "dns": ("could not translate", "failed to resolve", "Name or service not known"),
     "refused": ("Connection refused", "No such file"),
     "timeout": ("timeout expired", "timed out"),
     "unreachable": ("No route to host", "Network is unreachable"),

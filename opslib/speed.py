@@ -6,7 +6,7 @@ never shown.
 
 import re
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,8 +78,19 @@ class Speed:
                 "PostgreSQL would use it": "yes" if used else "no",
             }
         factor = self.before / max(after, 0.001)
-        row = {"before": f"{self.before:.2f} ms", "after": f"{after:.2f} ms", "faster": f"{factor:.0f} times"}
+        row = {
+            "index": self.proposal.name,
+            "before": f"{self.before:.2f} ms",
+            "after": f"{after:.2f} ms",
+            "faster": f"{factor:.0f} times",
+        }
         return factor >= TWICE, row
+
+
+def gained(speeds: Sequence[Speed]) -> tuple[bool, list[dict[str, str]]]:
+    """Whether each of these has gained; with how much."""
+    found = [speed.gained() for speed in speeds]
+    return all(faster for faster, _ in found), [row for _, row in found]
 
 
 def _values(connection: Connection, proposal: Proposal) -> list[Any] | None:

@@ -23,7 +23,7 @@ SLOW = 20
 """Mean milliseconds from which on a statement is slow: pghero's figure."""
 
 _LITERAL = re.compile(r"\$(?P<tag>(?:[a-zA-Z_]\w*)?)\$.*?\$(?P=tag)\$|'(?:[^']|'')*'?", re.DOTALL)
-_OURS = r"\mpg_|clock_timestamp|current_setting|runbook|transaction read only|search_path"
+_OURS = r"\mpg_|clock_timestamp|current_setting|runbook|transaction read only|^set \w+_timeout|search_path"
 """Statements about the server itself, this module's among them."""
 
 LOAD = (
@@ -63,6 +63,11 @@ class Snapshot:
     at: datetime
     reset: datetime | None  # None before PostgreSQL 14, which does not say
     statements: dict[tuple[int, str, bool], Statement]
+
+    @property
+    def since(self) -> str:
+        """Since when it is counted, in words."""
+        return f"{self.reset:%Y-%m-%d %H:%M} UTC" if self.reset else "the counters were reset"
 
     def __sub__(self, before: "Snapshot") -> list[Statement]:
         """Give what each cost since an earlier snapshot, the dearest first; a reset in between counts from there."""

@@ -67,8 +67,8 @@ def test_proposed_index_makes_the_statement_twenty_times_faster() -> None:
         assert "visits" in said(made, "Big tables")
         code, made, _ = create()
         assert (code, made["metadata"]["opslib"]["outcome"]) == (0, "applied"), made["metadata"]["opslib"]["why"]
-        times = re.search(r'"faster": "(\d+) times"', said(made, f"{INDEX} makes"))
-        assert times and int(times[1]) >= 20, said(made, f"{INDEX} makes")
+        times = re.search(r'"faster": "(\d+) times"', said(made, "A new index makes"))
+        assert times and int(times[1]) >= 20, said(made, "A new index makes")
         assert state() == "valid"
         assert "person7" not in json.dumps(made)
         code, made, _ = create()  # again: it is there, and nothing is to be done
