@@ -144,7 +144,7 @@ def choose(
     excess = max((limit.excess for limit in limits), default=0)
     idle = [one for one in sessions if one.state in ("idle", *IDLE) and one.pid not in {*roots, *own}]
     if excess:
-        found += [(one, 0) for one in sorted(idle, key=lambda one: -one.age)]
+        found += [(one, 0) for one in sorted(idle, key=lambda one: (one.state_change, one.pid))]
     candidates: list[Candidate] = []
     for one, blocks in found:
         reason = never = kept(one, database=database, roles=roles)

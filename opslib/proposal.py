@@ -12,15 +12,16 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg import sql
 
+from opslib import role
 from opslib.index import Index
 from opslib.postgres import Connection
-from opslib.statement import Statement, prepared
+from opslib.prepared import prepared
+from opslib.statement import Statement
 
 BIG = 10_000
 """Rows from which on reading a table end to end is worth a thought: pghero's figure."""
 MOST_OF_IT = 0.2
 """Share of a table from which on PostgreSQL reads all of it, index or not."""
-LONGEST = 63
 
 _NAME = r"(?:(?:\w+|\"[^\"]+\")\.)?(?P<column>\w+|\"[^\"]+\")"
 _TERM = re.compile(
@@ -52,7 +53,7 @@ class Proposal:
     @property
     def name(self) -> str:
         """The name that Prisma would give it, so that a migration can take it over."""
-        return "_".join((self.table, *self.columns, "idx"))[:LONGEST]
+        return "_".join((self.table, *self.columns, "idx"))[: role.LONGEST]
 
     @property
     def create(self) -> sql.Composed:
@@ -98,7 +99,9 @@ def plan(connection: Connection, query: str, schema: str) -> dict[str, Any] | No
     try:
         with prepared(connection, query, schema) as (name, types):
             connection.execute("SET LOCAL plan_cache_mode = force_generic_plan")
-            execute = sql.SQL("EXECUTE {} ({})" if types else "EXECUTE {}").format(name, _nulls(types))
+            execute = sql.SQL("EXECUTE {} ({})" if types else "EXECUTE {}").format(
+                name, sql.SQL(", ").join([sql.SQL("NULL")] * len(types))
+            )
             row = connection.execute(sql.SQL("EXPLAIN (FORMAT JSON, VERBOSE) {}").format(execute)).fetchone()
     except psycopg.Error:
         return None
@@ -111,10 +114,6 @@ def uses(connection: Connection, one: Proposal, schema: str) -> bool:
     """Whether PostgreSQL would use the index for the statement."""
     tree = plan(connection, one.statement.query, schema)
     return tree is not None and any(node.get("Index Name") == one.name for node, _ in _nodes(tree, ()))
-
-
-def _nulls(types: Sequence[str]) -> sql.Composed:
-    return sql.SQL(", ").join([sql.SQL("NULL")] * len(types))
 
 
 def _nodes(

@@ -33,8 +33,8 @@ SELECT pid, backend_type AS kind, coalesce(usename, '') AS role, coalesce(datnam
   application_name AS application, coalesce(host(client_addr), '') AS address, coalesce(client_port, -1) AS port,
   coalesce(state, '') AS state, coalesce(query, '') AS query, backend_start, state_change, query_start,
   coalesce(wait_event_type || ': ' || wait_event, '') AS waits_for,
-  coalesce(extract(epoch FROM clock_timestamp() - CASE WHEN state = 'active' THEN query_start ELSE state_change END),
-    0)::float8 AS age,
+  greatest(0, coalesce(extract(epoch FROM now() - CASE WHEN state = 'active' THEN query_start ELSE state_change END),
+    0))::float8 AS age,
   EXISTS (SELECT FROM pg_locks l WHERE l.pid = a.pid AND granted AND locktype = 'advisory' AND objid = {}) AS migrates,
   CASE WHEN wait_event_type = 'Lock' THEN pg_blocking_pids(pid) ELSE '{{}}' END AS blocked_by
 FROM pg_stat_activity a WHERE pid <> pg_backend_pid() ORDER BY backend_start, pid"""

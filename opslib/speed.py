@@ -14,8 +14,9 @@ import psycopg
 from psycopg import sql
 
 from opslib.postgres import Connection
+from opslib.prepared import prepared
 from opslib.proposal import Proposal, uses
-from opslib.statement import prepared, shown
+from opslib.statement import shown
 
 TIMES = 5
 TWICE = 2.0

@@ -5,17 +5,15 @@ Its columns differ by version: `total_exec_time` was `total_time` before 1.8 (Po
 
 import re
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
-from uuid import uuid4
 
 from psycopg import sql
 
 from opslib.mask import mask
-from opslib.postgres import NAME, Connection
+from opslib.postgres import Connection
 
 LONGEST = 100
 """Characters of a statement that are shown."""
@@ -134,26 +132,6 @@ def since(connection: Connection, before: Snapshot, *, seconds: float) -> list[S
     return [one for one in snapshot(connection) - before if one.calls > 0]
 
 
-@contextmanager
-def prepared(connection: Connection, query: str, schema: str) -> Iterator[tuple[sql.Identifier, list[str]]]:
-    """Prepare a normalised statement; give its name and its parameters' types.
-
-    All within a transaction that may not write and is rolled back. Raise psycopg.Error for what cannot be prepared.
-    """
-    name = f"{NAME}_{uuid4().hex}"
-    try:
-        with connection.transaction(force_rollback=True):
-            connection.execute("SET TRANSACTION READ ONLY")
-            connection.execute(sql.SQL("SET LOCAL search_path TO {}").format(sql.Identifier(schema)))
-            # Binary, for the extended protocol: it takes one statement and no more.
-            connection.execute(sql.SQL("PREPARE {} AS {}").format(sql.Identifier(name), sql.SQL(query)), binary=True)
-            row = connection.execute(_TYPES, [name]).fetchone()
-            yield sql.Identifier(name), row["types"] if row else []
-    finally:
-        if not connection.closed and connection.execute(_TYPES, [name]).fetchone():
-            connection.execute(sql.SQL("DEALLOCATE {}").format(sql.Identifier(name)))
-
-
 def ranked(statements: Iterable[Statement]) -> list[Statement]:
     """Order statements by all the time that they took."""
     return sorted(statements, key=lambda one: (-one.total, one.query))
@@ -192,7 +170,6 @@ def shown(text: str) -> str:
     return line if len(line) <= LONGEST else f"{line[:LONGEST]}…"
 
 
-_TYPES = "SELECT parameter_types::text[] AS types FROM pg_prepared_statements WHERE name = %s"
 _COLUMNS = "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped"
 
 

@@ -131,6 +131,7 @@ def test_database_that_is_down_is_named_and_started() -> None:
         sandbox.mend("db-down")
 
 
+@pytest.mark.long
 def test_without_a_command_to_start_it_says_what_to_look_at(tmp_path: Path) -> None:
     root = elsewhere(tmp_path, lambda text: text.replace("  start: postgres-start\n", ""))
     sandbox.break_("db-down")
@@ -163,6 +164,7 @@ def test_idle_transaction_that_blocks_is_named_and_ended() -> None:
         sandbox.mend("idle-in-transaction")
 
 
+@pytest.mark.long
 def test_client_that_takes_what_is_freed_is_named_and_stopped() -> None:
     sandbox.break_("db-saturated")
     time.sleep(1.2)
@@ -180,6 +182,7 @@ def test_client_that_takes_what_is_freed_is_named_and_stopped() -> None:
         sandbox.mend("db-saturated")
 
 
+@pytest.mark.long
 def test_leak_is_freed_oldest_first_and_within_the_cap() -> None:
     with leaking() as held:
         code, made, _ = run("-p", "most", "3")
@@ -189,6 +192,7 @@ def test_leak_is_freed_oldest_first_and_within_the_cap() -> None:
         assert _well()
 
 
+@pytest.mark.long
 def test_statement_that_runs_is_cancelled_and_its_session_lives() -> None:
     with client("slow-report") as root, client("waiter") as waiter:
         root.execute("BEGIN")
@@ -215,6 +219,7 @@ def test_statement_that_runs_is_cancelled_and_its_session_lives() -> None:
         assert alive(root) and alive(waiter)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "other", "reason"),
     [
@@ -234,6 +239,7 @@ def test_root_that_must_not_be_ended_is_left(name: str, other: dict[str, str], r
         assert alive(holder)
 
 
+@pytest.mark.long
 def test_two_troubles_at_once_and_bystanders_untouched() -> None:
     with ExitStack() as open_:
         bystanders = [
@@ -252,6 +258,7 @@ def test_two_troubles_at_once_and_bystanders_untouched() -> None:
         assert all(map(alive, bystanders))
 
 
+@pytest.mark.long
 def test_killed_in_the_middle_of_freeing_it_is_run_again() -> None:
     with leaking() as held:
         with subprocess.Popen(command("-p", "most", "6"), stdout=subprocess.PIPE, text=True) as process:
@@ -284,6 +291,7 @@ def test_session_that_is_another_by_now_is_left_alone() -> None:
 ODD = "p@ss:w/o?r#d%&+'\"\\ü $(id)"
 
 
+@pytest.mark.long
 def test_url_of_prisma_with_every_special_character(tmp_path: Path) -> None:
     role = 'odd "role"'
     name = sql.Identifier(role)

@@ -14,8 +14,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from opslib import build, environment, index
+from opslib import build, environment, index, proposal, statement
 from opslib.login import Login
+from tests import sandbox
 from tests.drills import slow_query
 from tests.drills.slow_query import INDEX, seeded
 from tests.sandbox import postgres
@@ -92,8 +93,6 @@ def test_build_that_waits_for_an_older_transaction_is_undone(monkeypatch: pytest
 
 
 def _change(connection: psycopg.Connection) -> Any:
-    from opslib import proposal, statement
-
     admin = Login(environment.load("sandbox")).admin()
     with admin:
         found = proposal.proposals(
@@ -148,6 +147,7 @@ def test_stopped_while_it_builds_it_leaves_no_index() -> None:
         assert state() == "not there"
 
 
+@pytest.mark.long
 def test_index_that_does_not_help_is_dropped() -> None:
     with seeded() as connection:
         # The statistics are of before: PostgreSQL takes the index, and reads the whole table by it.
@@ -204,3 +204,22 @@ def until(true: Any, within: float = 60) -> None:
     while not true():
         assert time.monotonic() < ends
         time.sleep(0.2)
+
+
+@pytest.mark.long
+def test_without_the_library_it_says_that_a_restart_is_needed() -> None:
+    _restarted_with("SET shared_preload_libraries = ''")
+    try:
+        code, made, _ = run()
+        assert (code, made["metadata"]["opslib"]["outcome"]) == (0, "planned")
+        assert "then restart PostgreSQL" in said(made, "What is missing")
+    finally:
+        _restarted_with("RESET shared_preload_libraries")
+    assert statement.missing(Login(environment.load("sandbox")).admin()) == []
+
+
+def _restarted_with(setting: str) -> None:
+    with postgres.connect_admin(Credentials.load()) as admin:
+        admin.execute(f"ALTER SYSTEM {setting}")
+    sandbox.break_("db-down")
+    sandbox.mend("db-down")
