@@ -25,8 +25,8 @@ _OURS = r"\mpg_|clock_timestamp|current_setting|runbook|transaction read only|^s
 """Statements about the server itself, this module's among them."""
 
 LOAD = (
-    "shared_preload_libraries = 'pg_stat_statements' in postgresql.conf, or ALTER SYSTEM SET shared_preload_libraries"
-    " (beside what it has); then restart PostgreSQL, which interrupts the API"
+    "add pg_stat_statements to shared_preload_libraries in postgresql.conf (not by ALTER SYSTEM, which quotes a list as"
+    " one name), then restart PostgreSQL, which interrupts the API"
 )
 CREATE = "CREATE EXTENSION pg_stat_statements"
 

@@ -208,18 +208,21 @@ def until(true: Any, within: float = 60) -> None:
 
 @pytest.mark.long
 def test_without_the_library_it_says_that_a_restart_is_needed() -> None:
-    _restarted_with("SET shared_preload_libraries = ''")
+    settings = postgres.HOME.resolve() / "data/postgresql.conf"
+    before = settings.read_text()
+    settings.write_text(f"{before}shared_preload_libraries = ''\n")
     try:
+        _restart()
         code, made, _ = run()
         assert (code, made["metadata"]["opslib"]["outcome"]) == (0, "planned")
         assert "then restart PostgreSQL" in said(made, "What is missing")
     finally:
-        _restarted_with("RESET shared_preload_libraries")
-    assert statement.missing(Login(environment.load("sandbox")).admin()) == []
+        settings.write_text(before)
+        _restart()
+    with Login(environment.load("sandbox")).admin() as admin:
+        assert statement.missing(admin) == []
 
 
-def _restarted_with(setting: str) -> None:
-    with postgres.connect_admin(Credentials.load()) as admin:
-        admin.execute(f"ALTER SYSTEM {setting}")
+def _restart() -> None:
     sandbox.break_("db-down")
     sandbox.mend("db-down")
