@@ -18,7 +18,7 @@ from opslib.step import Step, line
 if TYPE_CHECKING:
     from opslib.record import Summary
 
-MOST_ROWS = 12
+MOST_ROWS = 20
 """Rows of a step's evidence that the terminal shows."""
 
 

@@ -92,6 +92,8 @@ class Database(_Part):
     """A table that the API reads and writes: a new login is tried on it, and what it writes is rolled back."""
     userlist: Place | None = None
     """PgBouncer's file of passwords, where it has one (auth_file)."""
+    start: str = ""
+    """The command that starts the server where it is down; empty where that is nothing for a procedure."""
 
 
 class Limits(_Part):

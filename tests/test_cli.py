@@ -79,7 +79,7 @@ def test_a_run_for_people_and_for_machines(place: Place) -> None:
 
 
 def test_the_terminal_shows_what_was_seen_and_what_is_wrong(place: Place) -> None:
-    rows = "[{'pid': n} for n in range(15)]"
+    rows = "[{'pid': n} for n in range(23)]"
     checks = ["run.check('Well', True, {'cpu': 1})", "run.check('Ill', False, 'why')"]
     place.write("look", f"run.note('Seen', {rows})", *checks)
     done = place.runbook("run", "look")

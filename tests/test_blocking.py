@@ -1,0 +1,69 @@
+"""Who blocks whom, as a forest: roots, depth, rings, sessions that are gone, and the drawing."""
+
+from datetime import UTC, datetime
+from xml.etree import ElementTree
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from opslib.blocking import Blocking
+from opslib.session import Session
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def session(pid: int, *blocked_by: int, query: str = "SELECT 1", state: str = "active") -> Session:
+    ours = ("client backend", "app", "db", "web", "127.0.0.1", 1)
+    return Session(pid, *ours, state, query, NOW, NOW, NOW, "", False, 5, blocked_by)
+
+
+def lines(*sessions: Session) -> list[str]:
+    return [row["session"].split(" web")[0] for row in Blocking.among(sessions).rows()]
+
+
+def test_nobody_waits() -> None:
+    forest = Blocking.among([session(1), session(2)])
+    assert forest.roots == [] and forest.rows() == []
+    assert "No session waits" in forest.svg()
+
+
+def test_roots_come_before_what_waits_for_them() -> None:
+    found = lines(session(1), session(2, 1), session(3, 2), session(4, 1), session(9), session(8, 9))
+    assert found == ["1", "├─ 2", "│  └─ 3", "└─ 4", "9", "└─ 8"]
+
+
+def test_one_that_waits_for_two_is_drawn_once_with_what_waits_for_it() -> None:
+    forest = Blocking.among([session(1), session(2), session(3, 1, 2), session(4, 3)])
+    assert sorted(forest.roots) == [1, 2]
+    assert [node.again for node in forest.nodes if node.pid == 3] == [False, True]
+    assert sum(node.pid == 4 for node in forest.nodes) == 1
+
+
+def test_a_ring_has_no_root() -> None:
+    assert Blocking.among([session(1, 2), session(2, 1)]).rows() == []
+
+
+def test_a_prepared_transaction_and_one_that_has_ended_are_roots_too() -> None:
+    rows = Blocking.among([session(2, 0), session(3, 77)]).rows()
+    assert rows[0]["session"] == "a prepared transaction"
+    assert "pg_prepared_xacts" in rows[0]["does"]
+    assert rows[2]["session"] == "77 (has ended)"
+
+
+def test_drawing_is_well_formed_whatever_a_statement_says() -> None:
+    forest = Blocking.among([session(1, state="idle in transaction", query="SELECT '</svg>' < \"a&b\""), session(2, 1)])
+    tree = ElementTree.fromstring(forest.svg())
+    texts = [text.text or "" for text in tree.iter("{http://www.w3.org/2000/svg}text")]
+    assert any("idle in transaction" in text for text in texts)
+    assert any('< "a&b"' in text for text in texts)
+    assert forest._repr_mimebundle_()["text/plain"].splitlines()[1].startswith("└─ 2")
+
+
+@given(st.dictionaries(st.integers(1, 12), st.sets(st.integers(1, 12), max_size=4), max_size=12))
+def test_any_graph_is_drawn_and_every_root_waits_for_nobody(graph: dict[int, set[int]]) -> None:
+    forest = Blocking.among([session(pid, *sorted(by - {pid})) for pid, by in graph.items()])
+    waits = {pid for pid, by in graph.items() if by - {pid}}
+    assert not waits & {*forest.roots}
+    drawn = [node.pid for node in forest.nodes if not node.again]
+    assert len(drawn) == len({*drawn})
+    ElementTree.fromstring(forest.svg())
