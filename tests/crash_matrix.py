@@ -7,6 +7,7 @@ nothing is, and the procedure's own check then finds nothing wrong.
 
 import argparse
 import json
+import select
 import subprocess
 import sys
 import time
@@ -101,7 +102,7 @@ SUBJECTS = (
 
 @dataclass(frozen=True)
 class Kill:
-    """The kernel or the runner is killed so many seconds after the run has shown something."""
+    """The kernel or the runner is killed so many seconds after the run has shown something, or when it shows more."""
 
     victim: str
     shown: int | str
@@ -253,7 +254,7 @@ def _kill(process: "subprocess.Popen[str]", kill: Kill) -> str:
         kernel = kernel or _kernel(process)
         if kill.shown in (shown, json.loads(line).get("state") == "applying" and json.loads(line)["title"]):
             break
-    time.sleep(kill.after)
+    select.select([process.stdout], [], [], kill.after)  # sooner, if the change ends before that
     victim = psutil.Process(process.pid) if kill.victim == "runner" else kernel
     if victim is None or not victim.is_running() or victim.status() == psutil.STATUS_ZOMBIE:
         return f"there was no {kill.victim} to kill any more"
