@@ -103,6 +103,19 @@ class Limits(_Part):
     """What an interrupted run gets to undo its changes."""
 
 
+class Recovery(_Part):
+    """What a recovery of the database is held to, and where a release keeps its migrations."""
+
+    rpo_hours: Annotated[float, Field(gt=0)] = 24
+    """How old the newest proven backup may be."""
+    keep_days: Annotated[float, Field(ge=0)] = 7
+    """How long a database that was replaced stays before stage drop-old may drop it."""
+    jobs: Annotated[int, Field(ge=1, le=64)] = 4
+    """Sessions that restore at the same time."""
+    prisma: Annotated[str, Field(pattern="^[^/]")] = "server"
+    """The folder of a release that `prisma migrate` runs in."""
+
+
 class Tokens(_Part):
     """The tokens (JWT) that the API signs, and a read-only route that asks for one."""
 
@@ -169,6 +182,7 @@ class Environment(_Part):
     secrets: frozenset[str]
     """The keys of the API's `.env` whose values are secret."""
     tokens: Tokens | None = None
+    recovery: Recovery = Recovery()
     s3: S3 | None = None
     tools: Place | None = None
     """A folder with pm2, psql and the like, searched before PATH."""

@@ -1,0 +1,77 @@
+"""What PostgreSQL knows of a database besides what is in it: rights, settings, the limit of its connections.
+
+A dump without `--create` holds none of it, so that a database restored from one would let in and behave otherwise.
+"""
+
+from collections.abc import Iterator
+
+from psycopg import sql
+
+from opslib.postgres import Connection
+
+LISTS = {"local_preload_libraries", "search_path", "session_preload_libraries", "temp_tablespaces"}
+"""Settings whose value is a list of names, each quoted by itself."""
+
+
+def copy(connection: Connection, source: str, target: str) -> None:
+    """Give one database the rights, settings and limit of another; done again, it changes nothing."""
+    with connection.transaction():
+        for statement in statements(connection, source, target):
+            connection.execute(statement)
+
+
+def statements(connection: Connection, source: str, target: str) -> list[sql.Composed]:
+    """Give the statements by which one database gets what another has; none where that is all as a new one has it."""
+    return [
+        *_limit(connection, source, target),
+        *_rights(connection, source, target),
+        *_set(connection, source, target),
+    ]
+
+
+def _limit(connection: Connection, source: str, target: str) -> Iterator[sql.Composed]:
+    for row in connection.execute(
+        "SELECT datconnlimit AS most FROM pg_database WHERE datname = %s AND datconnlimit <> -1", [source]
+    ):
+        yield sql.SQL("ALTER DATABASE {} CONNECTION LIMIT {}").format(sql.Identifier(target), sql.Literal(row["most"]))
+
+
+def _rights(connection: Connection, source: str, target: str) -> Iterator[sql.Composed]:
+    rows = connection.execute(
+        "SELECT rolname AS role, privilege_type AS privilege, is_grantable AS grantable FROM pg_database,"
+        " aclexplode(datacl) AS acl LEFT JOIN pg_roles r ON r.oid = acl.grantee WHERE datname = %s"
+        " ORDER BY role, privilege",
+        [source],
+    ).fetchall()
+    if rows:  # none at all are PostgreSQL's own, which the target has too
+        yield sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(sql.Identifier(target))
+    for row in rows:
+        yield sql.SQL("GRANT {} ON DATABASE {} TO {}{}").format(
+            sql.SQL(row["privilege"]),
+            sql.Identifier(target),
+            sql.Identifier(row["role"]) if row["role"] else sql.SQL("PUBLIC"),
+            sql.SQL(" WITH GRANT OPTION" if row["grantable"] else ""),
+        )
+
+
+def _set(connection: Connection, source: str, target: str) -> Iterator[sql.Composed]:
+    rows = connection.execute(
+        "SELECT rolname AS role, split_part(one, '=', 1) AS setting, substr(one, strpos(one, '=') + 1) AS value"
+        " FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase LEFT JOIN pg_roles r ON"
+        " r.oid = s.setrole, unnest(setconfig) AS one WHERE datname = %s ORDER BY role, setting",
+        [source],
+    ).fetchall()
+    database = sql.Identifier(target)
+    for row in rows:
+        if row["role"]:
+            whose = sql.SQL("ALTER ROLE {} IN DATABASE {}").format(sql.Identifier(row["role"]), database)
+        else:
+            whose = sql.SQL("ALTER DATABASE {}").format(database)
+        setting = sql.Identifier(*row["setting"].split("."))
+        if row["setting"] in LISTS:  # as one text it would become one name; PostgreSQL reads it, then copies it
+            yield sql.SQL("SELECT set_config({}, {}, true)").format(
+                sql.Literal(row["setting"]), sql.Literal(row["value"])
+            )
+            yield sql.SQL("{} SET {} FROM CURRENT").format(whose, setting)
+        else:
+            yield sql.SQL("{} SET {} TO {}").format(whose, setting, sql.Literal(row["value"]))

@@ -1,0 +1,67 @@
+"""Sessions: who is logged in to a database, and which of them are the API's workers on this machine."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import psutil
+from psycopg.rows import DictRow
+
+from opslib.pm2 import Worker
+from opslib.postgres import NAME, Connection
+
+End = tuple[str, int]
+
+
+def others(connection: Connection, database: str, workers: Sequence[Worker]) -> list[dict[str, Any]]:
+    """Give who uses a database and is neither one of these workers nor this project: sessions, prepared transactions.
+
+    Subscriptions and logical replication slots of it are among them: they would go on with the database that is renamed.
+    """
+    own = _ends(workers)
+    sessions = connection.execute(
+        "SELECT usename AS role, application_name AS application, client_addr::text AS address, client_port AS port,"
+        " backend_start AS since FROM pg_stat_activity WHERE datname = %s AND application_name <> %s"
+        " AND backend_type IN ('client backend', 'walsender') ORDER BY backend_start",
+        [database, NAME],
+    ).fetchall()
+    rest = connection.execute(
+        "SELECT owner AS role, 'prepared transaction ' || gid AS application, prepared AS since FROM pg_prepared_xacts"
+        " WHERE database = %(database)s UNION ALL SELECT NULL, 'replication slot ' || slot_name, NULL"
+        " FROM pg_replication_slots WHERE database = %(database)s UNION ALL SELECT NULL, 'subscription ' || subname,"
+        " NULL FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid WHERE datname = %(database)s",
+        {"database": database},
+    ).fetchall()
+    return [_row(one) for one in sessions if _end(one) not in own] + [_row(one) for one in rest]
+
+
+def at(connection: Connection, database: str, workers: Sequence[Worker]) -> set[int | str]:
+    """Give the ids of those workers that are logged in to a database."""
+    own = _ends(workers)
+    rows = connection.execute(
+        "SELECT client_addr::text AS address, client_port AS port FROM pg_stat_activity WHERE datname = %s", [database]
+    )
+    return {own[_end(row)] for row in rows if _end(row) in own}
+
+
+def _row(one: DictRow) -> dict[str, Any]:
+    since: datetime | None = one["since"]
+    address = (one.get("address") or "").split("/")[0]
+    shown = {"role": one["role"], "application": one["application"], "address": address}
+    return {**shown, "since": f"{since:%Y-%m-%dT%H:%M:%SZ}" if since else ""}
+
+
+def _ends(workers: Sequence[Worker]) -> dict[End, int | str]:
+    """Give the near ends of the workers' connections, by which PostgreSQL knows them, with the worker's id."""
+    found = {}
+    for worker in workers:
+        try:
+            for one in psutil.Process(worker.pid).net_connections(kind="tcp"):
+                found[one.laddr.ip.removeprefix("::ffff:"), one.laddr.port] = worker.id
+        except psutil.Error:
+            continue  # it has ended, and its sessions with it
+    return found
+
+
+def _end(session: DictRow) -> End:
+    return (session["address"] or "").split("/")[0], session["port"] or -1
