@@ -246,7 +246,7 @@ class Login:
     def works(self) -> tuple[bool, list[dict[str, str]]]:
         """Whether the new login reads and writes as the API does, in a transaction that is rolled back."""
         with postgres.connect(self.new, KEY, within=5) as connection:
-            rows = _tried(connection, self.database.table, database_url.schema(self.new))
+            rows = tried(connection, self.database.table, database_url.schema(self.new))
         return all(row["result"] != "DENIED" for row in rows), rows
 
     def refused(self) -> tuple[bool, str]:
@@ -344,7 +344,7 @@ def _ambiguous(character: str) -> bool:
     )
 
 
-def _tried(connection: Connection, table: str, schema: str) -> list[dict[str, str]]:
+def tried(connection: Connection, table: str, schema: str) -> list[dict[str, str]]:
     """Read, write and, where the role may, create in a transaction that is rolled back; a row for each."""
     identity = connection.execute("SELECT session_user AS login, current_user AS acts_as").fetchone()
     assert identity is not None

@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 
 from stripe import Event, StripeClient
 
+from opslib import env_file, stripe_account, webhook
+from opslib.environment import Environment
 from opslib.errors import RunbookError
 from opslib.stripe_account import said
 
@@ -18,30 +20,46 @@ OVERLAP = 300
 Rows = list[dict[str, str]]
 
 
-def since(stripe: StripeClient, begun: datetime, wanted: Iterable[str] = ("*",)) -> Rows:
-    """Give the events of the wanted types that were made since then, in the order in which they must be taken.
+def missed(environment: Environment, since: datetime) -> tuple[Rows, str]:
+    """Give what the API's webhook endpoint was to be sent since then, or why that is not known. Raises nothing."""
+    if environment.stripe is None:
+        return [], f"parameters/{environment.name}.yaml has no `stripe`"
+    try:
+        key = env_file.read(environment.api.env_file).get("STRIPE_SECRET_KEY", "")
+        stripe = stripe_account.reader(environment, key)
+        return made(stripe, since, webhook.endpoint(environment, stripe).enabled_events), ""
+    except RunbookError as error:
+        return [], str(error)
 
-    Of each event only what names it is kept, as there may be many. The API takes one that it has had already without
+
+def made(stripe: StripeClient, since: datetime, types: Iterable[str] = ("*",)) -> Rows:
+    """Give the events of these types that were made since then, in the order in which they must be taken.
+
+    Of each only what names it is kept, as there may be many. The API takes an event that it has had already without
     effect, so it does not hurt that some are from a little before. Raise RunbookError if Stripe does not say.
     """
-    types = set(wanted)
-    earliest = int(max(begun.timestamp() - OVERLAP, time.time() - KEPT))
+    wanted = set(types)
+    earliest = int(max(since.timestamp() - OVERLAP, time.time() - KEPT))
 
     def read() -> Rows:
         pages = stripe.v1.events.list({"created": {"gte": earliest}, "limit": 100}).auto_paging_iter()
-        return [_row(one) for one in pages if "*" in types or one.type in types]
+        return [_row(one) for one in pages if "*" in wanted or one.type in wanted]
 
     newest_first, problem = said(read)
     if newest_first is None:
-        raise RunbookError(f"the events since {begun:%Y-%m-%dT%H:%M:%SZ} are not known: {problem}")
+        raise RunbookError(f"the events since {since:%Y-%m-%dT%H:%M:%SZ} are not known: {problem}")
     return newest_first[::-1]
 
 
 def counted(rows: Rows) -> Rows:
-    """Give how many there are of each type, most first."""
-    return [{"type": kind, "events": str(n)} for kind, n in Counter(row["type"] for row in rows).most_common()]
+    """Give how many there are of each type, most first, and the times of the first and the last."""
+    return [
+        {"type": kind, "events": str(n), "first": of[0], "last": of[-1]}
+        for kind, n in Counter(row["type"] for row in rows).most_common()
+        if (of := [row["made"] for row in rows if row["type"] == kind])
+    ]
 
 
 def _row(one: Event) -> dict[str, str]:
-    made = f"{datetime.fromtimestamp(one.created, UTC):%Y-%m-%dT%H:%M:%SZ}"
-    return {"event": one.id, "type": one.type, "made": made, "object": str(one.data.object.get("id", ""))}
+    at = f"{datetime.fromtimestamp(one.created, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    return {"event": one.id, "type": one.type, "made": at, "object": str(one.data.object.get("id", ""))}

@@ -7,41 +7,49 @@ from typing import Any
 import psutil
 from psycopg.rows import DictRow
 
+from opslib import cluster
+from opslib.environment import Environment
 from opslib.pm2 import Worker
-from opslib.postgres import NAME, Connection
+from opslib.postgres import NAME
 
 End = tuple[str, int]
 
 
-def others(connection: Connection, database: str, workers: Sequence[Worker]) -> list[dict[str, Any]]:
+def others(environment: Environment, database: str, workers: Sequence[Worker]) -> list[dict[str, Any]]:
     """Give who uses a database and is neither one of these workers nor this project: sessions, prepared transactions.
 
-    Subscriptions and logical replication slots of it are among them: they would go on with the database that is renamed.
+    Subscriptions and logical replication slots of it are among them: they stay with the database that is renamed.
     """
     own = _ends(workers)
-    sessions = connection.execute(
-        "SELECT usename AS role, application_name AS application, client_addr::text AS address, client_port AS port,"
-        " backend_start AS since FROM pg_stat_activity WHERE datname = %s AND application_name <> %s"
-        " AND backend_type IN ('client backend', 'walsender') ORDER BY backend_start",
-        [database, NAME],
-    ).fetchall()
-    rest = connection.execute(
-        "SELECT owner AS role, 'prepared transaction ' || gid AS application, prepared AS since FROM pg_prepared_xacts"
-        " WHERE database = %(database)s UNION ALL SELECT NULL, 'replication slot ' || slot_name, NULL"
-        " FROM pg_replication_slots WHERE database = %(database)s UNION ALL SELECT NULL, 'subscription ' || subname,"
-        " NULL FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid WHERE datname = %(database)s",
-        {"database": database},
-    ).fetchall()
+    with cluster.connect(environment, cluster.MAINTENANCE) as connection:
+        sessions = connection.execute(
+            "SELECT usename AS role, application_name AS application, client_addr::text AS address,"
+            " client_port AS port, backend_start AS since FROM pg_stat_activity WHERE datname = %s"
+            " AND application_name <> %s AND backend_type IN ('client backend', 'walsender') ORDER BY backend_start",
+            [database, NAME],
+        ).fetchall()
+        rest = connection.execute(
+            "SELECT owner AS role, 'prepared transaction ' || gid AS application, prepared AS since"
+            " FROM pg_prepared_xacts WHERE database = %(database)s"
+            " UNION ALL SELECT NULL, 'replication slot ' || slot_name, NULL FROM pg_replication_slots"
+            " WHERE database = %(database)s"
+            " UNION ALL SELECT NULL, 'subscription ' || subname, NULL FROM pg_subscription s"
+            " JOIN pg_database d ON d.oid = s.subdbid WHERE datname = %(database)s",
+            {"database": database},
+        ).fetchall()
     return [_row(one) for one in sessions if _end(one) not in own] + [_row(one) for one in rest]
 
 
-def at(connection: Connection, database: str, workers: Sequence[Worker]) -> set[int | str]:
-    """Give the ids of those workers that are logged in to a database."""
+def present(environment: Environment, database: str, workers: Sequence[Worker]) -> tuple[bool, list[dict[str, str]]]:
+    """Whether each of these workers is logged in to a database; with those that are."""
     own = _ends(workers)
-    rows = connection.execute(
-        "SELECT client_addr::text AS address, client_port AS port FROM pg_stat_activity WHERE datname = %s", [database]
-    )
-    return {own[_end(row)] for row in rows if _end(row) in own}
+    with cluster.connect(environment, cluster.MAINTENANCE) as connection:
+        rows = connection.execute(
+            "SELECT client_addr::text AS address, client_port AS port FROM pg_stat_activity WHERE datname = %s",
+            [database],
+        ).fetchall()
+    found = {own[_end(row)] for row in rows if _end(row) in own}
+    return found == {one.id for one in workers}, [{"worker": str(one), "logged in to": database} for one in found]
 
 
 def _row(one: DictRow) -> dict[str, Any]:

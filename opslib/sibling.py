@@ -19,11 +19,12 @@ from typing import Any
 
 from psycopg import sql
 
+from opslib.errors import RunbookError
 from opslib.postgres import Connection
 
 TIME = "%Y%m%d_%H%M%S"
-LONGEST = 63 - len("_undone_20260131_235959")
-"""Bytes that the live database's name may have."""
+LONGEST = 63
+"""Bytes of a name in PostgreSQL, as it is usually built."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,11 @@ def read(connection: Connection, live: str) -> list[Sibling]:
 
 
 def name(live: str, kind: str, at: datetime | None = None) -> str:
-    """Name a database beside the live one, by a time or else by now."""
-    return f"{live}_{kind}_{(at or datetime.now(UTC)).astimezone(UTC):{TIME}}"
+    """Name a database beside the live one, by a time or else by now. Raise RunbookError if that is too long."""
+    made = f"{live}_{kind}_{(at or datetime.now(UTC)).astimezone(UTC):{TIME}}"
+    if len(made.encode()) > LONGEST:
+        raise RunbookError(f"{made} has more than {LONGEST} bytes, which PostgreSQL would cut: {live} is too long a name")
+    return made
 
 
 def note(connection: Connection, database: str, noted: dict[str, str]) -> None:

@@ -15,8 +15,6 @@ from opslib.pm2 import Worker
 from opslib.postgres import Connection
 from opslib.sibling import Sibling
 
-MAINTENANCE = "postgres"
-"""The database that an administrator is logged in to while others are renamed."""
 SETTLE = 2
 """Seconds that a new worker must stay up."""
 DRAIN = 0.3
@@ -37,7 +35,7 @@ def swap(
 
     def do() -> None:
         if any(one.name == incoming for one in siblings(environment)):
-            exchange(environment, incoming, aside, note)
+            exchange(environment, incoming, aside, {**note, "incoming": incoming})
         pm2.replace(environment, workers, settle=SETTLE)
 
     def undo() -> None:
@@ -75,7 +73,7 @@ def close(environment: Environment) -> Change:
     live = cluster.database(environment)
 
     def do() -> None:
-        with cluster.connect(environment, MAINTENANCE) as connection:
+        with cluster.connect(environment, cluster.MAINTENANCE) as connection:
             sibling.note(connection, live, {})
 
     return Change(
@@ -88,9 +86,25 @@ def close(environment: Environment) -> Change:
     )
 
 
+def drop(environment: Environment, one: Sibling) -> Change:
+    """Make the change that drops a database which was live once. Whoever is logged in to it is not disconnected."""
+    statement = sql.SQL("DROP DATABASE {}").format(sql.Identifier(one.name))
+
+    def do() -> None:
+        with cluster.connect(environment, cluster.MAINTENANCE) as connection:
+            connection.execute(statement)
+
+    return Change(
+        f"Drop {one.name}",
+        shows=[statement.as_string()],
+        do=do,
+        replaces=lambda: f"{one.name}, {one.size / 1e6:.0f} MB, not live since {one.at:%Y-%m-%dT%H:%M:%SZ}",
+    )
+
+
 def siblings(environment: Environment) -> list[Sibling]:
     """Give the live database, where there is one, then those beside it, newest first."""
-    with cluster.connect(environment, MAINTENANCE) as connection:
+    with cluster.connect(environment, cluster.MAINTENANCE) as connection:
         return sibling.read(connection, cluster.database(environment))
 
 
@@ -107,7 +121,7 @@ def exchange(environment: Environment, incoming: str, aside: str, note: dict[str
     is PostgreSQL that takes it back where the run is killed. Raise ChangeFailed with who could not be disconnected.
     """
     live = cluster.database(environment)
-    with cluster.connect(environment, MAINTENANCE) as acting, cluster.connect(environment, MAINTENANCE) as ending:
+    with cluster.connect(environment, cluster.MAINTENANCE) as acting, cluster.connect(environment, cluster.MAINTENANCE) as ending:
         for attempt in range(TRIES):
             time.sleep(min(attempt, 1))
             with suppress(*PASSES), acting.transaction():
