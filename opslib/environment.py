@@ -170,6 +170,23 @@ class S3(_Part):
     """The longest life of a URL that the API signs, in seconds; AWS lets an IAM user sign for seven days at most."""
 
 
+class Backups(_Part):
+    """Where backups of the database are kept, and for how long."""
+
+    folder: Place
+    """A folder of this machine, best on another disk than the database: each backup lies there too."""
+    bucket: Annotated[str, Field(min_length=3)]
+    prefix: Annotated[str, Field(pattern="^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$")] = "database"
+    region: Annotated[str, Field(min_length=1)]
+    endpoint: Url | None = None
+    """Where S3 answers, if not at AWS's own address."""
+    credentials: Reference
+    """Where the credentials are that may read, write and delete there, as JSON of a `credential_process`."""
+    keep_days: Annotated[int, Field(ge=1)] = 14
+    keep_proven: Annotated[int, Field(ge=1)] = 7
+    """How many proven backups are kept at least, however old."""
+
+
 class Environment(_Part):
     """One deployment, as its file in parameters/ describes it."""
 
@@ -187,6 +204,7 @@ class Environment(_Part):
     tools: Place | None = None
     """A folder with pm2, psql and the like, searched before PATH."""
     database: Database | None = None
+    backups: Backups | None = None
     limits: Limits = Limits()
     stripe: Stripe | None = None
     name: str = ""

@@ -109,7 +109,7 @@ class Recovery:
         ]
 
     def space(self) -> tuple[bool, list[dict[str, str]]]:
-        """Whether there is room for the archive here, and for a second copy where the databases lie, if that is seen."""
+        """Whether there is room for the archive here, and for a second copy on PostgreSQL's disk, if that is seen."""
         size = max([self.backup.raw, *(one.size for one in swap.siblings(self.environment) if one.kind == "live")])
         with self._admin() as admin:
             data = cluster.data(admin)
