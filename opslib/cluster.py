@@ -16,7 +16,7 @@ from opslib.reference import resolve
 ADMINISTRATOR = "the administrator's URL"
 KEY = "DATABASE_URL"
 MAINTENANCE = "postgres"
-"""The database to be logged in to while others are made, renamed or dropped: it is there where the API's may be gone."""
+"""The database to log in to while others are made, renamed or dropped: it is there where the API's may be gone."""
 
 
 def database(environment: Environment) -> str:

@@ -8,7 +8,7 @@ import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from opslib import cluster, database_settings, dump, prisma, progress, restore, sibling, swap, trial
@@ -69,10 +69,20 @@ class Recovery:
         return sibling.name(self.live, "new", self.backup.taken)
 
     @property
+    def known(self) -> bool:
+        """Whether the release in force has the migration that the backup was last given."""
+        return self.backup.manifest.migration in ("", *prisma.released(self.environment))
+
+    @property
     def pending(self) -> list[str]:
         """The migrations that the release in force has and the backup has not."""
-        last = self.backup.manifest.migration
-        return [name for name in prisma.released(self.environment) if name > last]
+        released, last = prisma.released(self.environment), self.backup.manifest.migration
+        return released[released.index(last) + 1 :] if last in released else released
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the backup is no older than the RPO."""
+        return datetime.now(UTC) - self.backup.taken <= timedelta(hours=self.environment.recovery.rpo_hours)
 
     @property
     def whole(self) -> bool:
@@ -141,11 +151,15 @@ class Recovery:
 
     # The changes
 
-    def changes(self, run: str, *, safety: bool) -> list[Change]:
-        """Make the changes that come before the swap; none where a run that was killed has swapped already."""
+    def changes(self, run: str, *, safety: bool) -> tuple[list[Change], list[Change]]:
+        """Make the changes that come before the swap: those before the copy is tried, and those after.
+
+        There are none where a run that was killed has swapped already.
+        """
         if self.swapped:
-            return []
-        return [*([self.safety(run)] if safety else []), self.beside(), *([self.migrate()] if self.pending else [])]
+            return [], []
+        first = [self.safety(run), self.beside()] if safety else [self.beside()]
+        return first, [self.migrate()] if self.pending else []
 
     def safety(self, run: str) -> Change:
         """Make the change that backs the present up, as `backup_database` does but for the proof."""

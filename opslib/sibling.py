@@ -72,7 +72,9 @@ def name(live: str, kind: str, at: datetime | None = None) -> str:
     """Name a database beside the live one, by a time or else by now. Raise RunbookError if that is too long."""
     made = f"{live}_{kind}_{(at or datetime.now(UTC)).astimezone(UTC):{TIME}}"
     if len(made.encode()) > LONGEST:
-        raise RunbookError(f"{made} has more than {LONGEST} bytes, which PostgreSQL would cut: {live} is too long a name")
+        raise RunbookError(
+            f"{made} has more than {LONGEST} bytes, which PostgreSQL would cut: {live} is too long a name"
+        )
     return made
 
 

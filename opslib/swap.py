@@ -46,10 +46,10 @@ def swap(
         pm2.put_back(environment, workers, reread=True)
 
     def replaces() -> str:
-        found = {one.name: one for one in siblings(environment)}
-        if incoming not in found:
+        if swapped(environment).get("incoming") == incoming:
             return f"{live}, which a run that was killed has swapped already"
-        return f"{live} (oid {found[live].oid})" if live in found else f"{live}, which is not there"
+        oid = next((one.oid for one in siblings(environment) if one.kind == "live"), None)
+        return f"{live} (oid {oid})" if oid else f"{live}, which is not there"
 
     return Change(
         "Swap the databases and reload the workers",
@@ -121,7 +121,10 @@ def exchange(environment: Environment, incoming: str, aside: str, note: dict[str
     is PostgreSQL that takes it back where the run is killed. Raise ChangeFailed with who could not be disconnected.
     """
     live = cluster.database(environment)
-    with cluster.connect(environment, cluster.MAINTENANCE) as acting, cluster.connect(environment, cluster.MAINTENANCE) as ending:
+    with (
+        cluster.connect(environment, cluster.MAINTENANCE) as acting,
+        cluster.connect(environment, cluster.MAINTENANCE) as ending,
+    ):
         for attempt in range(TRIES):
             time.sleep(min(attempt, 1))
             with suppress(*PASSES), acting.transaction():
