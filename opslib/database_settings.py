@@ -1,4 +1,4 @@
-"""What PostgreSQL knows of a database besides what is in it: rights, settings, the limit of its connections.
+"""What PostgreSQL knows of a database besides what is in it: rights, settings, limit of connections, comment.
 
 A dump without `--create` holds none of it, so that a database restored from one would let in and behave otherwise.
 """
@@ -14,7 +14,7 @@ LISTS = {"local_preload_libraries", "search_path", "session_preload_libraries", 
 
 
 def copy(connection: Connection, source: str, target: str) -> None:
-    """Give one database the rights, settings and limit of another; done again, it changes nothing."""
+    """Give one database what another has; done again, it changes nothing."""
     with connection.transaction():
         for statement in statements(connection, source, target):
             connection.execute(statement)
@@ -75,3 +75,11 @@ def _set(connection: Connection, source: str, target: str) -> Iterator[sql.Compo
             yield sql.SQL("{} SET {} FROM CURRENT").format(whose, setting)
         else:
             yield sql.SQL("{} SET {} TO {}").format(whose, setting, sql.Literal(row["value"]))
+
+
+def _comment(connection: Connection, source: str, target: str) -> Iterator[sql.Composed]:
+    for row in connection.execute(
+        "SELECT shobj_description(oid, 'pg_database') AS text FROM pg_database WHERE datname = %s", [source]
+    ):
+        if row["text"]:
+            yield sql.SQL("COMMENT ON DATABASE {} IS {}").format(sql.Identifier(target), sql.Literal(row["text"]))

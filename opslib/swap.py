@@ -134,12 +134,10 @@ def exchange(environment: Environment, incoming: str, aside: str, note: dict[str
                 _let_logins_wait(acting)
                 with _disconnected(ending, list(found.values())):
                     if before:
+                        sibling.note(acting, live, {})
                         acting.execute(rename(live, before))
                     acting.execute(rename(incoming, live))
-                if note:
-                    sibling.note(acting, live, {**note, "state": "swapped", "before": before})
-                else:
-                    sibling.note(acting, live, {})
+                sibling.note(acting, live, {**note, "state": "swapped", "before": before} if note else {})
                 return
         held = acting.execute(
             "SELECT usename AS role, application_name AS application, datname AS database FROM pg_stat_activity"

@@ -26,7 +26,7 @@ def ready() -> None:
 
 
 def problems() -> list[str]:
-    """Say what is wrong after a run that ended; nothing if the API is well, at one live database, with nothing stray."""
+    """Say what is wrong after a run that ended; nothing if the API is well and nothing is stray."""
     env, wrong = environment.load("sandbox"), []
     if not health.steady(env.api.health_url, 10)[0]:
         wrong.append("the API is not well")
