@@ -18,6 +18,7 @@ How = Literal["drop", "lost", "500", "late 500", "throttle", "slow", "hang", "de
 
 `flip` and `cut` damage what was answered: a byte in its middle is another, or the last one is missing.
 """
+MULTIPART = ("partNumber", "uploads", "uploadId")
 SLOW, HANG = 1, 11  # seconds; the client waits for 10
 XML = "<ErrorResponse><Error><Type>Sender</Type><Code>{0}</Code><Message>{0}</Message></Error></ErrorResponse>"
 S3_XML = "<Error><Code>{0}</Code><Message>{0}</Message></Error>"
@@ -36,8 +37,8 @@ class Front:
     def fail(self, call: str, how: How, times: int = 1, after: int = 0) -> None:
         """Have `times` calls fail, after so many that do not; `*` is any call.
 
-        Of IAM or STS by its action, of S3 as `PUT bucket`, with the first word of its query behind it if it has one, as
-        in `PUT bucket partNumber`.
+        Of IAM or STS by its action, of S3 as `PUT bucket`; of a multipart upload as `POST bucket uploads`, `PUT bucket
+        partNumber`, `POST bucket uploadId` and `DELETE bucket uploadId`, in the order of its life.
         """
         self._faults[call] = chain(repeat(None, after), repeat(how, times))
 
@@ -68,8 +69,9 @@ def _handler(front: Front) -> type[BaseHTTPRequestHandler]:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             action = parse_qs(body.decode("latin-1")).get("Action", [""])[0] if self.command == "POST" else ""
             address = urlsplit(self.path)
-            query = min(parse_qs(address.query, keep_blank_values=True), default="")
-            how = front.how(action or f"{self.command} {address.path.split('/')[1]} {query}".rstrip())
+            query = parse_qs(address.query, keep_blank_values=True)
+            of_part = next((word for word in MULTIPART if word in query), "")
+            how = front.how(action or f"{self.command} {address.path.split('/')[1]} {of_part}".rstrip())
             code = {"500": "InternalFailure", "throttle": "Throttling", "denied": "AccessDenied"}.get(how or "")
             if how == "drop":
                 return
