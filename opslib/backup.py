@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from opslib import progress
 from opslib.environment import Environment
 from opslib.errors import CheckFailed, RunbookError
-from opslib.manifest import Manifest
+from opslib.manifest import Manifest, utc
 from opslib.store import ARCHIVE, MANIFEST, PART, PROVEN, Store, stores
 
 
@@ -96,6 +96,36 @@ def prove(backup: Backup, place: Store, at: datetime) -> None:
     place.write(backup.name + PROVEN, _proof.dump_json(Proof(at, backup.sha256)))
 
 
+def remove(backup: Backup, places: Sequence[Store]) -> None:
+    """Remove a backup from these stores, its manifest first: from then on it is none."""
+    for place in places:
+        for part in (MANIFEST, PROVEN, ARCHIVE):
+            place.delete(backup.name + part)
+
+
+def holding(backup: Backup, places: Sequence[Store]) -> list[Store]:
+    """Give those of the stores that hold a backup, in their order. Raise RunbookError if none does."""
+    found = [place for place in places if place.address(backup.name + ARCHIVE) in backup.where]
+    if not found:
+        raise RunbookError(f"backup {backup.name} lies in {', '.join(backup.where)}: none of that can be reached now")
+    return found
+
+
+def rows(found: Sequence[Backup]) -> list[dict[str, object]]:
+    """Give backups as rows of evidence."""
+    return [
+        {
+            "backup": one.name,
+            "taken": utc(one.taken),
+            "proven": utc(one.proven) if one.proven else "no",
+            "size": progress.size(one.size),
+            "rows": one.manifest.rows,
+            "copies": len(one.where),
+        }
+        for one in found
+    ]
+
+
 @contextmanager
 def fetched(environment: Environment, backup: Backup, folder: Path, places: Sequence[Store] = ()) -> Iterator[Path]:
     """Give the archive as pg_dump's custom format, fetched and checked to the last byte; removed at the end.
@@ -103,7 +133,7 @@ def fetched(environment: Environment, backup: Backup, folder: Path, places: Sequ
     It takes `backup.raw` bytes in `folder`. From the first of these stores, or else of all, that has it. Raise Damaged
     before anything is given if a byte is not as it was.
     """
-    place = _first(backup, places or stores(environment)[0])
+    place = holding(backup, places or stores(environment)[0])[0]
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = folder / f"{backup.name}.dump{PART}"
     try:
@@ -118,8 +148,8 @@ def fetched(environment: Environment, backup: Backup, folder: Path, places: Sequ
         path.unlink(missing_ok=True)
 
 
-def check(backup: Backup, place: Store, *, into: "object" = None) -> None:
-    """Read an archive to its last byte, and give its content to `into`, if that is given. Raise Damaged."""
+def check(backup: Backup, place: Store, *, into: Callable[[bytes], object] = lambda content: None) -> None:
+    """Read an archive to its last byte, and give its content to `into`. Raise Damaged."""
     name = backup.name + ARCHIVE
     digest, size, raw = hashlib.sha256(), 0, 0
     expand = zstandard.ZstdDecompressor().decompressobj(read_across_frames=True)
@@ -129,8 +159,7 @@ def check(backup: Backup, place: Store, *, into: "object" = None) -> None:
             size += len(piece)
             content = expand.decompress(piece)
             raw += len(content)
-            if callable(into):
-                into(content)
+            into(content)
             progress.report(f"fetched {progress.size(size)} of {progress.size(backup.size)}")
     except zstandard.ZstdError as error:
         raise Damaged(
@@ -142,10 +171,3 @@ def check(backup: Backup, place: Store, *, into: "object" = None) -> None:
             f"{place.address(name)} {what}: found {size} bytes with SHA-256 {digest.hexdigest()[:16]}…, expected "
             f"{backup.size} with {backup.sha256[:16]}…. Use another backup; this one is no good."
         )
-
-
-def _first(backup: Backup, places: Sequence[Store]) -> Store:
-    for place in places:
-        if place.address(backup.name + ARCHIVE) in backup.where:
-            return place
-    raise RunbookError(f"backup {backup.name} lies in {', '.join(backup.where)}, none of which can be reached now")
