@@ -7,12 +7,12 @@ note on them. A run that was killed is run again: it goes on with a whole copy, 
 import shlex
 from dataclasses import dataclass
 
-from opslib import cluster, database_settings, dump, prisma, restore, restore_point, sibling, swap, trial
+from opslib import cluster, database_settings, dump, prisma, restore, restore_point, retention, sibling, swap, trial
 from opslib.backup import Backup, fetched
 from opslib.change import Change
 from opslib.environment import Environment
 from opslib.postgres import Connection
-from opslib.store import settings, stores
+from opslib.store import ARCHIVE, Store, settings, stores
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,8 @@ class Recovery:
 
     environment: Environment
     backup: Backup
+    place: Store
+    """Where the copy of the backup lies that is restored."""
 
     @property
     def live(self) -> str:
@@ -57,8 +59,11 @@ class Recovery:
         """
         if self.swapped:
             return [], []
-        first = [self.safety(run), self.beside()] if safety else [self.beside()]
-        return first, [self.migrate()] if restore_point.pending(self.environment, self.backup) else []
+        first = [
+            *retention.clear(self.environment, stores(self.environment)[0]),
+            *([self.safety(run)] if safety else []),
+        ]
+        return [*first, self.beside()], [self.migrate()] if restore_point.pending(self.environment, self.backup) else []
 
     def safety(self, run: str) -> Change:
         """Make the change that backs the present up, as `backup_database` does but for the proof."""
@@ -74,18 +79,16 @@ class Recovery:
     def beside(self) -> Change:
         """Make the change that restores the backup into a database of its own; it is whole once its note says so.
 
-        What a killed run has left is removed first; but a whole copy of this backup is kept, and used.
+        One that a killed run has left is used if it is whole and of this backup, and else dropped.
         """
 
         def do() -> None:
-            for place in stores(self.environment)[0]:
-                place.abort()  # what was fetched or sent by a run that was killed
             keep = self.whole
             self._drop(*({self.copy} if keep else ()))
             if keep:
                 return
             about = self.backup.manifest
-            with fetched(self.environment, self.backup, settings(self.environment).folder) as archive:
+            with fetched(self.environment, self.backup, settings(self.environment).folder, [self.place]) as archive:
                 restore.restore(self.environment, archive, about, self.copy, jobs=self.environment.recovery.jobs)
             with cluster.connect(self.environment, self.copy) as connection:
                 connection.execute("ANALYZE")
@@ -104,7 +107,7 @@ class Recovery:
         return Change(
             "Restore the backup beside the live database",
             shows=[
-                f"fetch {self.backup.where[0]} and check it to the last byte",
+                f"fetch {self.place.address(self.backup.name + ARCHIVE)} and check it to the last byte",
                 f"CREATE DATABASE {self.copy} OWNER {self.backup.manifest.role} TEMPLATE template0",
                 shlex.join(arguments),
                 "ANALYZE",

@@ -6,13 +6,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from opslib import cluster, prisma, progress, restore, swap
-from opslib.backup import Backup
+from opslib.backup import Backup, check
 from opslib.environment import Environment
 from opslib.errors import BadParameter, RunbookError
 from opslib.manifest import utc
 from opslib.postgres import Connection
 from opslib.procedure import located
-from opslib.store import ARCHIVE, settings, stores
+from opslib.store import ARCHIVE, Store, settings, stores
 
 LATEST = "latest proven"
 
@@ -57,22 +57,23 @@ def row(backup: Backup) -> dict[str, str]:
     }
 
 
-def fresh(environment: Environment, backup: Backup) -> bool:
-    """Whether the backup is no older than the RPO."""
-    return datetime.now(UTC) - backup.taken <= timedelta(hours=environment.recovery.rpo_hours)
+def fresh(environment: Environment, backup: Backup, wanted: str) -> bool:
+    """Whether the backup is no older than the RPO; or was chosen otherwise than as the latest."""
+    return wanted != LATEST or datetime.now(UTC) - backup.taken <= timedelta(hours=environment.recovery.rpo_hours)
 
 
-def stored(environment: Environment, backup: Backup) -> tuple[bool, list[dict[str, str]]]:
-    """Whether an archive is where it should be, in its full length; with a row for each. Its bytes are read later."""
+def whole(environment: Environment, backup: Backup) -> tuple[Store | None, list[dict[str, str]]]:
+    """Give the first store whose copy is, to the last byte, what was written; with a row for each that was read."""
     rows = []
     for place in stores(environment)[0]:
-        if (address := place.address(backup.name + ARCHIVE)) in backup.where:
+        if place.address(backup.name + ARCHIVE) in backup.where:
             try:
-                found = str(place.size(backup.name + ARCHIVE))
+                check(backup, place)
             except (OSError, RunbookError) as error:
-                found = str(error)
-            rows.append({"archive": address, "bytes": found, "expected": str(backup.size)})
-    return any(row["bytes"] == row["expected"] for row in rows), rows
+                rows.append({"copy in": str(place), "is": str(error)})
+            else:
+                return place, [*rows, {"copy in": str(place), "is": f"whole, {progress.size(backup.size)}"}]
+    return None, rows
 
 
 def missing(admin: Connection, backup: Backup) -> list[str]:

@@ -55,7 +55,7 @@ def expire(environment: Environment, places: Sequence[Store], run: str) -> list[
 def left(environment: Environment, places: Sequence[Store]) -> list[str]:
     """Give what killed runs have left: halves of backups, unfinished uploads, scratch databases. Not whole backups."""
     found = [address for place in places for address in (*place.unfinished(), *map(place.address, _halves(place)))]
-    with cluster.connect(environment) as admin:
+    with cluster.connect(environment, cluster.MAINTENANCE) as admin:
         return found + [f"database {name}" for name in proof.stray(admin, cluster.database(environment))]
 
 
@@ -68,7 +68,7 @@ def clear(environment: Environment, places: Sequence[Store]) -> list[Change]:
             place.abort()
             for name in _halves(place):
                 place.delete(name)
-        with cluster.connect(environment) as admin:
+        with cluster.connect(environment, cluster.MAINTENANCE) as admin:
             for name in proof.stray(admin, cluster.database(environment)):
                 cluster.drop(admin, name)
 

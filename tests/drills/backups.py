@@ -84,13 +84,17 @@ def strays() -> list[str]:
     return left
 
 
-def command(*arguments: str) -> list[str]:
-    """Give the command that applies the procedure."""
-    return [sys.executable, "-m", "opslib.cli", "run", "backup_database", "--apply", *arguments]
+def command(*arguments: str, name: str = "backup_database") -> list[str]:
+    """Give the command that applies a procedure."""
+    return [sys.executable, "-m", "opslib.cli", "run", name, "--apply", *arguments]
 
 
 def run(
-    *arguments: str, root: Path = ROOT, largest: int = 0, variables: Mapping[str, str] = MappingProxyType({})
+    *arguments: str,
+    name: str = "backup_database",
+    root: Path = ROOT,
+    largest: int = 0,
+    variables: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[int, dict[str, Any], str]:
     """Run it; give its exit code, its record, and what the terminal showed.
 
@@ -102,7 +106,7 @@ def run(
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
 
     done = subprocess.run(
-        command(*arguments),
+        command(*arguments, name=name),
         capture_output=True,
         text=True,
         timeout=300,
@@ -115,18 +119,20 @@ def run(
 
 
 @contextlib.contextmanager
-def begun(*arguments: str, until: str, root: Path = ROOT) -> Iterator["subprocess.Popen[str]"]:
+def begun(
+    *arguments: str, until: str, name: str = "backup_database", root: Path = ROOT
+) -> Iterator["subprocess.Popen[str]"]:
     """Begin a run, and go on when it has shown this line; whatever it says after that is read at the end."""
     env = {**os.environ, "RUNBOOK_ROOT": str(root)}
-    with subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, text=True, env=env) as process:
+    with subprocess.Popen(command(*arguments, name=name), stdout=subprocess.PIPE, text=True, env=env) as process:
         assert process.stdout
         assert any(until in line for line in iter(process.stdout.readline, "")), until
         yield process
 
 
-def kill(whom: str, until: str, later: float, *arguments: str) -> None:
+def kill(whom: str, until: str, later: float, *arguments: str, name: str = "backup_database") -> None:
     """Begin a run, and kill its runner, its kernel or both so many seconds after it has shown this line."""
-    with begun(*arguments, until=until) as process:
+    with begun(*arguments, until=until, name=name) as process:
         kernels = [
             child
             for child in psutil.Process(process.pid).children(recursive=True)
