@@ -22,11 +22,8 @@ def copy(connection: Connection, source: str, target: str) -> None:
 
 def statements(connection: Connection, source: str, target: str) -> list[sql.Composed]:
     """Give the statements by which one database gets what another has; none where that is all as a new one has it."""
-    return [
-        *_limit(connection, source, target),
-        *_rights(connection, source, target),
-        *_set(connection, source, target),
-    ]
+    read = (_limit, _rights, _set, _comment)
+    return [statement for part in read for statement in part(connection, source, target)]
 
 
 def _limit(connection: Connection, source: str, target: str) -> Iterator[sql.Composed]:
@@ -58,7 +55,7 @@ def _set(connection: Connection, source: str, target: str) -> Iterator[sql.Compo
     rows = connection.execute(
         "SELECT rolname AS role, split_part(one, '=', 1) AS setting, substr(one, strpos(one, '=') + 1) AS value"
         " FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase LEFT JOIN pg_roles r ON"
-        " r.oid = s.setrole, unnest(setconfig) AS one WHERE datname = %s ORDER BY role, setting",
+        " r.oid = s.setrole, unnest(setconfig) WITH ORDINALITY AS listed (one, place) WHERE datname = %s ORDER BY role, place",
         [source],
     ).fetchall()
     database = sql.Identifier(target)

@@ -1,5 +1,7 @@
 """A trial: what a restored copy must stand before it takes the live database's place."""
 
+from psycopg import errors
+
 from opslib import cluster, database_url, postgres, prisma
 from opslib.environment import Environment
 from opslib.login import tried
@@ -31,8 +33,11 @@ def usable(environment: Environment, database: str) -> tuple[bool, list[dict[str
     """Whether the API's own login reads and writes there as the API does, in a transaction that is rolled back."""
     address = url(environment, database)
     table = environment.database.table if environment.database else "payments"
-    with postgres.connect(address, cluster.KEY, within=5) as connection:
-        rows = tried(connection, table, database_url.schema(address))
+    try:
+        with postgres.connect(address, cluster.KEY, within=5) as connection:
+            rows = tried(connection, table, database_url.schema(address))
+    except errors.InsufficientPrivilege as error:
+        return False, [{"tried": f"read and write {table}", "result": str(error)}]
     return all(row["result"] != "DENIED" for row in rows), rows
 
 

@@ -50,9 +50,10 @@ def everything_of(name: str) -> tuple[Any, ...]:
     """What PostgreSQL knows of a database besides its content."""
     with admin() as connection:
         row = connection.execute(
-            "SELECT datdba::regrole::text, datconnlimit, ARRAY(SELECT acl::text FROM unnest(datacl) AS acl ORDER BY 1), shobj_description(oid, 'pg_database'),"
-            " ARRAY(SELECT setrole::regrole || ' ' || setconfig::text FROM pg_db_role_setting WHERE setdatabase = d.oid"
-            " ORDER BY 1) FROM pg_database d WHERE datname = %s",
+            "SELECT datdba::regrole::text, datconnlimit, shobj_description(oid, 'pg_database'),"
+            " ARRAY(SELECT acl::text FROM unnest(datacl) AS acl ORDER BY 1),"
+            " ARRAY(SELECT setrole::regrole || ' ' || setconfig::text FROM pg_db_role_setting"
+            " WHERE setdatabase = d.oid ORDER BY 1) FROM pg_database d WHERE datname = %s",
             [name],
         ).fetchone()
         assert row
