@@ -55,7 +55,8 @@ def _set(connection: Connection, source: str, target: str) -> Iterator[sql.Compo
     rows = connection.execute(
         "SELECT rolname AS role, split_part(one, '=', 1) AS setting, substr(one, strpos(one, '=') + 1) AS value"
         " FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase LEFT JOIN pg_roles r ON"
-        " r.oid = s.setrole, unnest(setconfig) WITH ORDINALITY AS listed (one, place) WHERE datname = %s ORDER BY role, place",
+        " r.oid = s.setrole, unnest(setconfig) WITH ORDINALITY AS listed (one, place) WHERE datname = %s"
+        " ORDER BY role, place",
         [source],
     ).fetchall()
     database = sql.Identifier(target)
