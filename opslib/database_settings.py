@@ -1,4 +1,4 @@
-"""What PostgreSQL knows of a database besides what is in it: rights, settings, limit of connections, comment.
+"""What PostgreSQL knows of a database besides what is in it: owner, rights, settings, limit, comment.
 
 A dump without `--create` holds none of it, so that a database restored from one would let in and behave otherwise.
 """
@@ -21,9 +21,16 @@ def copy(connection: Connection, source: str, target: str) -> None:
 
 
 def statements(connection: Connection, source: str, target: str) -> list[sql.Composed]:
-    """Give the statements by which one database gets what another has; none where that is all as a new one has it."""
-    read = (_limit, _rights, _set, _comment)
+    """Give the statements by which one database gets what another has, if there is that other."""
+    read = (_owner, _limit, _rights, _set, _comment)
     return [statement for part in read for statement in part(connection, source, target)]
+
+
+def _owner(connection: Connection, source: str, target: str) -> Iterator[sql.Composed]:
+    for row in connection.execute(
+        "SELECT rolname AS owner FROM pg_database d JOIN pg_roles r ON r.oid = datdba WHERE datname = %s", [source]
+    ):
+        yield sql.SQL("ALTER DATABASE {} OWNER TO {}").format(sql.Identifier(target), sql.Identifier(row["owner"]))
 
 
 def _limit(connection: Connection, source: str, target: str) -> Iterator[sql.Composed]:

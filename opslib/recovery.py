@@ -90,6 +90,7 @@ class Recovery:
             about = self.backup.manifest
             with fetched(self.environment, self.backup, settings(self.environment).folder, [self.place]) as archive:
                 restore.restore(self.environment, archive, about, self.copy, jobs=self.environment.recovery.jobs)
+                restore.grant(self.environment, archive, self.copy)
             with cluster.connect(self.environment, self.copy) as connection:
                 connection.execute("ANALYZE")
                 database_settings.copy(connection, self.live, self.copy)
@@ -110,6 +111,7 @@ class Recovery:
                 f"fetch {self.place.address(self.backup.name + ARCHIVE)} and check it to the last byte",
                 f"CREATE DATABASE {self.copy} OWNER {self.backup.manifest.role} TEMPLATE template0",
                 shlex.join(arguments),
+                "pg_restore of the rights (ACL) that each role had",
                 "ANALYZE",
                 *carried,
             ],

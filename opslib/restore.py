@@ -16,6 +16,7 @@ from opslib.store import PART
 
 JOBS = 2
 POLL = 0.5  # seconds
+_RIGHTS = re.compile(r"\d+; \d+ \d+ (DEFAULT )?ACL ")
 
 
 def create(connection: Connection, about: Manifest, name: str) -> None:
@@ -58,6 +59,23 @@ def restore(environment: Environment, archive: Path, about: Manifest, name: str,
             _run(environment, chosen, connection, about, name)
         finally:
             contents.unlink(missing_ok=True)
+
+
+def grant(environment: Environment, archive: Path, name: str) -> None:
+    """Give the roles in a restored database the rights that they had in it, which `restore` leaves out.
+
+    Apart, because these statements are the administrator's: the rights may be on what an extension owns.
+    """
+    listed = command.run(["pg_restore", "--list", str(archive)], env=environment.variables, seconds=600)
+    rights = [line for line in listed.splitlines(keepends=True) if _RIGHTS.match(line)]
+    if not rights:
+        return
+    with tempfile.NamedTemporaryFile("w", prefix="runbook-list-", suffix=".txt") as contents:
+        contents.writelines(rights)
+        contents.flush()
+        given = ["pg_restore", f"--dbname={name}", "--no-owner", "--exit-on-error", f"--use-list={contents.name}"]
+        env = pg_tool.variables(environment, cluster.url(environment, name))
+        command.run([*given, str(archive)], env=env, seconds=600)
 
 
 def compare(environment: Environment, about: Manifest, name: str) -> tuple[bool, list[dict[str, str]]]:

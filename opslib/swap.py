@@ -108,6 +108,14 @@ def siblings(environment: Environment) -> list[Sibling]:
         return sibling.read(connection, cluster.database(environment))
 
 
+def candidates(environment: Environment, stage: str) -> list[Sibling]:
+    """Give what a stage is for: `swap-back` what was replaced, `drop-old` all that was live and is old enough."""
+    if stage == "swap-back":
+        return [one for one in siblings(environment) if one.kind == "old"]
+    days = environment.recovery.keep_days
+    return [one for one in siblings(environment) if one.kind in ("old", "undone") and one.days >= days]
+
+
 def swapped(environment: Environment) -> dict[str, str]:
     """Give what the run has noted that has swapped and not closed; empty if there is none."""
     noted = next((one.note for one in siblings(environment) if one.kind == "live"), {})

@@ -77,6 +77,7 @@ def test_settings_rights_limit_and_comment_are_carried_over() -> None:
             "ALTER DATABASE kiosk SET app.note TO 'a''b = \"c\"'",
             "ALTER ROLE propertypulse IN DATABASE kiosk SET statement_timeout TO '9s'",
             "ALTER DATABASE kiosk CONNECTION LIMIT 7",
+            "ALTER DATABASE kiosk OWNER TO postgres",
             "REVOKE ALL ON DATABASE kiosk FROM PUBLIC",
             "GRANT CONNECT, TEMPORARY ON DATABASE kiosk TO propertypulse WITH GRANT OPTION",
             "GRANT CREATE ON DATABASE kiosk TO pg_monitor",
@@ -84,7 +85,7 @@ def test_settings_rights_limit_and_comment_are_carried_over() -> None:
         ):
             admin.execute(statement.encode())
         read = (
-            "SELECT datconnlimit, shobj_description(oid, 'pg_database') AS comment,"
+            "SELECT datdba, datconnlimit, shobj_description(oid, 'pg_database') AS comment,"
             " ARRAY(SELECT acl::text FROM unnest(datacl) acl ORDER BY 1) AS rights,"
             " ARRAY(SELECT setrole || setconfig::text FROM pg_db_role_setting WHERE setdatabase = d.oid ORDER BY 1)"
             " AS settings FROM pg_database d WHERE datname = %s"
@@ -94,9 +95,10 @@ def test_settings_rights_limit_and_comment_are_carried_over() -> None:
             assert admin.execute(read, [NEW]).fetchone() == admin.execute(read, [LIVE]).fetchone()
 
 
-def test_database_with_nothing_of_its_own_needs_no_statement() -> None:
+def test_database_with_nothing_of_its_own_has_an_owner_only() -> None:
     with cluster.connect(ENV, "postgres") as admin:
-        assert database_settings.statements(admin, LIVE, NEW) == []
+        (only,) = database_settings.statements(admin, LIVE, NEW)
+        assert only.as_string(admin) == f'ALTER DATABASE "{NEW}" OWNER TO "propertypulse"'
         assert database_settings.statements(admin, "nobody_has_this", NEW) == []
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import secrets
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,13 @@ def proven() -> Backup:
     return next(one for one in backup.listed(env) if one.name == made.name)
 
 
-def ready() -> None:
-    """Have a proven backup, as a deployment has that takes one each night."""
-    if not any(one.proven for one in backup.listed(environment.load("sandbox"))):
-        proven()
+@contextlib.contextmanager
+def backed_up() -> Iterator[None]:
+    """Have a proven backup meanwhile, as a deployment has that takes one each night."""
+    backups.forget()
+    proven()
+    yield
+    backups.forget()
 
 
 def recover(*arguments: str, root: Path = backups.ROOT, **options: Any) -> tuple[int, dict[str, Any], str]:

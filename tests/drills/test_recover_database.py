@@ -71,7 +71,10 @@ def test_what_was_lost_is_back_and_no_more_than_a_moment_is_missed() -> None:
             "GRANT CONNECT ON DATABASE propertypulse TO propertypulse WITH GRANT OPTION",
         ):
             connection.execute(statement)
-    before, had, oid = everything_of("propertypulse"), payments(), live()
+    rights = "GRANT SELECT ON payments TO pg_monitor; ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO pg_monitor"
+    with postgres.connect(Credentials.load()) as connection:
+        connection.execute(rights)
+    before, had, oid, granted = everything_of("propertypulse"), payments(), live(), acl()
     proven()
     lose(120)
     with sandbox.Traffic(rate=50) as traffic:
@@ -79,7 +82,7 @@ def test_what_was_lost_is_back_and_no_more_than_a_moment_is_missed() -> None:
     assert (code, outcome(record)) == (0, "applied"), said
     assert (payments(), kinds()) == (had, ["old"])
     assert live() != oid
-    assert everything_of("propertypulse") == before
+    assert (everything_of("propertypulse"), acl()) == (before, granted)
     assert problems() == []
     assert "'lost': '-120'" in str(record)
     print(traffic.result, traffic.result.first_failures, steps(record, "note")[-1])
@@ -91,6 +94,15 @@ def test_what_was_lost_is_back_and_no_more_than_a_moment_is_missed() -> None:
     assert (payments(), live(), kinds()) == (had - 120, oid, ["undone"])
     assert everything_of("propertypulse") == before
     assert problems() == []
+
+
+def acl() -> list[Any]:
+    """The rights in the live database, on tables and by default."""
+    with postgres.connect(Credentials.load()) as connection:
+        return connection.execute(
+            "SELECT relname, relacl::text FROM pg_class WHERE relacl IS NOT NULL AND relname IN ('payments', 'users')"
+            " UNION ALL SELECT 'default', defaclacl::text FROM pg_default_acl ORDER BY 1"
+        ).fetchall()
 
 
 def steps(record: dict[str, Any], kind: str) -> list[dict[str, Any]]:
