@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import IO, cast
 
 import zstandard
 from pydantic import TypeAdapter, ValidationError
@@ -17,6 +18,8 @@ from opslib.environment import Environment
 from opslib.errors import CheckFailed, RunbookError
 from opslib.manifest import Manifest, utc
 from opslib.store import ARCHIVE, MANIFEST, PART, PROVEN, Store, stores
+
+_WRITE = 1 << 20  # bytes
 
 
 class Damaged(CheckFailed):
@@ -148,24 +151,35 @@ def fetched(environment: Environment, backup: Backup, folder: Path, places: Sequ
         path.unlink(missing_ok=True)
 
 
+class _Sink:
+    """What the decompressor writes to: it counts, and passes on."""
+
+    def __init__(self, into: Callable[[bytes], object]) -> None:
+        self.count = 0
+        self._into = into
+
+    def write(self, content: bytes) -> int:
+        self.count += len(content)
+        self._into(content)
+        return len(content)
+
+
 def check(backup: Backup, place: Store, *, into: Callable[[bytes], object] = lambda content: None) -> None:
     """Read an archive to its last byte, and give its content to `into`. Raise Damaged."""
     name = backup.name + ARCHIVE
-    digest, size, raw = hashlib.sha256(), 0, 0
-    expand = zstandard.ZstdDecompressor().decompressobj(read_across_frames=True)
+    digest, size, sink = hashlib.sha256(), 0, _Sink(into)
+    expand = zstandard.ZstdDecompressor().stream_writer(cast(IO[bytes], sink), write_size=_WRITE)
     try:
         for piece in place.pieces(name):
             digest.update(piece)
             size += len(piece)
-            content = expand.decompress(piece)
-            raw += len(content)
-            into(content)
-            progress.report(f"fetched {progress.size(size)} of {progress.size(backup.size)}")
+            expand.write(piece)  # in bounded pieces: a few bytes of an archive may be gigabytes of zeros
+            progress.report(f"read {progress.size(size)} of {progress.size(backup.size)} from {place}")
     except zstandard.ZstdError as error:
         raise Damaged(
             f"{place.address(name)} is damaged near byte {size}: {error}. Use another backup; this one is no good."
         ) from None
-    if (size, digest.hexdigest(), raw) != (backup.size, backup.sha256, backup.raw):
+    if (size, digest.hexdigest(), sink.count) != (backup.size, backup.sha256, backup.raw):
         what = "is cut short" if size < backup.size else "has another content than was written"
         raise Damaged(
             f"{place.address(name)} {what}: found {size} bytes with SHA-256 {digest.hexdigest()[:16]}…, expected "

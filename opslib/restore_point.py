@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from opslib import cluster, prisma, progress, restore, swap
-from opslib.backup import Backup, check
+from opslib.backup import Backup, check, listed
 from opslib.environment import Environment
 from opslib.errors import BadParameter, RunbookError
 from opslib.manifest import utc
@@ -17,7 +17,16 @@ from opslib.store import ARCHIVE, Store, settings, stores
 LATEST = "latest proven"
 
 
-def choose(backups: Sequence[Backup], wanted: str) -> Backup:
+def choose(environment: Environment, wanted: str) -> Backup:
+    """Give the backup that is meant, of all that can be reached. Raise BadParameter, also with why S3 cannot be."""
+    places, problem = stores(environment)
+    try:
+        return pick(listed(environment, places), wanted)
+    except BadParameter as error:
+        raise BadParameter(f"{error}{f'; S3 cannot be used: {problem}' if problem else ''}") from None
+
+
+def pick(backups: Sequence[Backup], wanted: str) -> Backup:
     """Give the backup of this name, the last proven one at or before this time, or the `latest proven`.
 
     `backups` are newest first. Raise BadParameter with what there is where none is meant.
@@ -64,8 +73,9 @@ def fresh(environment: Environment, backup: Backup, wanted: str) -> bool:
 
 def whole(environment: Environment, backup: Backup) -> tuple[Store | None, list[dict[str, str]]]:
     """Give the first store whose copy is, to the last byte, what was written; with a row for each that was read."""
-    rows = []
-    for place in stores(environment)[0]:
+    places, problem = stores(environment)
+    rows = [{"copy in": "S3, which cannot be used", "is": problem}] if problem else []
+    for place in places:
         if place.address(backup.name + ARCHIVE) in backup.where:
             try:
                 check(backup, place)

@@ -8,7 +8,6 @@ import psutil
 from opslib import cluster
 from opslib.environment import Environment
 from opslib.postgres import Connection
-from opslib.procedure import located
 from opslib.progress import size
 from opslib.store import settings
 
@@ -18,25 +17,22 @@ SCRATCH = 1.1
 
 
 def room(environment: Environment, connection: Connection) -> tuple[bool, list[dict[str, str]]]:
-    """Whether each disk has what is needed there, as far as this machine can tell, and a row of evidence for each.
+    """Whether each disk has what all together needs there, as far as this machine can tell, and rows of evidence.
 
     Where the server's data lies elsewhere, or its place may not be known, the row says so, and does not count.
     """
     whole = cluster.size(connection)
     folder, data = settings(environment).folder, cluster.data(connection)
-    needed = {_existing(folder): whole * ARCHIVES}
-    if data and same_disk(folder, data):
-        needed[_existing(folder)] += whole * SCRATCH
-    elif data:
-        needed[data] = whole * SCRATCH
-    free = {place: psutil.disk_usage(str(place)).free for place in needed}
-    rows = [
-        {"disk of": located(place), "needed": f"about {size(bytes)}", "free": size(free[place])}
-        for place, bytes in needed.items()
-    ]
+    needs = [(folder, "the archive, and for its proof the same uncompressed", whole * ARCHIVES)]
+    needs += [(data, "the scratch database", whole * SCRATCH)] if data else []
+    rows, lacking = [], False
+    for place, what, bytes in needs:
+        free = psutil.disk_usage(str(_existing(place))).free
+        lacking |= free < sum(need for other, _, need in needs if same_disk(place, other))
+        rows.append({"for": what, "needed": f"about {size(bytes)}", "free": size(free)})
     if data is None:
-        rows.append({"disk of": "the server's data", "needed": f"about {size(whole * SCRATCH)}", "free": "not known"})
-    return all(free[place] >= bytes for place, bytes in needed.items()), rows
+        rows.append({"for": "the scratch database", "needed": f"about {size(whole * SCRATCH)}", "free": "not known"})
+    return not lacking, rows
 
 
 def beside(environment: Environment, connection: Connection) -> str:

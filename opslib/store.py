@@ -26,7 +26,7 @@ from opslib.procedure import located
 ARCHIVE, MANIFEST, PROVEN, PART = ".dump.zst", ".json", ".proven", ".part"
 NAME = re.compile(r"(\d{8}T\d{6}Z-[0-9a-f]{8})(\.dump\.zst|\.json|\.proven)")
 """Nothing else is ever read or deleted."""
-PIECE = 8 << 20  # bytes that are fetched at once
+PIECE = 4 << 20  # bytes that are fetched at once
 _AHEAD = 2  # pieces fetched meanwhile
 _READS = 5
 

@@ -38,7 +38,7 @@ class Front:
         """Have `times` calls fail, after so many that do not; `*` is any call.
 
         Of IAM or STS by its action, of S3 as `PUT bucket`; of a multipart upload as `POST bucket uploads`, `PUT bucket
-        partNumber`, `POST bucket uploadId` and `DELETE bucket uploadId`, in the order of its life.
+        partNumber`, `POST bucket uploadId` and `DELETE bucket uploadId`, in the order of its life; `GET bucket range`.
         """
         self._faults[call] = chain(repeat(None, after), repeat(how, times))
 
@@ -70,7 +70,7 @@ def _handler(front: Front) -> type[BaseHTTPRequestHandler]:
             action = parse_qs(body.decode("latin-1")).get("Action", [""])[0] if self.command == "POST" else ""
             address = urlsplit(self.path)
             query = parse_qs(address.query, keep_blank_values=True)
-            of_part = next((word for word in MULTIPART if word in query), "")
+            of_part = next((word for word in MULTIPART if word in query), "range" if self.headers.get("Range") else "")
             how = front.how(action or f"{self.command} {address.path.split('/')[1]} {of_part}".rstrip())
             code = {"500": "InternalFailure", "throttle": "Throttling", "denied": "AccessDenied"}.get(how or "")
             if how == "drop":
@@ -114,7 +114,8 @@ def _handler(front: Front) -> type[BaseHTTPRequestHandler]:
             for name, value in (headers or {}).items():
                 if name.lower() not in ("connection", "transfer-encoding", "content-length"):
                     self.send_header(name, value)
-            self.send_header("Content-Length", str(len(content)))
+            length = (headers or {}).get("Content-Length") if self.command == "HEAD" else None
+            self.send_header("Content-Length", length or str(len(content)))
             self.send_header("Connection", "close")
             self.end_headers()
             self.wfile.write(content)

@@ -9,7 +9,7 @@ from opslib import environment
 from opslib.backup import Backup
 from opslib.errors import BadParameter
 from opslib.manifest import Manifest
-from opslib.restore_point import choose, fresh, known, pending
+from opslib.restore_point import fresh, known, pending, pick
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 MANIFEST = Manifest(
@@ -42,7 +42,7 @@ BACKUPS = [made("unproven", 3, proven=False), made("late", 2), made("noon", 0), 
     ],
 )
 def test_a_name_a_time_or_the_latest(wanted: str, name: str) -> None:
-    assert choose(BACKUPS, wanted).name == name
+    assert pick(BACKUPS, wanted).name == name
 
 
 @pytest.mark.parametrize(
@@ -57,12 +57,12 @@ def test_a_name_a_time_or_the_latest(wanted: str, name: str) -> None:
 )
 def test_what_is_not_there_is_told_with_what_is(wanted: str, said: str) -> None:
     with pytest.raises(BadParameter, match=said):
-        choose(BACKUPS, wanted)
+        pick(BACKUPS, wanted)
 
 
 def test_none_proven_is_none() -> None:
     with pytest.raises(BadParameter, match="0 of 1 are, none of them"):
-        choose(BACKUPS[:1], "latest proven")
+        pick(BACKUPS[:1], "latest proven")
 
 
 def test_only_the_latest_is_held_to_the_rpo(monkeypatch: pytest.MonkeyPatch) -> None:

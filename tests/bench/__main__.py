@@ -1,8 +1,13 @@
-"""All figures that this project claims, beside those of its peers in the same run."""
+"""All figures that this project claims, beside those of its peers in the same run; or those that are named."""
 
-from tests.bench import kills, restarts, saving, startup
+import sys
+
+from tests.bench import backup, kills, restarts, saving, startup
+
+BENCHES = {"startup": startup, "saving": saving, "kills": kills, "restarts": restarts, "backup": backup}
 
 if __name__ == "__main__":
-    for bench in (startup, saving, kills, restarts):
+    for name in sys.argv[1:] or BENCHES:
+        bench = BENCHES[name]
         print(f"\n# {bench.__doc__}\n", flush=True)
         bench.main()

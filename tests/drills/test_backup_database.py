@@ -200,7 +200,7 @@ def test_s3_that_fails_midway_leaves_a_proven_backup_here_and_says_so(tmp_path: 
         ("POST propertypulse-backups uploadId", "lost", 1),
         ("POST propertypulse-backups uploads", "500", 2),
         ("PUT propertypulse-backups", "drop", 1),
-        ("GET propertypulse-backups", "drop", 2),
+        ("GET propertypulse-backups range", "drop", 2),
     ],
 )
 def test_s3_that_fails_in_passing_costs_nothing(tmp_path: Path, call: str, how: str, times: int) -> None:
@@ -253,7 +253,7 @@ def test_wrong_bucket_and_wrong_credentials_change_nothing(tmp_path: Path, setti
 @pytest.mark.parametrize(("how", "said"), [("flip", "is damaged"), ("cut", "is cut short")])
 def test_damage_on_the_way_is_found_when_it_is_proven(tmp_path: Path, how: str, said: str) -> None:
     with Front() as front:
-        front.fail("GET propertypulse-backups", how, 1, after=3)  # type: ignore[arg-type]
+        front.fail("GET propertypulse-backups range", how, 1, after=2)  # type: ignore[arg-type]
         code, made, text = run(root=elsewhere(tmp_path / "a", endpoint=front.url))
     assert (code, outcome(made)) == (3, "needs-person"), text
     assert said in text

@@ -266,12 +266,18 @@ def test_manifest_that_does_not_agree_drops_the_copy() -> None:
     assert problems() == []
 
 
-def test_wrong_bucket_and_no_backup_are_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("setting", "value"), [("bucket", "nobody-has-this"), ("endpoint", "http://127.0.0.1:9")])
+def test_wrong_bucket_is_told_and_the_folder_used_if_it_has_one(tmp_path: Path, setting: str, value: str) -> None:
     proven()
-    root = elsewhere(tmp_path / "a", bucket="nobody-has-this", folder=str(tmp_path / "empty"))
-    code, _, said = recover(root=root)
-    assert code in (1, 4)
-    assert "nothing is proven" in said or "nobody-has-this" in said
+    root = elsewhere(tmp_path / "a", **{setting: value})
+    code, record, said = recover(root=root)
+    assert (code, outcome(record)) == (0, "applied"), said
+    assert "S3, which cannot be used" in json.dumps(record)
+    for file in backups.sandbox_environment().backups.folder.glob("*"):  # type: ignore[union-attr]
+        file.unlink()
+    code, record, said = recover(root=root)
+    assert (code, outcome(record)) == (4, "refused"), said
+    assert "nothing is proven" in said and "S3 cannot be used" in said
     assert problems() == []
 
 
@@ -327,13 +333,6 @@ def test_disk_that_is_full_drops_nothing_but_what_is_half(tmp_path: Path) -> Non
     assert (code, outcome(record)) == (2, "undone"), said
     assert "File too large" in said
     assert (live(), kinds()) == (oid, [])
-    assert problems() == []
-
-
-def test_s3_that_is_away_leaves_the_folder(tmp_path: Path) -> None:
-    proven()
-    code, record, said = recover(root=elsewhere(tmp_path / "a", endpoint="http://127.0.0.1:9"))
-    assert (code, outcome(record)) == (0, "applied"), said
     assert problems() == []
 
 
