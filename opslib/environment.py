@@ -110,8 +110,8 @@ class Recovery(_Part):
     """How old the newest proven backup may be."""
     keep_days: Annotated[float, Field(ge=0)] = 7
     """How long a database that was replaced stays before stage drop-old may drop it."""
-    jobs: Annotated[int, Field(ge=1, le=64)] = 4
-    """Sessions that restore at the same time."""
+    jobs: Annotated[int, Field(ge=1, le=64)] = 2
+    """Sessions that restore at the same time; each takes up to 256 MB for its indexes."""
     prisma: Annotated[str, Field(pattern="^[^/]")] = "server"
     """The folder of a release that `prisma migrate` runs in."""
 

@@ -16,6 +16,8 @@ from opslib.store import PART
 
 JOBS = 2
 POLL = 0.5  # seconds
+QUICK = "-c maintenance_work_mem=256MB -c synchronous_commit=off"
+"""Settings of the sessions that restore, for each job: nobody needs the database yet, and it can be restored anew."""
 _RIGHTS = re.compile(r"\d+; \d+ \d+ (DEFAULT )?ACL ")
 
 
@@ -126,6 +128,7 @@ def _run(
 ) -> None:  # fmt: skip
     """Run pg_restore to its end, and say meanwhile how many rows are there."""
     env = pg_tool.variables(environment, cluster.url(environment, name))
+    env["PGOPTIONS"] = f"{env.get('PGOPTIONS', '')} {QUICK}".lstrip()
     program = pg_tool.program(environment, chosen[0])
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(

@@ -2,9 +2,16 @@
 
 import sys
 
-from tests.bench import backup, kills, restarts, saving, startup
+from tests.bench import backup, kills, recovery, restarts, saving, startup
 
-BENCHES = {"startup": startup, "saving": saving, "kills": kills, "restarts": restarts, "backup": backup}
+BENCHES = {
+    "startup": startup,
+    "saving": saving,
+    "kills": kills,
+    "restarts": restarts,
+    "backup": backup,
+    "recovery": recovery,
+}
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or BENCHES:

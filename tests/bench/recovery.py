@@ -1,133 +1,129 @@
-"""What a recovery costs: the procedure, and `psql < latest.sql` as the old runbook had it, from the same bucket.
+"""A recovery of a generated database under requests: the procedure, and `aws s3 cp` with `psql < latest.sql`.
 
-The old way is given an emptied schema, as over live data it fails at every row and says nothing of it (exit code 0). It
-neither keeps the present, nor checks a byte of what it fetches, nor looks at the result.
+The old way is given an emptied schema: over live data, as the old runbook had it, every table fails, and psql ends with
+0. It keeps nothing of the present, checks no byte of what it fetches, and does not look at the result.
 """
 
-import os
+import json
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-import boto3
-
-from opslib import cluster, environment, health, pg_tool
+from opslib import aws, cluster, environment, health, pg_tool
+from opslib.progress import size
 from tests import sandbox
+from tests.bench.backup import MEGABYTES, TABLES, fill
 from tests.drills import recovery
 from tests.sandbox import postgres
 from tests.sandbox.credentials import BACKUP_BUCKET, Credentials
-from tests.sandbox.layout import AWS, url
+from tests.sandbox.layout import API, url
 
-MEGABYTES = int(os.environ.get("BENCH_MEGABYTES", "1000"))
 RATE = 50
-ROW = 400
-"""Bytes of a row with its share of three indexes, about."""
-FILL = """
-    CREATE TABLE ledger (id bigserial PRIMARY KEY, payment_id integer NOT NULL REFERENCES payments, kind text NOT NULL,
-        amount integer NOT NULL, note text NOT NULL, reference text NOT NULL, created_at timestamptz NOT NULL);
-    INSERT INTO ledger (payment_id, kind, amount, note, reference, created_at)
-    SELECT 1 + n % 300, (ARRAY['charge', 'refund', 'fee', 'payout'])[1 + n % 4], n % 320000,
-        'Rent of ' || to_char(now() - n * interval '1 minute', 'Month YYYY') || ', unit ' || n % 977 || ', tenant '
-        || md5((n % 5000)::text), md5(n::text) || md5((n * 7)::text), now() - n * interval '7 seconds'
-    FROM generate_series(1, {rows}) n;
-    CREATE INDEX ledger_payment_id_idx ON ledger (payment_id, created_at);
-    CREATE UNIQUE INDEX ledger_reference_key ON ledger (reference);
-"""
+AWAY_BAR = 2
+KEY = "daily/latest.sql"
 
 
-def main() -> None:
-    """Print a row for each way: wall time, failed requests, and how long the API was away."""
+def main(megabytes: int = MEGABYTES) -> None:
+    """Print a row for each way: seconds until the API serves it and until all is done, failures, the longest silence."""
     sandbox.start()
     recovery.clean()
-    with postgres.connect(Credentials.load()) as connection:
-        connection.execute(FILL.format(rows=MEGABYTES * 1_000_000 // ROW))
-        connection.execute("ANALYZE")
-    with cluster.connect(environment.load("sandbox")) as admin:
-        size = cluster.size(admin)
-    recovery.proven()
-    store()
-    print(f"A database of {size / 1e6:.0f} MB, at {RATE} requests a second.")
-    print("The bars: wall time no longer than the old way; away for at most 2 s.")
-    print(f"{'how':<42} {'wall':>8} {'asked':>6} {'failed':>7} {'away':>8}")
-    row("runbook run recover_database --apply", procedure)
-    row("aws s3 cp, psql < latest.sql", old)
-    recovery.clean()
-    with postgres.connect(Credentials.load()) as connection:
-        connection.execute("DROP TABLE ledger")
-        connection.execute("VACUUM")
+    try:
+        whole = fill(megabytes)
+        recovery.proven()
+        dump()
+        print(
+            f"A database of {size(whole)}, {RATE} requests a second; the bars: the old way's time, {AWAY_BAR} s away."
+        )
+        print(f"{'how':<46} {'served':>8} {'ended':>8} {'asked':>6} {'failed':>6} {'away':>7}")
+        ours = row("runbook run recover_database, until it ends", procedure)
+        theirs = row("aws s3 cp, then psql < latest.sql", old_way)
+        print(f"time until it is served {ours / theirs:.2f} of the old way")
+    finally:
+        recovery.clean()
+        with postgres.connect_admin(Credentials.load()) as connection:
+            connection.execute(f"DROP TABLE IF EXISTS {', '.join(TABLES)}")
+            connection.execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
 
 
-def row(name: str, recover: Callable[[], None]) -> None:
-    """Do the damage, recover under traffic, and print what it took."""
+def row(name: str, recover: Callable[[], list[dict[str, Any]]]) -> float:
+    """Do the damage, recover under requests, print what it took; give the seconds until the whole is served."""
     with postgres.connect(Credentials.load()) as connection:
-        connection.execute("DELETE FROM ledger WHERE id % 10 = 0")
+        connection.execute("DELETE FROM bench_payments WHERE id % 10 = 0")
     lost = rows()
-    with sandbox.Traffic(rate=RATE) as traffic, health.Watch(f"{url(5000)}/health", every=0.05) as watch:
-        begun = time.monotonic()
-        recover()
-        wall = time.monotonic() - begun
-    assert rows() > lost, "nothing was recovered"
+    with sandbox.Traffic(rate=RATE) as traffic, health.Watch(f"{url(API)}/health", every=0.02) as watch:
+        begun = datetime.now(UTC)
+        steps = recover()
+        seconds = (datetime.now(UTC) - begun).total_seconds()
+    assert rows() > lost, "nothing came back"
+    served = next((datetime.fromisoformat(one["swapped"]) for one in steps if "swapped" in one), None)
+    until = (served - begun).total_seconds() if served else seconds
+    result = traffic.result
     print(
-        f"{name:<42} {wall:>6.1f} s {traffic.result.asked:>6} {traffic.result.failed:>7} {watch.away:>6.2f} s",
+        f"{name:<46} {until:>8.1f} {seconds:>8.1f} {result.asked:>6} {result.failed:>6} {watch.away:>5.2f} s",
         flush=True,
     )
+    for step in steps:
+        print(f"  {step['title']:<44} {step['note'].removeprefix('took ').removesuffix(' s'):>8}")
+    return until
 
 
 def rows() -> int:
     """Count what there is."""
     with postgres.connect(Credentials.load()) as connection:
-        found = connection.execute("SELECT count(*) FROM ledger").fetchone()
+        found = connection.execute("SELECT count(*) FROM bench_payments").fetchone()
         assert found
         return int(found[0])
 
 
-def procedure() -> None:
-    """Recover as this project does."""
-    command = [sys.executable, "-m", "opslib.cli", "run", "recover_database", "--apply", *recovery.TYPED]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+def procedure() -> list[dict[str, Any]]:
+    """Recover as this project does; give the steps that changed something."""
+    command = [sys.executable, "-m", "opslib.cli", "run", recovery.NAME, "--apply", "--json", *recovery.TYPED]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    steps = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 0, steps[-2:]
+    swap = next(one for one in steps if one["title"].startswith("Swap") and one.get("state") == "applied")
+    # The renames are the first that this change does; the rest of it is PM2's.
+    swap["swapped"] = swap["at"]
+    return [one for one in steps if one.get("state") == "applied"]
 
 
-def store() -> None:
-    """Have the dump of last night in the bucket, as the old runbook made it."""
+def dump() -> None:
+    """Have last night's dump in the bucket, as the old runbook made it."""
     with tempfile.TemporaryDirectory() as folder:
-        with (Path(folder) / "latest.sql").open("wb") as file:
-            subprocess.run([tool("pg_dump"), "--no-owner", "--no-privileges"], env=login(), stdout=file, check=True)
-        s3().upload_file(f"{folder}/latest.sql", BACKUP_BUCKET, "daily/latest.sql")
+        file = Path(folder) / "latest.sql"
+        with file.open("wb") as to:
+            psql("pg_dump", "--no-owner", "--no-privileges", stdout=to)
+        s3().upload_file(str(file), BACKUP_BUCKET, KEY)
 
 
-def old() -> None:
-    """Recover as the old runbook did: `aws s3 cp`, which is boto3's transfer, then psql."""
+def old_way() -> list[dict[str, Any]]:
+    """Recover as the old runbook did; s3transfer with its defaults is what `aws s3 cp` runs on."""
     with tempfile.TemporaryDirectory() as folder:
-        s3().download_file(BACKUP_BUCKET, "daily/latest.sql", f"{folder}/latest.sql")
-        empty = "DROP SCHEMA public CASCADE; CREATE SCHEMA public"
-        subprocess.run([tool("psql"), "-qc", empty], env=login(), check=True, capture_output=True)
-        with (Path(folder) / "latest.sql").open("rb") as file:
-            subprocess.run([tool("psql"), "-q"], env=login(), stdin=file, check=True, capture_output=True)
+        file = Path(folder) / "latest.sql"
+        s3().download_file(BACKUP_BUCKET, KEY, str(file))
+        with postgres.connect(Credentials.load()) as connection:
+            connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+        with file.open("rb") as content:
+            psql("psql", "-q", stdin=content, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return []
 
 
-def s3() -> "boto3.client":
-    """Give a client of the backups' bucket."""
-    credentials = Credentials.load()
-    key = {
-        "aws_access_key_id": credentials.aws_admin_access_key_id,
-        "aws_secret_access_key": credentials.aws_admin_secret_access_key,
-    }
-    return boto3.client("s3", endpoint_url=url(AWS), region_name="us-east-1", **key)
-
-
-def login() -> dict[str, str]:
-    """Give the environment variables of the API's login."""
+def psql(name: str, *arguments: str, **streams: Any) -> None:
+    """Run one of PostgreSQL's tools, logged in as the API."""
     env = environment.load("sandbox")
-    return pg_tool.variables(env, cluster.url(env))
+    variables = pg_tool.variables(env, cluster.api_url(env))
+    subprocess.run([pg_tool.program(env, name), *arguments], env=variables, check=True, **streams)
 
 
-def tool(name: str) -> str:
-    """Give the path of one of PostgreSQL's tools."""
-    return pg_tool.program(environment.load("sandbox"), name)
+def s3() -> Any:
+    """Give a client of the backups' bucket."""
+    env = environment.load("sandbox")
+    return aws.client(env, "s3", aws.administrator(env))
 
 
 if __name__ == "__main__":
-    main()
+    main(*map(int, sys.argv[1:]))
