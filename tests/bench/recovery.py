@@ -28,7 +28,7 @@ KEY = "daily/latest.sql"
 
 
 def main(megabytes: int = MEGABYTES) -> None:
-    """Print a row for each way: seconds until the API serves it and until all is done, failures, the longest silence."""
+    """Print a row for each way: seconds until the API serves it, until all is done, failures, the longest silence."""
     sandbox.start()
     recovery.clean()
     try:
