@@ -35,11 +35,11 @@ def compared(then: Manifest, now: Sequence[Table]) -> DataFrame:
     A row that was only changed shows in the newest time, where its table notes when a row is changed, and else not.
     """
     both = _frame(then.tables).merge(_frame(now), on="table", how="outer", suffixes=(" then", " now"))
-    both["lost"] = both["rows now"].fillna(0) - both["rows then"].fillna(0)
-    both["changed"] = (both["newest then"].fillna("") != both["newest now"].fillna("")) | both["lost"].ne(0)
-    both = both.sort_values(["changed", "lost", "table"], key=_rank, ascending=[False, False, True])
-    counts = dict.fromkeys(["rows then", "rows now", "lost"], "Int64")
-    shown = both[["table", "lost", "rows then", "rows now", "newest then", "newest now"]]
+    both["since then"] = both["rows now"].fillna(0) - both["rows then"].fillna(0)
+    both["changed"] = (both["newest then"].fillna("") != both["newest now"].fillna("")) | both["since then"].ne(0)
+    both = both.sort_values(["changed", "since then", "table"], key=_rank, ascending=[False, False, True])
+    counts = dict.fromkeys(["rows then", "rows now", "since then"], "Int64")
+    shown = both[["table", "since then", "rows then", "rows now", "newest then", "newest now"]]
     return shown.astype(counts).astype(object).fillna("no table")
 
 
@@ -49,4 +49,4 @@ def _frame(tables: Sequence[Table]) -> DataFrame:
 
 
 def _rank(column: "Series[int]") -> "Series[int]":
-    return column.abs() if column.name == "lost" else column
+    return column.abs() if column.name == "since then" else column

@@ -26,7 +26,7 @@ def test_the_greatest_difference_comes_first_and_no_table_is_missing() -> None:
         Table("public.made", 4, NOW),
     )
     rows = compared(replace(MANIFEST, tables=then), now).to_dict("records")
-    assert [(row["table"], row["lost"]) for row in rows] == [
+    assert [(row["table"], row["since then"]) for row in rows] == [
         ("public.emptied", -500),
         ("public.made", 4),
         ("public.dropped", -3),

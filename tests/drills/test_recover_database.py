@@ -84,7 +84,7 @@ def test_what_was_lost_is_back_and_no_more_than_a_moment_is_missed() -> None:
     assert live() != oid
     assert (everything_of("propertypulse"), acl()) == (before, granted)
     assert problems() == []
-    assert "'lost': '-120'" in str(record)
+    assert "'since then': '-120'" in str(record)
     print(traffic.result, traffic.result.first_failures, steps(record, "note")[-1])
     assert traffic.result.failed <= 10, traffic.result
     assert away(record) < 2
