@@ -13,7 +13,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.loaders import Loader
 
-from opslib.environment import S3, Environment
+from opslib.environment import S3, Backups, Environment
 from opslib.errors import BadEnvironment, RunbookError
 from opslib.key_pair import Pair
 from opslib.mask import mask
@@ -31,14 +31,19 @@ def settings(environment: Environment) -> S3:
     return environment.s3
 
 
-def client(environment: Environment, service: str, pair: Pair, *, attempts: int = ATTEMPTS) -> Any:
-    """Make a client of a fresh session: no profile, no configuration file, no credentials of the machine."""
+def client(
+    environment: Environment, service: str, pair: Pair, *, attempts: int = ATTEMPTS, where: Backups | None = None
+) -> Any:
+    """Make a client of a fresh session: no profile, no configuration file, no credentials of the machine.
+
+    `where` has another region and endpoint than the uploads.
+    """
     own = {
         "profile": (None, None, None, None),
         "config_file": (None, None, os.devnull, None),
         "credentials_file": (None, None, os.devnull, None),
     }
-    s3 = settings(environment)
+    s3 = where or settings(environment)
     core = botocore.session.Session(session_vars=own)
     core.register_component("data_loader", _loader())
     session = boto3.Session(
@@ -67,18 +72,20 @@ def _loader() -> Loader:
 
 def administrator(environment: Environment) -> Pair:
     """Give the credentials that the environment's reference points at. Raise BadEnvironment if they are not some."""
-    reference = settings(environment).administrator
-    text = resolve(reference, "AWS_ADMINISTRATOR")
+    return credentials(settings(environment).administrator, "s3.administrator", "AWS_ADMINISTRATOR")
+
+
+def credentials(reference: str, setting: str, name: str) -> Pair:
+    """Give the credentials that a reference in this setting points at, masked as `name`. Raise BadEnvironment."""
+    text = resolve(reference, name)
     try:
         found = json.loads(text)
         pair = Pair(found["AccessKeyId"], found["SecretAccessKey"], found.get("SessionToken", ""))
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise BadEnvironment(
-            f"s3.administrator: {reference} is not JSON with AccessKeyId and SecretAccessKey"
-        ) from None
+        raise BadEnvironment(f"{setting}: {reference} is not JSON with AccessKeyId and SecretAccessKey") from None
     for half in (pair.id, pair.secret, pair.token):
         if half:
-            mask.add("AWS_ADMINISTRATOR", half)
+            mask.add(name, half)
     return pair
 
 

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 20
 """Rows of a step's evidence that the terminal shows."""
+
+_ERASE = "\r\x1b[K"  # what stands in the line of the cursor
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,7 +72,7 @@ def _run(options: argparse.Namespace) -> int:
 def _show_line(step: Step) -> None:
     if step["step"] == "end":
         return
-    _say(line(step))
+    _say(line(step), passing=bool(step.get("progress")) and sys.stdout.isatty())
     rows = step.get("evidence", [])
     if step["step"] == "plan":
         for row in rows:
@@ -85,10 +88,15 @@ def _show_json(step: Step) -> None:
     _say(json.dumps({key: value for key, value in step.items() if key != "steps"}))
 
 
-def _say(text: str) -> None:
-    """Print a line at once. Whoever reads may go away: that must cost the run neither its end nor its exit code."""
+def _say(text: str, *, passing: bool = False) -> None:
+    """Print a line at once; a passing one is written over by the next.
+
+    Whoever reads may go away: that must cost the run neither its end nor its exit code.
+    """
+    if passing:
+        text = text[: shutil.get_terminal_size().columns - 1]
     try:
-        print(text, flush=True)
+        print(f"{_ERASE}{text}" if sys.stdout.isatty() else text, end="" if passing else "\n", flush=True)
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

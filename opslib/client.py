@@ -10,6 +10,7 @@ import psutil
 
 from opslib.change import Change
 from opslib.errors import RunbookError
+from opslib.pm2 import Worker
 from opslib.procedure import located
 from opslib.session import Session
 
@@ -59,6 +60,12 @@ def ends() -> dict[tuple[str, int], int]:
         if one.pid and one.laddr and one.raddr:
             found[one.laddr.ip.removeprefix("::ffff:"), one.laddr.port] = one.pid
     return found
+
+
+def of_workers(workers: Sequence[Worker]) -> dict[tuple[str, int], int | str]:
+    """Give the near ends of the connections of the API's workers, with the worker's id."""
+    ids = {worker.pid: worker.id for worker in workers}
+    return {end: ids[pid] for end, pid in ends().items() if pid in ids}
 
 
 def processes(sessions: Sequence[Session], ends: Ends) -> list[Client]:

@@ -3,13 +3,21 @@
 import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from shutil import which
 
 from opslib.errors import CommandFailed
 from opslib.mask import mask
 
 
-def run(command: Sequence[str], *, env: Mapping[str, str], seconds: float = 60, given: bytes = b"") -> str:
+def run(
+    command: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    seconds: float = 60,
+    given: bytes = b"",
+    cwd: Path | None = None,
+) -> str:
     """Run a command and give its standard output. Raise CommandFailed if it is missing, fails or takes too long.
 
     `given` is what it reads as its standard input.
@@ -21,6 +29,7 @@ def run(command: Sequence[str], *, env: Mapping[str, str], seconds: float = 60, 
         done = subprocess.run(
             [program, *command[1:]],
             env=env,
+            cwd=cwd,
             input=given,
             capture_output=True,
             timeout=seconds,

@@ -68,6 +68,16 @@ def with_login(url: str, user: str, password: str) -> str:
     return f"{match['scheme']}{quote(user, safe='')}:{quote(password, safe='')}@{match['rest']}"
 
 
+def with_database(url: str, name: str) -> str:
+    """Give the same URL for another database of the same server; all else stays byte for byte."""
+    match = _match(url, "DATABASE_URL")
+    start, end = match.span("database")
+    if start < 0:  # no path at all
+        start = end = match.end("port") if match["port"] else match.end("host")
+        return f"{url[:start]}/{quote(name, safe='')}{url[end:]}"
+    return f"{url[:start]}{quote(name, safe='')}{url[end:]}"
+
+
 def _match(url: str, name: str) -> re.Match[str]:
     if match := _URL.fullmatch(url):
         return match

@@ -105,6 +105,19 @@ class Limits(_Part):
     """What an interrupted run gets to undo its changes."""
 
 
+class Recovery(_Part):
+    """What a recovery of the database is held to, and where a release keeps its migrations."""
+
+    rpo_hours: Annotated[float, Field(gt=0)] = 24
+    """How old the newest proven backup may be."""
+    keep_days: Annotated[float, Field(ge=0)] = 7
+    """How long a database that was replaced stays before stage drop-old may drop it."""
+    jobs: Annotated[int, Field(ge=1, le=64)] = 2
+    """Sessions that restore at the same time; each takes up to 256 MB for its indexes."""
+    prisma: Annotated[str, Field(pattern="^[^/]")] = "server"
+    """The folder of a release that `prisma migrate` runs in."""
+
+
 class Tokens(_Part):
     """The tokens (JWT) that the API signs, and a read-only route that asks for one."""
 
@@ -175,6 +188,23 @@ class Mail(_Part):
     """The scopes that the key must have."""
 
 
+class Backups(_Part):
+    """Where backups of the database are kept, and for how long."""
+
+    folder: Place
+    """A folder of this machine, best on another disk than the database: each backup lies there too."""
+    bucket: Annotated[str, Field(min_length=3)]
+    prefix: Annotated[str, Field(pattern="^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$")] = "database"
+    region: Annotated[str, Field(min_length=1)]
+    endpoint: Url | None = None
+    """Where S3 answers, if not at AWS's own address."""
+    credentials: Reference
+    """Where the credentials are that may read, write and delete there, as JSON of a `credential_process`."""
+    keep_days: Annotated[int, Field(ge=1)] = 14
+    keep_proven: Annotated[int, Field(ge=1)] = 7
+    """How many proven backups are kept at least, however old."""
+
+
 class Environment(_Part):
     """One deployment, as its file in parameters/ describes it."""
 
@@ -187,10 +217,12 @@ class Environment(_Part):
     secrets: frozenset[str]
     """The keys of the API's `.env` whose values are secret."""
     tokens: Tokens | None = None
+    recovery: Recovery = Recovery()
     s3: S3 | None = None
     tools: Place | None = None
     """A folder with pm2, psql and the like, searched before PATH."""
     database: Database | None = None
+    backups: Backups | None = None
     limits: Limits = Limits()
     stripe: Stripe | None = None
     mail: Mail | None = None

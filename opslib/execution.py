@@ -246,6 +246,8 @@ class Execution:
         self._unsaved = True
         if step is not None:
             self._on_step(step)
+            if step.get("progress"):  # what the next one replaces is not worth a save
+                return False
         if step is None or step["step"] not in ("change", "undo"):
             self._save_if_due()
             return not self._unsaved
@@ -287,7 +289,7 @@ class _Client(NotebookClient):
         if msg["msg_type"] not in ("status", "execute_input"):
             step = (msg["content"].get("metadata") or {}).get("opslib")
             saved = self._on_output(step)
-            if step and step.get("state") == "applying":
+            if step and step.get("state") == "applying" and not step.get("progress"):
                 self.kernel.answer(saved)
         return output
 

@@ -76,6 +76,7 @@ class Watch:
         self.asked = 0
         self.failed = 0
         self.slowest = 0.0  # seconds
+        self.away = 0.0  # seconds: the longest time between two good answers that had a bad one between them
         self.problems: list[dict[str, str]] = []
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._ask, args=(url, every), daemon=True)
@@ -102,11 +103,16 @@ class Watch:
         self.stop()
 
     def _ask(self, url: str, every: float) -> None:
+        good, failing = time.monotonic(), False
         while not self._stopped.wait(every):
             answer = ask(url)
             self.asked += 1
             self.slowest = max(self.slowest, answer.seconds)
-            if not answer.well:
+            if answer.well:
+                self.away = max(self.away, time.monotonic() - good if failing else answer.seconds)
+                good, failing = time.monotonic(), False
+            else:
+                failing = True
                 self.failed += 1
                 if len(self.problems) < 20:
                     self.problems.append({"at": now(), "problem": answer.problem})

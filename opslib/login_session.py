@@ -23,7 +23,7 @@ def of(connection: Connection, *roles: str) -> list[DictRow]:
 
 def by_worker(workers: Sequence[Worker], sessions: Sequence[DictRow]) -> list[tuple[int | str, DictRow]]:
     """Give those of the sessions that belong to these workers, each with the worker's id."""
-    own = _sockets(workers)
+    own = client.of_workers(workers)
     return [(own[end], one) for one in sessions if (end := _end(one)) in own]
 
 
@@ -35,7 +35,7 @@ def others(environment: Environment, connection: Connection, role: str, *, withi
     ends, seen = time.monotonic() + within, None
     while True:
         found = of(connection, role)
-        own = _sockets(pm2.workers(environment))
+        own = client.of_workers(pm2.workers(environment))
         now = {one["pid"]: one for one in found if _end(one) not in own}
         seen = now if seen is None else {pid: one for pid, one in seen.items() if pid in now}
         if not seen or time.monotonic() > ends:
@@ -47,12 +47,6 @@ def end(connection: Connection, *roles: str) -> None:
     """End the sessions of these roles."""
     pids = [one["pid"] for one in of(connection, *roles)]
     connection.execute("SELECT pg_terminate_backend(pid) FROM unnest(%s::int[]) AS pid", [pids])
-
-
-def _sockets(workers: Sequence[Worker]) -> dict[tuple[str, int], int | str]:
-    """Give the near ends of the workers' connections, by which PostgreSQL knows them, with the worker's id."""
-    ids = {worker.pid: worker.id for worker in workers}
-    return {end: ids[pid] for end, pid in client.ends().items() if pid in ids}
 
 
 def _end(session: DictRow) -> tuple[str, int]:

@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from opslib import change as changes
 from opslib import environment as environments
-from opslib import lock, procedure, table
+from opslib import lock, procedure, progress, table
 from opslib import mask as masking
 from opslib.change import Change
 from opslib.environment import Environment, Policy
@@ -162,18 +162,21 @@ class Run:
             self._show(step("verify", title, None, note="asked after the change"))
             return
         ends = time.monotonic() + within
+        display = Display()
+        begun = step("verify", title, None, progress=True)
         try:
             while True:
-                answer = question()
+                with progress.shown(lambda text: display.show({**begun, "note": text})):
+                    answer = question()
                 ok, evidence = answer if isinstance(answer, tuple) else (answer, None)
                 if ok or time.monotonic() >= ends:
                     break
                 time.sleep(every)
         except BaseException as error:
-            self._show(step("verify", title, False, otherwise=f"{_said(error)} {otherwise}"), _evidence(error))
+            self._show(step("verify", title, False, otherwise=f"{_said(error)} {otherwise}"), _evidence(error), display)
             self.stop(error)
             raise
-        self._show(step("verify", title, bool(ok), otherwise="" if ok else otherwise), evidence)
+        self._show(step("verify", title, bool(ok), otherwise="" if ok else otherwise), evidence, display)
         if not ok:
             failed = VerifyFailed(f"still not so after {within:g} s: {title}. {otherwise}")
             self.stop(failed)
@@ -240,7 +243,8 @@ class Run:
             if not _recorded():
                 raise RunbookError("the record cannot be saved, so this change was not begun.")
             self.in_force.append(one)
-            one.do()
+            with progress.shown(lambda text: display.show({**begun, "note": text, "progress": True})):
+                one.do()
         except BaseException as error:
             state = "failed" if one in self.in_force else "not done"
             failed = {**begun, "ok": False, "state": state, "ended": now(), "note": _said(error)}

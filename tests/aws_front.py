@@ -6,17 +6,20 @@ from collections import Counter
 from collections.abc import Iterator
 from http.client import HTTPConnection, HTTPResponse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import chain, repeat
 from types import TracebackType
 from typing import Literal, Self
 from urllib.parse import parse_qs, urlsplit
 
 from tests.sandbox.layout import AWS, HOST
 
-How = Literal["drop", "lost", "500", "late 500", "throttle", "throttle 1 s", "slow", "hang", "denied"]
+How = Literal["drop", "lost", "500", "late 500", "throttle", "throttle 1 s", "slow", "hang", "denied", "flip", "cut"]
 """Not carried out and no answer; carried out and no answer; the same with a 500; carried out after 1 s, or 11 s.
 
-`throttle 1 s` says so in Retry-After.
+`throttle 1 s` says so in Retry-After. `flip` and `cut` damage what was answered: a byte in its middle is another, or
+the last one is missing.
 """
+MULTIPART = ("partNumber", "uploads", "uploadId")
 SLOW, HANG = 1, 11  # seconds; the client waits for 10
 XML = "<ErrorResponse><Error><Type>Sender</Type><Code>{0}</Code><Message>{0}</Message></Error></ErrorResponse>"
 S3_XML = "<Error><Code>{0}</Code><Message>{0}</Message></Error>"
@@ -33,8 +36,12 @@ class Front:
         self.url = f"http://{HOST}:{self._server.server_port}"
 
     def fail(self, call: str, how: How, times: int = 1, *, after: int = 0) -> None:
-        """Have `times` calls fail, after some: of IAM or STS by its action, of S3 as `PUT bucket`; `*` is any call."""
-        self._faults[call] = iter([None] * after + [how] * times)
+        """Have `times` calls fail, after so many that do not; `*` is any call.
+
+        Of IAM or STS by its action, of S3 as `PUT bucket`; of a multipart upload as `POST bucket uploads`, `PUT bucket
+        partNumber`, `POST bucket uploadId` and `DELETE bucket uploadId`, in the order of its life; `GET bucket range`.
+        """
+        self._faults[call] = chain(repeat(None, after), repeat(how, times))
 
     def how(self, call: str) -> How | None:
         """Take note of a call, and say how it is to fail."""
@@ -62,7 +69,10 @@ def _handler(front: Front) -> type[BaseHTTPRequestHandler]:
             self.close_connection = True
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             action = parse_qs(body.decode("latin-1")).get("Action", [""])[0] if self.command == "POST" else ""
-            how = front.how(action or f"{self.command} {urlsplit(self.path).path.split('/')[1]}")
+            address = urlsplit(self.path)
+            query = parse_qs(address.query, keep_blank_values=True)
+            of_part = next((word for word in MULTIPART if word in query), "range" if self.headers.get("Range") else "")
+            how = front.how(action or f"{self.command} {address.path.split('/')[1]} {of_part}".rstrip())
             code = {"500": "InternalFailure", "denied": "AccessDenied"}.get(how or "")
             if how in ("throttle", "throttle 1 s"):
                 code = "Throttling" if action else "SlowDown"
@@ -77,6 +87,11 @@ def _handler(front: Front) -> type[BaseHTTPRequestHandler]:
             answer, content = self._pass_on(body)
             if how == "hang":
                 time.sleep(HANG)
+            if how == "flip":
+                middle = len(content) // 2
+                content = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+            if how == "cut":
+                content = content[:-1]
             if how == "late 500":
                 self._answer(500, XML.format("ServiceFailure").encode())
             elif how not in ("lost", "hang"):
@@ -103,7 +118,8 @@ def _handler(front: Front) -> type[BaseHTTPRequestHandler]:
             for name, value in (headers or {}).items():
                 if name.lower() not in ("connection", "transfer-encoding", "content-length"):
                     self.send_header(name, value)
-            self.send_header("Content-Length", str(len(content)))
+            length = (headers or {}).get("Content-Length") if self.command == "HEAD" else None
+            self.send_header("Content-Length", length or str(len(content)))
             self.send_header("Connection", "close")
             self.end_headers()
             self.wfile.write(content)

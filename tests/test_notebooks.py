@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from opslib import procedure
 from opslib.procedure import Procedure
+from tests.outputs import GROUNDS
 
 ROOT = procedure.root()
 NAMES = procedure.names()
@@ -86,7 +88,8 @@ def test_outputs_are_stored_and_name_no_machine(one: Procedure) -> None:
 @pytest.mark.usefixtures("sandbox")
 @each
 def test_outputs_are_still_true(one: Procedure, tmp_path: Path) -> None:
-    compared = nbval(one.path)
+    with GROUNDS.get(one.name, nullcontext)():
+        compared = nbval(one.path)
     assert compared.returncode == 0, compared.stdout[-4000:]
 
 

@@ -2,9 +2,17 @@
 
 import argparse
 
-from tests.bench import kills, restarts, rotations, saving, startup
+from tests.bench import backup, kills, recovery, restarts, rotations, saving, startup
 
-PARTS = {"startup": startup, "saving": saving, "kills": kills, "restarts": restarts, "rotations": rotations}
+PARTS = {
+    "startup": startup,
+    "saving": saving,
+    "kills": kills,
+    "restarts": restarts,
+    "rotations": rotations,
+    "backup": backup,
+    "recovery": recovery,
+}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
