@@ -29,7 +29,7 @@ class Upload:
         self.part = max(SMALLEST, expected // MOST)
         self._file = file
         self._given = {"Bucket": bucket.name, "Key": bucket.key(name)}
-        self._s3 = bucket.client
+        self._s3, self._patient = bucket.client, bucket.patient
         self._parts: list[Future[dict[str, Any]]] = []
         self._pool = ThreadPoolExecutor(_SENDERS)
         self._id = ""
@@ -54,7 +54,7 @@ class Upload:
         done = [self._result(number, part) for number, part in enumerate(self._parts, 1)]
         if not self.problem:
             try:
-                self._s3.complete_multipart_upload(
+                self._patient.complete_multipart_upload(
                     **self._given, UploadId=self._id, MultipartUpload={"Parts": [one for one in done if one]}
                 )
             except (BotoCoreError, ClientError) as error:

@@ -29,6 +29,7 @@ NAME = re.compile(r"(\d{8}T\d{6}Z-[0-9a-f]{8})(\.dump\.zst|\.json|\.proven)")
 PIECE = 4 << 20  # bytes that are fetched at once
 _AHEAD = 2  # pieces fetched meanwhile
 _READS = 5
+_PATIENCE = 300  # seconds
 
 
 def settings(environment: Environment) -> Backups:
@@ -121,8 +122,12 @@ class Bucket:
     @cached_property
     def client(self) -> Any:
         """A client of S3 with the credentials of the environment's part `backups`."""
-        pair = aws.credentials(self._where.credentials, "backups.credentials", "BACKUP_CREDENTIALS")
-        return aws.client(self._environment, "s3", pair, where=self._where)
+        return self._client()
+
+    @cached_property
+    def patient(self) -> Any:
+        """A client that waits for an answer as long as S3 may take to put many parts together."""
+        return self._client(seconds=_PATIENCE)
 
     def key(self, name: str) -> str:
         """Give the key of an object."""
@@ -209,6 +214,10 @@ class Bucket:
         for name, upload in self._uploads():
             with aws.asking(f"S3 AbortMultipartUpload of {self.address(name)}"):
                 self.client.abort_multipart_upload(Bucket=self.name, Key=self.key(name), UploadId=upload)
+
+    def _client(self, **options: float) -> Any:
+        pair = aws.credentials(self._where.credentials, "backups.credentials", "BACKUP_CREDENTIALS")
+        return aws.client(self._environment, "s3", pair, where=self._where, **options)  # type: ignore[arg-type]
 
     def _uploads(self) -> list[tuple[str, str]]:
         prefix = self.key("")
