@@ -93,7 +93,8 @@ def take(environment: Environment, run: str, places: list[Store]) -> tuple[Backu
             if upload:
                 upload.abort()
             if bucket and stored:
-                bucket.delete(name + ARCHIVE)
+                with contextlib.suppress(RunbookError):  # without a manifest it is none, and the next run removes it
+                    bucket.delete(name + ARCHIVE)
             part.unlink(missing_ok=True)
             raise
     problem = upload.problem if upload else "it could not be reached"
