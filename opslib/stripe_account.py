@@ -6,13 +6,14 @@ person makes and expires them in the Dashboard, and this module looks at the res
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from stripe import (
     APIConnectionError,
     AuthenticationError,
+    ListObject,
     PermissionError,
     RateLimitError,
     RequestsClient,
@@ -23,7 +24,7 @@ from stripe import (
 from opslib import reference
 from opslib.env_file import fingerprint
 from opslib.environment import Environment, Stripe
-from opslib.errors import BadEnvironment
+from opslib.errors import BadEnvironment, RunbookError
 
 T = TypeVar("T")
 
@@ -32,6 +33,8 @@ TIMEOUT = 10
 """Seconds for one answer; the library asks twice more after none, or a 5xx."""
 PAUSES = (1, 2, 4)
 """Seconds between questions that Stripe answers with 429, which the library does not ask again."""
+LONGEST = 30
+"""Seconds that a Retry-After may ask for; what asks for more is not waited for."""
 BAD_KEY = "refused: the key is wrong or expired"
 NOT_PERMITTED = "not permitted to this key"
 
@@ -63,13 +66,17 @@ def reader(environment: Environment, key: str) -> StripeClient:
 
 def said(call: Callable[[], T]) -> tuple[T | None, str]:
     """Make a call that may be made again; give what came, or None and why nothing did. Waits while Stripe is busy."""
+    waited = 0.0
     for pause in (*PAUSES, None):
         try:
             return call(), ""
-        except RateLimitError:
-            if pause is None:
-                return None, f"Stripe limits the rate, still after {sum(PAUSES)} s (HTTP 429)"
-            time.sleep(pause)
+        except RateLimitError as error:
+            asked = _retry_after(error)
+            if pause is None or asked > LONGEST:
+                asks = f", and asks for {asked:g} s more" if asked else ""
+                return None, f"Stripe limits the rate, still after {waited:g} s (HTTP 429){asks}"
+            time.sleep(max(pause, asked))
+            waited += max(pause, asked)
         except AuthenticationError:
             return None, BAD_KEY
         except PermissionError:
@@ -79,6 +86,21 @@ def said(call: Callable[[], T]) -> tuple[T | None, str]:
         except StripeError as error:
             return None, f"HTTP {error.http_status}: {error.user_message}"
     raise AssertionError("not reached")
+
+
+def pages(ask: Callable[[Any], ListObject[Any]], **asked: Any) -> Iterator[Any]:
+    """Give what a list holds, page by page and newest first; each page may be asked for again.
+
+    `ask` is the list call of a service. Raise RunbookError if Stripe does not give a page.
+    """
+    while True:
+        page, problem = said(partial(ask, {"limit": 100, **asked}))
+        if page is None:
+            raise RunbookError(f"what Stripe lists is not known: {problem}. Run again when Stripe answers.")
+        yield from page.data
+        if not page.has_more or not page.data:
+            return
+        asked = {**asked, "starting_after": page.data[-1].id}
 
 
 def identity(environment: Environment, name: str, key: str) -> dict[str, str]:
@@ -127,6 +149,12 @@ def refused(environment: Environment, key: str) -> tuple[bool, dict[str, str]]:
     """Whether Stripe knows the key no more; no answer is not a refusal."""
     answer = _answer(environment, key)
     return answer == BAD_KEY, {"fingerprint": fingerprint(key), "v1.balance.retrieve()": answer}
+
+
+def _retry_after(error: RateLimitError) -> float:
+    """Seconds that Stripe asks to wait for; 0 if it does not say, or says a date."""
+    value = {key.lower(): value for key, value in (error.headers or {}).items()}.get("retry-after", "")
+    return float(value) if re.fullmatch(r"\d+(\.\d+)?", value) else 0.0
 
 
 def _get(stripe: StripeClient, name: str) -> object:

@@ -70,6 +70,10 @@ class Fault:
     status: int = 200
     seconds: float = 0
     times: int = 1
+    retry_after: int | None = None
+    """What a 429 asks for, in seconds; None leaves the header out."""
+    garbage: str | None = None
+    """A body that is not Stripe's."""
 
 
 class Account:
@@ -220,7 +224,13 @@ async def _fault(account: Account, request: web.Request) -> web.Response | None:
     await asyncio.sleep(fault.seconds)
     if fault.status == 0 and request.transport is not None:
         request.transport.abort()
-    return None if fault.status == 200 else fail(fault.status or 503, f"A fault of the stand-in: {fault.status}")
+    if fault.garbage is not None:
+        return web.Response(text=fault.garbage, status=fault.status, content_type="application/json")
+    if fault.status == 200:
+        return None
+    answer = fail(fault.status or 503, f"A fault of the stand-in: {fault.status}")
+    answer.headers.update({} if fault.retry_after is None else {"Retry-After": str(fault.retry_after)})
+    return answer
 
 
 @routes.get("/_sandbox/health")
@@ -293,6 +303,29 @@ async def set_deliveries(request: web.Request) -> web.Response:
     return web.json_response({})
 
 
+@routes.post("/_sandbox/events")
+async def make_events(request: web.Request) -> web.Response:
+    """Make events as they are given, with nothing behind them at Stripe; `attempts` says how often each is sent."""
+    account, data = request.app[account_key], await request.json()
+    wanting = [endpoint for endpoint in account.endpoints.values() if endpoint.status == "enabled"]
+    for event in data["events"]:
+        account.add_event(event, deliver=False)
+        account.undelivered[event["id"]] = {endpoint.id for endpoint in wanting if endpoint.wants(event)}
+        for endpoint in wanting * data.get("attempts", 0):
+            if endpoint.wants(event) and await account.send(event, endpoint):
+                account.undelivered[event["id"]].discard(endpoint.id)
+    return web.json_response({})
+
+
+@routes.post("/_sandbox/events/forget")
+async def forget_events(request: web.Request) -> web.Response:
+    """Remove the events whose ids begin so."""
+    account, prefix = request.app[account_key], (await request.json())["prefix"]
+    for name in [name for name in account.events if name.startswith(prefix)]:
+        del account.events[name], account.undelivered[name]
+    return web.json_response({})
+
+
 @routes.post("/_sandbox/deliveries/retry")
 async def retry_deliveries(request: web.Request) -> web.Response:
     """Send every undelivered event once more."""
@@ -361,13 +394,19 @@ async def list_events(request: web.Request) -> web.Response:
     """List events, newest first, by type, time, and whether each endpoint has taken them."""
     account, query = request.app[account_key], dict(request.query)
     types = {value for name, value in request.query.items() if name == "type" or name.startswith("types")}
-    events = [event for event in reversed(account.events.values()) if not types or event["type"] in types]
+    events = sorted(account.events.values(), key=lambda event: int(event["created"]))[::-1]
+    if after := query.pop("starting_after", ""):  # looked for among all: it may have been delivered since
+        events = events[next((n for n, event in enumerate(events) if event["id"] == after), -1) + 1 :]
+    if types:
+        events = [event for event in events if event["type"] in types]
     bounds = {"gt": int.__gt__, "gte": int.__ge__, "lt": int.__lt__, "lte": int.__le__}
     for name, holds in bounds.items():
         if limit := query.get(f"created[{name}]"):
             events = [event for event in events if holds(event["created"], int(limit))]
     if wanted := query.get("delivery_success"):
         events = [event for event in events if (not account.undelivered[event["id"]]) == (wanted == "true")]
+    if not query.get("ending_before"):
+        events = events[: 1 + min(int(query.get("limit", 10)), 100)]
     return page([account.export(event) for event in events], query, request.path)
 
 
