@@ -1,6 +1,7 @@
 """Causes: why an event of Stripe's has not had its effect, and the procedure or step that mends each."""
 
 import re
+import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -11,6 +12,7 @@ from enum import StrEnum
 from opslib import log
 from opslib.environment import Environment
 from opslib.log import Position
+from opslib.pm2 import Worker
 from opslib.stripe_account import settings
 from opslib.webhook import PROBE
 
@@ -134,9 +136,13 @@ def of_stripe(found: Sequence[Trace], *, since: float, skew: float = 0) -> list[
     return [trace for trace in late if trace.cause not in refused or not probed(trace.at)]
 
 
-def standing(found: Sequence[Trace]) -> list[Cause]:
-    """Give `wrong secret` if that is how the last delivery ended: no probe from here can tell what Stripe signs with."""
-    signed = [trace for trace in found if trace.cause in (None, Cause.WRONG_SECRET)]
+def standing(found: Sequence[Trace], workers: Sequence[Worker], *, skew: float = 0) -> list[Cause]:
+    """Give `wrong secret` if the last delivery to these workers ended so: no probe tells what Stripe signs with.
+
+    What was logged before they started tells of a secret that they may not have any more.
+    """
+    started = time.time() - max((worker.up for worker in workers), default=0) + skew
+    signed = [trace for trace in found if trace.at >= started and trace.cause in (None, Cause.WRONG_SECRET)]
     return [Cause.WRONG_SECRET] if signed and signed[-1].cause else []
 
 

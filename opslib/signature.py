@@ -7,15 +7,16 @@ import re
 import statistics
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 
 import urllib3
 
 from opslib import cause as causes
-from opslib import health, log, webhook
+from opslib import health, log, reference, webhook
 from opslib.cause import Cause, Trace
+from opslib.env_file import fingerprint
 from opslib.environment import Environment
 from opslib.log import Position
 from opslib.pm2 import Worker
@@ -28,6 +29,7 @@ CLOCK = 60
 """Seconds by which clocks may differ: a fifth of the tolerance."""
 LOG_SECONDS = 2
 """How long a line may take from a worker to its log."""
+SECRETS = ("STRIPE_WEBHOOK_SECRET", "STRIPE_WEBHOOK_SECRET_PREVIOUS")
 COMPACT, ODD, FUTURE_CASE = "valid, compact", "valid, odd white space", f"valid, {FUTURE} s in the future"
 
 
@@ -130,7 +132,7 @@ def cases(environment: Environment, secret: str) -> list[Case]:
 def probe(environment: Environment, secret: str, workers: Sequence[Worker], *, good_only: bool = False) -> Probed:
     """Send the live route the cases, each as often as it takes to ask every worker; read what the API logs of them.
 
-    With `good_only`, those that it must take: the others leave errors in its log.
+    With `good_only`, or where it takes none of them, those that it must take: the others leave errors in its log.
     """
     made = cases(environment, secret)
     marks = log.mark(position.path for worker in workers for position in worker.logs)
@@ -140,9 +142,11 @@ def probe(environment: Environment, secret: str, workers: Sequence[Worker], *, g
     traces = _logged(environment, marks, sum(answers.total() for answers in good.values()))
     times = [trace.at for trace in traces if trace.at]
     skew = statistics.median(times) - (begun + ended) / 2 if times else None
-    answers = good | ({} if good_only else {case.name: _asked(environment, case) for case in made if not case.takes})
-    # Last once more what is taken: it tells a reader of the log that what is refused around it were probes.
-    webhook.send(environment, made[0].payload, webhook.header(secret, made[0].payload))
+    answers = dict(good)
+    # What must be refused is only sent between what is taken: that tells a reader of the log that it was no event.
+    if not good_only and any("taken" in got for got in good.values()):
+        answers |= {case.name: _asked(environment, case) for case in made if not case.takes}
+        webhook.send(environment, made[0].payload, webhook.header(secret, made[0].payload, -FUTURE))
     expected = {case.name: "taken" if case.takes else "refused" for case in made}
     rows = [
         {
@@ -170,6 +174,36 @@ def clocks_agree(rows: Iterable[dict[str, str]]) -> bool:
     """Whether none of the clocks that are known is off by more than CLOCK seconds, and Stripe's is known."""
     told = [row["ahead of this machine"] for row in rows]
     return told[0] != "not known" and all(t == "not known" or abs(int(t.removesuffix(" s"))) <= CLOCK for t in told)
+
+
+def compared(held: Mapping[str, str], endpoint_secret: str) -> list[dict[str, str]]:
+    """Compare the webhook secrets of the `.env` with the endpoint's own, which a reference names; by fingerprints."""
+    own = reference.resolve(endpoint_secret, "endpoint_secret") if endpoint_secret else ""
+    rows = (
+        [] if not own else [{"secret": "the endpoint's", "fingerprint": fingerprint(own), "is the endpoint's": "yes"}]
+    )
+    for name in SECRETS:
+        if value := held.get(name):
+            same = ("yes" if hmac.compare_digest(value.encode(), own.encode()) else "no") if own else "not compared"
+            rows.append({"secret": name, "fingerprint": fingerprint(value), "is the endpoint's": same})
+    return rows
+
+
+def found(
+    probed: Probed,
+    clocks: Sequence[dict[str, str]],
+    secrets: Sequence[dict[str, str]],
+    deliveries: Sequence[Trace],
+    workers: Sequence[Worker],
+) -> list[Cause]:
+    """Give what is wrong with the signatures now; the log only tells of the secret where it was not compared."""
+    same = [row["is the endpoint's"] for row in secrets if row["secret"] in SECRETS]
+    wrong = [Cause.WRONG_SECRET] if same and "yes" not in same else []
+    if "not compared" in same:
+        stale = Cause.STALE_SECRET in probed.causes
+        wrong = [] if stale else causes.standing(deliveries, workers, skew=probed.skew or 0)
+    off = [] if clocks_agree(clocks) else [Cause.CLOCK]
+    return list(dict.fromkeys([*wrong, *probed.causes, *off]))
 
 
 def _asked(environment: Environment, case: Case) -> Counter[str]:

@@ -222,7 +222,7 @@ def _line(name: str) -> re.Pattern[str]:
 
 
 def _pile_up_webhooks() -> None:
-    _stripe("/_sandbox/deliveries", enabled=False)
+    stripe("/_sandbox/deliveries", enabled=False)
     with postgres.connect_admin(Credentials.load()) as connection:
         pending = connection.execute(
             "SELECT provider_intent_id FROM payments WHERE status = 'PENDING' ORDER BY id LIMIT %s", (BACKLOG,)
@@ -230,26 +230,26 @@ def _pile_up_webhooks() -> None:
     card = {"number": "4242424242424242", "exp_month": "12", "exp_year": "2040", "cvc": "123"}
     fields = {f"card[{name}]": value for name, value in card.items()}
     for (intent,) in pending:
-        method = _stripe("/v1/payment_methods", form={"type": "card", **fields})["id"]
-        _stripe(f"/v1/payment_intents/{intent}", form={"payment_method": method})
-        _stripe(f"/v1/payment_intents/{intent}/confirm", form={})
-    _stripe("/_sandbox/deliveries", enabled=True)
+        method = stripe("/v1/payment_methods", form={"type": "card", **fields})["id"]
+        stripe(f"/v1/payment_intents/{intent}", form={"payment_method": method})
+        stripe(f"/v1/payment_intents/{intent}/confirm", form={})
+    stripe("/_sandbox/deliveries", enabled=True)
 
 
 def _resend_webhooks() -> None:
-    _stripe("/_sandbox/deliveries", enabled=True)
-    _stripe("/_sandbox/deliveries/retry")
+    stripe("/_sandbox/deliveries", enabled=True)
+    stripe("/_sandbox/deliveries/retry")
 
 
 def _disable_endpoint() -> None:
-    _stripe(f"/v1/webhook_endpoints/{ENDPOINT}", form={"disabled": "true"})
+    stripe(f"/v1/webhook_endpoints/{ENDPOINT}", form={"disabled": "true"})
 
 
 def _enable_endpoint() -> None:
-    _stripe(f"/v1/webhook_endpoints/{ENDPOINT}", form={"disabled": "false"})
+    stripe(f"/v1/webhook_endpoints/{ENDPOINT}", form={"disabled": "false"})
 
 
-def _stripe(path: str, *, form: dict[str, str] | None = None, **data: Any) -> dict[str, Any]:
+def stripe(path: str, *, form: dict[str, str] | None = None, **data: Any) -> dict[str, Any]:
     credentials = Credentials.load()
     key = credentials.stripe_secret_key if form is not None else credentials.stripe_admin_token
     connection = HTTPConnection(HOST, STRIPE, timeout=10)
