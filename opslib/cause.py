@@ -18,6 +18,8 @@ from opslib.webhook import PROBE
 
 AFTER = 3600
 """Seconds after an event was made in which what the API logged is taken to be about it; Stripe first tries at once."""
+SLACK = 0.5
+"""Seconds by which clocks that are right may differ."""
 NEAR = 5
 """Seconds around a probe in which what the API refused is taken to be probes too."""
 
@@ -148,7 +150,7 @@ def standing(found: Sequence[Trace], workers: Sequence[Worker], *, skew: float =
 
 def nearest(failures: Sequence[Trace], created: float, *, skew: float = 0) -> Cause:
     """Give why an event of that time failed, by what the API logged next; failures are in order of time."""
-    place = bisect_left(failures, created + skew - 1, key=lambda trace: trace.at)
+    place = bisect_left(failures, created + skew - SLACK, key=lambda trace: trace.at)
     if place < len(failures) and failures[place].at - skew <= created + AFTER:
         return failures[place].cause or Cause.REFUSED
     return Cause.NO_TRACE

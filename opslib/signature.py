@@ -234,4 +234,4 @@ def _date(url: str) -> float | None:
 
 
 def _seconds(value: float | None) -> str:
-    return "not known" if value is None else f"{value:+.0f} s"
+    return "not known" if value is None else f"{round(value):+d} s"

@@ -11,21 +11,25 @@ PREFIX = "backlog"
 CHUNK = 1000
 
 
-def pile_up(events: int, *, refused: int = 0, attempts: int = 0, hours: float = 60, seed: int = 7) -> dict[str, str]:
+def pile_up(
+    events: int, *, refused: int = 0, attempts: int = 0, seconds: float = 216_000, name: str = PREFIX
+) -> dict[str, str]:
     """Make so many undelivered events; give for each payment the state in which they must leave it.
 
     A twentieth are a second event of another's kind and object, a twentieth pairs of which Stripe lists the later one
     first, and a hundredth are in the database already, their answers lost. The `refused` are of a currency that only
-    the release of `webhook-error` trips over. `attempts` says how often each is sent at once.
+    the release of `webhook-error` trips over, spread over the time. `attempts` says how often each is sent at once.
     """
-    dice, ends = random.Random(seed), dict[str, str]()
+    dice, ends = random.Random(7), dict[str, str]()
     made: list[dict[str, Any]] = []
     taken: list[tuple[str, str]] = []
+    # Of the payments, of which there are at least so many.
+    chosen = set(range(1, events + 1, max(1, events * 2 // 3 // refused))[:refused]) if refused else set()
     number = 0
 
     def add(kind: str, intent: str, currency: str, at: int) -> str:
-        name = f"evt_{PREFIX}_{len(made):06}"
-        made.append({"id": name, "object": "event", "type": kind, "created": at, "data": {"object": {}}})
+        event = f"evt_{name}_{len(made):06}"
+        made.append({"id": event, "object": "event", "type": kind, "created": at, "data": {"object": {}}})
         thing: dict[str, Any] = {
             "id": intent,
             "object": "payment_intent",
@@ -34,18 +38,18 @@ def pile_up(events: int, *, refused: int = 0, attempts: int = 0, hours: float = 
             "status": "succeeded",
         }
         if kind == "charge.refunded":
-            thing = {"id": f"ch_{name}", "object": "charge", "captured": True, "paid": True, "amount": 90_000}
+            thing = {"id": f"ch_{event}", "object": "charge", "captured": True, "paid": True, "amount": 90_000}
             thing |= {"currency": currency, "payment_intent": intent}
         made[-1]["data"]["object"] = thing
-        return name
+        return event
 
-    begun = int(time.time() - hours * 3600)
+    begun = int(time.time() - seconds)
     while len(made) < events:
-        intent, at = f"pi_{PREFIX}_{number:06}", begun + int(len(made) * (hours * 3600 - 120) / events)
+        intent, at = f"pi_{name}_{number:06}", begun + int(len(made) * max(0, seconds - 120) / events)
         kind = dice.random()
         number += 1
         ends[intent] = "PAID"
-        if number <= refused:
+        if number in chosen:
             add("payment_intent.succeeded", intent, "chf", at)
             ends[intent] = "PENDING"
         elif kind < 0.05 and len(made) < events - 1:
@@ -56,9 +60,9 @@ def pile_up(events: int, *, refused: int = 0, attempts: int = 0, hours: float = 
             add("payment_intent.succeeded", intent, "usd", at)
             ends[intent] = "REFUNDED"
         else:
-            name = add("payment_intent.succeeded", intent, "usd", at)
+            event = add("payment_intent.succeeded", intent, "usd", at)
             if kind > 0.99:
-                taken.append((name, intent))
+                taken.append((event, intent))
     dice.shuffle(made)
     _write(list(ends), taken)
     for start in range(0, len(made), CHUNK):
@@ -97,7 +101,7 @@ def _write(intents: list[str], taken: list[tuple[str, str]]) -> None:
     )
     with postgres.connect_admin(Credentials.load()) as connection:
         connection.execute(query, (intents,))
-        names, paid = [name for name, _ in taken], [intent for _, intent in taken]
+        names, paid = [event for event, _ in taken], [intent for _, intent in taken]
         note = "INSERT INTO webhook_events (id, type) SELECT unnest(%s::text[]), 'payment_intent.succeeded'"
         connection.execute(note, (names,))
         connection.execute("UPDATE payments SET status = 'PAID' WHERE provider_intent_id = ANY(%s)", (paid,))
