@@ -9,9 +9,11 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
+from urllib.parse import urlencode
 
 import psutil
 import pytest
+import urllib3
 
 from opslib import env_file, environment, postgres
 from tests import sandbox
@@ -251,11 +253,7 @@ def test_an_endpoint_that_leads_elsewhere_or_lacks_a_type_is_named_and_enabled()
 
 def change(address: str, key: str, **fields: str) -> None:
     """Change the endpoint as the Dashboard does."""
-    import urllib3
-
-    got = urllib3.request(
-        "POST", address, fields=fields, encode_multipart=False, headers={"Authorization": f"Bearer {key}"}
-    )
+    got = urllib3.request("POST", address, body=urlencode(fields), headers={"Authorization": f"Bearer {key}"})
     assert got.status == 200, got.data
 
 
