@@ -20,8 +20,8 @@ AFTER = 3600
 """Seconds after an event was made in which what the API logged is taken to be about it; Stripe first tries at once."""
 SLACK = 0.5
 """Seconds by which clocks that are right may differ."""
-NEAR = 5
-"""Seconds around a probe in which what the API refused is taken to be probes too."""
+NEAR = 10
+"""Seconds at most between two probes that were taken, what was refused between them being probes too."""
 
 
 class Cause(StrEnum):
@@ -131,7 +131,7 @@ def of_stripe(found: Sequence[Trace], *, since: float, skew: float = 0) -> list[
 
     def probed(at: float) -> bool:
         place = bisect_left(probes, at)
-        return any(abs(at - probe) <= NEAR for probe in probes[max(0, place - 1) : place + 1])
+        return 0 < place < len(probes) and probes[place] - probes[place - 1] <= NEAR
 
     refused = {cause for cause in Cause if cause is not Cause.APP_ERROR}
     late = [trace for trace in found if trace.at - skew >= since and trace.event != PROBE]

@@ -187,12 +187,13 @@ def table(found: Deliveries, now: Sequence[Cause], traces: Sequence[Trace]) -> l
     counts, rows = found.causes, []
     for cause in Cause:
         told = [t for t in traces if t.cause is cause or (cause is Cause.IGNORED and t.outcome == "ignored")]
+        kinds = "".join(f", {kind}" for kind in sorted({trace.type for trace in told if trace.type}))
         rows.append(
             {
                 "cause": cause.value,
                 "stands now": "yes" if cause in now else "-",
                 "events": str(counts.get(cause.value, 0)),
-                "in the log": f"{len(told)}, last {moment(told[-1].at)}" if told else "-",
+                "in the log": f"{len(told)}, last {moment(told[-1].at)}{kinds}" if told else "-",
                 "next": NEXT[cause] if cause in now or told or counts.get(cause.value) else "-",
             }
         )

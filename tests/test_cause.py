@@ -64,15 +64,13 @@ def test_what_is_no_event_or_no_delivery_is_left_out_and_secrets_are_not_shown(t
     assert "4eC39Hq" not in found[1].said
 
 
-def test_what_probes_have_caused_is_not_stripes() -> None:
-    found = [
-        trace(10, Cause.WRONG_SECRET),
-        trace(12, event=cause.PROBE),
-        trace(13, Cause.APP_ERROR),
-        trace(20, Cause.CLOCK),
-    ]
-    assert [t.at for t in cause.of_stripe(found, since=0)] == [13, 20]
-    assert [t.at for t in cause.of_stripe(found, since=15)] == [20]
+def test_what_was_refused_between_two_probes_was_a_probe_and_no_event_of_stripes() -> None:
+    probes = [trace(10, event=cause.PROBE), trace(11, Cause.WRONG_SECRET), trace(12, event=cause.PROBE)]
+    errors = [trace(11.5, Cause.APP_ERROR), trace(13, Cause.WRONG_SECRET), trace(60, event=cause.PROBE)]
+    found = sorted([*probes, *errors], key=lambda one: one.at)
+    assert [t.at for t in cause.of_stripe(found, since=0)] == [11.5, 13]
+    assert [t.at for t in cause.of_stripe(found, since=12)] == [13]
+    assert cause.of_stripe([trace(5, Cause.CLOCK), *found], since=0)[0].cause is Cause.CLOCK
 
 
 def test_the_secret_is_wrong_while_the_last_delivery_says_so_to_workers_that_still_run() -> None:

@@ -7,7 +7,7 @@ import pytest
 from stripe import Event
 
 from opslib import delivery
-from opslib.cause import NEXT, Cause
+from opslib.cause import NEXT, Cause, Trace
 from opslib.delivery import BUCKETS, Deliveries
 from opslib.postgres import Connection
 
@@ -107,6 +107,12 @@ def test_every_cause_has_its_row_and_only_what_was_found_its_next_step() -> None
     assert {row["cause"]: row["next"] for row in rows if row["next"] != "-"} == {
         cause: NEXT[cause] for cause in (Cause.CLOCK, Cause.NO_TRACE)
     }
+
+
+def test_a_type_that_the_handler_ignores_is_told_by_the_log() -> None:
+    traces = [Trace(1_700_000_000, 1, None, "", "evt_1", "customer.created", "ignored"), Trace(0, 1, None, "", "evt_2")]
+    (row,) = [row for row in delivery.table(gathered([]), [], traces) if row["cause"] == Cause.IGNORED]
+    assert row["in the log"] == "1, last 2023-11-14T22:13:20Z, customer.created"
 
 
 def test_a_listing_is_never_held_whole() -> None:
