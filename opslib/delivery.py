@@ -6,18 +6,19 @@ memory, they are told apart by id, and come out in the order in which they were 
 
 import hashlib
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, NamedTuple
 
 from stripe import Event as StripeEvent
 from stripe import StripeClient
 
-from opslib.cause import NEXT, Cause, Judge, Trace
+from opslib.cause import Cause
+from opslib.diagnosis import Judge
 from opslib.environment import Environment
 from opslib.postgres import Connection
 from opslib.stripe_account import pages, settings
+from opslib.trace import moment
 
 BATCH = 500
 BUCKETS = 24
@@ -180,29 +181,6 @@ def gather(
     found.add(pages(stripe.v1.events.list, types=[*settings(environment).handles], created=created), database, first)
     found.add(pages(stripe.v1.events.list, delivery_success=False, created=created), database, first)
     return found
-
-
-def table(found: Deliveries, now: Sequence[Cause], traces: Sequence[Trace]) -> list[dict[str, str]]:
-    """Make a row for each cause: how many events it has, whether it stands now, when the log last told of it."""
-    counts, rows = found.causes, []
-    for cause in Cause:
-        told = [t for t in traces if t.cause is cause or (cause is Cause.IGNORED and t.outcome == "ignored")]
-        kinds = "".join(f", {kind}" for kind in sorted({trace.type for trace in told if trace.type}))
-        rows.append(
-            {
-                "cause": cause.value,
-                "stands now": "yes" if cause in now else "-",
-                "events": str(counts.get(cause.value, 0)),
-                "in the log": f"{len(told)}, last {moment(told[-1].at)}{kinds}" if told else "-",
-                "next": NEXT[cause] if cause in now or told or counts.get(cause.value) else "-",
-            }
-        )
-    return rows
-
-
-def moment(at: float) -> str:
-    """A time in UTC, to the second."""
-    return datetime.fromtimestamp(int(at), UTC).isoformat().replace("+00:00", "Z")
 
 
 def _plain(event: StripeEvent) -> dict[str, Any]:

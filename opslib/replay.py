@@ -14,16 +14,17 @@ from urllib.parse import quote
 
 from stripe import StripeClient, WebhookEndpoint
 
-from opslib import cause as causes
 from opslib import log, webhook
+from opslib import trace as traces
 from opslib.change import Change
-from opslib.delivery import BATCH, SHOWN, TAKEN, Deliveries, Event, moment
+from opslib.delivery import BATCH, SHOWN, TAKEN, Deliveries, Event
 from opslib.environment import Environment
 from opslib.errors import ChangeFailed, UndoFailed
 from opslib.log import Position
 from opslib.pm2 import Worker
 from opslib.postgres import Connection
 from opslib.stripe_account import said
+from opslib.trace import moment
 
 Way = Literal["stripe", "local"]
 WITHIN = 10
@@ -126,7 +127,7 @@ class Replay:
             answer = webhook.send(self.environment, body, webhook.header(self.secret, body))
         ends = time.monotonic() + WITHIN
         while not self._has(event.id):
-            failures = [trace for trace in causes.traces(self.environment, self._marks) if trace.cause]
+            failures = [trace for trace in traces.read(self.environment, self._marks) if trace.cause]
             if failures and not self._has(event.id):
                 return f"{failures[-1].cause}: {failures[-1].said}"
             if time.monotonic() > ends or answer not in ("", "taken", "refused", "HTTP 500"):

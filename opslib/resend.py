@@ -6,8 +6,8 @@ from itertools import islice
 
 from stripe import StripeClient, WebhookEndpoint
 
-from opslib import cause as causes
 from opslib import log, webhook
+from opslib import trace as traces
 from opslib.change import Change
 from opslib.environment import Environment
 from opslib.errors import ChangeFailed, RunbookError
@@ -53,7 +53,7 @@ class Resend:
 
     def taken(self) -> tuple[bool, list[dict[str, str]]]:
         """Whether the API has logged that it took the event; with what it logged since."""
-        found = causes.traces(self.environment, self.marks)
+        found = traces.read(self.environment, self.marks)
         rows = [{"event": t.event, "outcome": t.outcome, "refused as": t.cause or "", "log": t.said} for t in found]
         return any(trace.event == self.event for trace in found), rows[-5:]
 

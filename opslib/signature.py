@@ -9,24 +9,20 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 
-import urllib3
-
-from opslib import cause as causes
-from opslib import health, log, reference, webhook
-from opslib.cause import Cause, Trace
+from opslib import clock, diagnosis, log, reference, webhook
+from opslib import trace as traces
+from opslib.cause import Cause
 from opslib.env_file import fingerprint
 from opslib.environment import Environment
 from opslib.log import Position
 from opslib.pm2 import Worker
 from opslib.stripe_account import settings
+from opslib.trace import Trace
 
 TOLERANCE = 300
 """Seconds that a signature may be old; Stripe's libraries have this default, and take one from the future."""
 FUTURE = 600
-CLOCK = 60
-"""Seconds by which clocks may differ: a fifth of the tolerance."""
 LOG_SECONDS = 2
 """How long a line may take from a worker to its log."""
 SECRETS = ("STRIPE_WEBHOOK_SECRET", "STRIPE_WEBHOOK_SECRET_PREVIOUS")
@@ -71,7 +67,9 @@ class Probed:
         if not plain.keys() - {"taken"} and self.answers[ODD].keys() - {"taken"}:
             found.append(Cause.PARSED)  # parsed and written again, which only a compact body survives
         ahead = self.answers[FUTURE_CASE]
-        if (self.skew is not None and abs(self.skew) > CLOCK) or ("refused" in plain and not ahead.keys() - {"taken"}):
+        if (self.skew is not None and abs(self.skew) > clock.APART) or (
+            "refused" in plain and not ahead.keys() - {"taken"}
+        ):
             found.append(Cause.CLOCK)
         if "refused" in plain and not found:
             stale = any(trace.cause is Cause.WRONG_SECRET for trace in self.traces)
@@ -160,22 +158,6 @@ def probe(environment: Environment, secret: str, workers: Sequence[Worker], *, g
     return Probed(rows, answers, wrong, traces, skew, {trace.pid for trace in traces})
 
 
-def clocks(environment: Environment, probed: Probed) -> list[dict[str, str]]:
-    """Give by how many seconds each clock is fast, measured against this machine's: Stripe's and the API's."""
-    shown = {
-        "Stripe, by the Date of its answer": _date(settings(environment).url),
-        "the API, by the Date of its answer": _date(environment.api.health_url),
-        "the API, by the times in its log": probed.skew,
-    }
-    return [{"clock": name, "ahead of this machine": _seconds(value)} for name, value in shown.items()]
-
-
-def clocks_agree(rows: Iterable[dict[str, str]]) -> bool:
-    """Whether none of the clocks that are known is off by more than CLOCK seconds, and Stripe's is known."""
-    told = [row["ahead of this machine"] for row in rows]
-    return told[0] != "not known" and all(t == "not known" or abs(int(t.removesuffix(" s"))) <= CLOCK for t in told)
-
-
 def compared(held: Mapping[str, str], endpoint_secret: str) -> list[dict[str, str]]:
     """Compare the webhook secrets of the `.env` with the endpoint's own, which a reference names; by fingerprints."""
     own = reference.resolve(endpoint_secret, "endpoint_secret") if endpoint_secret else ""
@@ -201,8 +183,8 @@ def found(
     wrong = [Cause.WRONG_SECRET] if same and "yes" not in same else []
     if "not compared" in same:
         stale = Cause.STALE_SECRET in probed.causes
-        wrong = [] if stale else causes.standing(deliveries, workers, skew=probed.skew or 0)
-    off = [] if clocks_agree(clocks) else [Cause.CLOCK]
+        wrong = [] if stale else diagnosis.standing(deliveries, workers, skew=probed.skew or 0)
+    off = [] if clock.agree(clocks) else [Cause.CLOCK]
     return list(dict.fromkeys([*wrong, *probed.causes, *off]))
 
 
@@ -218,20 +200,6 @@ def _asked(environment: Environment, case: Case) -> Counter[str]:
 def _logged(environment: Environment, marks: Sequence[Position], expected: int) -> list[Trace]:
     """Give what was logged since the marks, as soon as it is all there."""
     ends = time.monotonic() + LOG_SECONDS
-    while len(found := causes.traces(environment, marks)) < expected and time.monotonic() < ends:
+    while len(found := traces.read(environment, marks)) < expected and time.monotonic() < ends:
         time.sleep(0.05)
     return found
-
-
-def _date(url: str) -> float | None:
-    """By how many seconds the clock behind this address is fast; a Date is cut to the second, so half one is added."""
-    try:
-        begun = time.time()
-        got = urllib3.request("GET", url, timeout=health.TIMEOUT, retries=False, redirect=False)
-        return parsedate_to_datetime(got.headers["Date"]).timestamp() + 0.5 - (begun + time.time()) / 2
-    except (urllib3.exceptions.HTTPError, KeyError, ValueError, TypeError):
-        return None
-
-
-def _seconds(value: float | None) -> str:
-    return "not known" if value is None else f"{round(value):+d} s"

@@ -6,10 +6,11 @@ from typing import Any, cast
 import pytest
 from stripe import Event
 
-from opslib import delivery
-from opslib.cause import NEXT, Cause, Trace
+from opslib import delivery, diagnosis
+from opslib.cause import NEXT, Cause
 from opslib.delivery import BUCKETS, Deliveries
 from opslib.postgres import Connection
+from opslib.trace import Trace
 
 
 class Database:
@@ -102,7 +103,7 @@ def test_an_event_without_an_object_is_an_event() -> None:
 
 
 def test_every_cause_has_its_row_and_only_what_was_found_its_next_step() -> None:
-    rows = delivery.table(gathered([event("a", 1100)]), [Cause.CLOCK], [])
+    rows = diagnosis.table(gathered([event("a", 1100)]).causes, [Cause.CLOCK], [])
     assert [row["cause"] for row in rows] == list(Cause)
     assert {row["cause"]: row["next"] for row in rows if row["next"] != "-"} == {
         cause: NEXT[cause] for cause in (Cause.CLOCK, Cause.NO_TRACE)
@@ -111,7 +112,7 @@ def test_every_cause_has_its_row_and_only_what_was_found_its_next_step() -> None
 
 def test_a_type_that_the_handler_ignores_is_told_by_the_log() -> None:
     traces = [Trace(1_700_000_000, 1, None, "", "evt_1", "customer.created", "ignored"), Trace(0, 1, None, "", "evt_2")]
-    (row,) = [row for row in delivery.table(gathered([]), [], traces) if row["cause"] == Cause.IGNORED]
+    (row,) = [row for row in diagnosis.table({}, [], traces) if row["cause"] == Cause.IGNORED]
     assert row["in the log"] == "1, last 2023-11-14T22:13:20Z, customer.created"
 
 

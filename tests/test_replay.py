@@ -5,12 +5,13 @@ from typing import Any, cast
 import pytest
 from stripe import Event, StripeClient, WebhookEndpoint
 
-from opslib import cause, delivery, environment, log, replay, webhook
-from opslib.cause import Cause, Trace
+from opslib import delivery, environment, log, replay, trace, webhook
+from opslib.cause import Cause
 from opslib.delivery import Deliveries
 from opslib.errors import ChangeFailed, UndoFailed
 from opslib.postgres import Connection
 from opslib.replay import Replay
+from opslib.trace import Trace
 
 
 class Api:
@@ -53,7 +54,7 @@ def begin(api: Api, monkeypatch: pytest.MonkeyPatch, events: int = 6, **options:
     """A replay of events `a`, `b`, … in this order."""
     monkeypatch.setattr(webhook, "resend", api.resend)
     monkeypatch.setattr(log, "mark", api.mark)
-    monkeypatch.setattr(cause, "traces", lambda environment, positions: api.logged)
+    monkeypatch.setattr(trace, "read", lambda environment, positions: api.logged)
     monkeypatch.setattr(replay, "WITHIN", 0.2)
     monkeypatch.setattr(Deliveries, "pending", lambda self, stripe: 0)
     found, database = Deliveries(0, 1000), cast(Connection, api)

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 from stripe import SignatureVerificationError, WebhookSignature
 
-from opslib import environment, signature, webhook
-from opslib.cause import Cause, Trace
+from opslib import clock, environment, signature, webhook
+from opslib.cause import Cause
 from opslib.signature import COMPACT, FUTURE_CASE, ODD, Probed, verdict
+from opslib.trace import Trace
 from tests.sandbox import toolchain
 from tests.sandbox.layout import BIN, HERE
 
@@ -167,7 +168,7 @@ def test_answers_and_log_name_what_is_wrong(seen: Probed, causes: list[Cause]) -
 )
 def test_clocks_agree_within_a_minute_and_stripes_must_be_known(stripe: str, api: str, agree: bool) -> None:
     rows = [{"clock": "", "ahead of this machine": told} for told in (stripe, "not known", api)]
-    assert signature.clocks_agree(rows) is agree
+    assert clock.agree(rows) is agree
 
 
 def test_a_secret_is_compared_and_not_shown(tmp_path: Path) -> None:

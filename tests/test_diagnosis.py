@@ -1,4 +1,4 @@
-"""Causes: read from what the API logs, without its secrets and without the probes' own."""
+"""Traces and the diagnosis: read from what the API logs, without its secrets and without the probes' own."""
 
 import json
 import time
@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from opslib import cause, environment, log
-from opslib.cause import NEXT, Cause, Trace
+from opslib import diagnosis, environment, log
+from opslib import trace as traces
+from opslib.cause import NEXT, Cause
 from opslib.pm2 import Worker
+from opslib.trace import PROBE, Trace
 
 ENV = environment.load("sandbox")
 NOW = time.time()
@@ -22,7 +24,7 @@ def written(tmp_path: Path, *entries: dict[str, Any]) -> list[Trace]:
     file = tmp_path / "app-error-0.log"
     at = datetime.fromtimestamp(NOW, UTC).isoformat()
     file.write_text("no JSON\n" + "".join(json.dumps({"timestamp": at, "pid": 7, **entry}) + "\n" for entry in entries))
-    return cause.traces(ENV, cause.beginnings(log.mark([file])))
+    return traces.read(ENV, traces.beginnings(log.mark([file])))
 
 
 def trace(at: float, why: Cause | None = None, event: str = "", up: str = "") -> Trace:
@@ -65,35 +67,35 @@ def test_what_is_no_event_or_no_delivery_is_left_out_and_secrets_are_not_shown(t
 
 
 def test_what_was_refused_between_two_probes_was_a_probe_and_no_event_of_stripes() -> None:
-    probes = [trace(10, event=cause.PROBE), trace(11, Cause.WRONG_SECRET), trace(12, event=cause.PROBE)]
-    errors = [trace(11.5, Cause.APP_ERROR), trace(13, Cause.WRONG_SECRET), trace(60, event=cause.PROBE)]
+    probes = [trace(10, event=PROBE), trace(11, Cause.WRONG_SECRET), trace(12, event=PROBE)]
+    errors = [trace(11.5, Cause.APP_ERROR), trace(13, Cause.WRONG_SECRET), trace(60, event=PROBE)]
     found = sorted([*probes, *errors], key=lambda one: one.at)
-    assert [t.at for t in cause.of_stripe(found, since=0)] == [11.5, 13]
-    assert [t.at for t in cause.of_stripe(found, since=12)] == [13]
-    assert cause.of_stripe([trace(5, Cause.CLOCK), *found], since=0)[0].cause is Cause.CLOCK
+    assert [t.at for t in traces.of_stripe(found, since=0)] == [11.5, 13]
+    assert [t.at for t in traces.of_stripe(found, since=12)] == [13]
+    assert traces.of_stripe([trace(5, Cause.CLOCK), *found], since=0)[0].cause is Cause.CLOCK
 
 
 def test_the_secret_is_wrong_while_the_last_delivery_says_so_to_workers_that_still_run() -> None:
     refused, taken = trace(NOW - 50, Cause.WRONG_SECRET), trace(NOW - 40, event="evt_1")
-    assert cause.standing([refused], [worker(100)]) == [Cause.WRONG_SECRET]
-    assert cause.standing([refused, taken], [worker(100)]) == []
-    assert cause.standing([refused], [worker(10)]) == []  # they have been replaced since
-    assert cause.standing([], []) == []
+    assert diagnosis.standing([refused], [worker(100)]) == [Cause.WRONG_SECRET]
+    assert diagnosis.standing([refused, taken], [worker(100)]) == []
+    assert diagnosis.standing([refused], [worker(10)]) == []  # they have been replaced since
+    assert diagnosis.standing([], []) == []
 
 
 def test_an_event_is_laid_to_what_stands_else_to_what_was_logged_after_it() -> None:
     found = [trace(100, Cause.WRONG_SECRET), trace(200, Cause.APP_ERROR)]
-    why = cause.judge([], found, lacks=[])
+    why = diagnosis.judge([], found, lacks=[])
     assert [why(at, "a.b", True) for at in (99, 150, 201)] == [Cause.WRONG_SECRET, Cause.APP_ERROR, Cause.NO_TRACE]
-    assert why(100 - cause.AFTER - 1, "a.b", True) is Cause.NO_TRACE
-    assert cause.judge([Cause.PARSED, Cause.OPEN], found, lacks=[])(99, "a.b", True) is Cause.PARSED
-    assert cause.judge([Cause.NOT_ENABLED], found, lacks=["a.b"])(99, "a.b", False) is Cause.NOT_ENABLED
-    assert cause.judge([Cause.NOT_ENABLED], found, lacks=["c.d"])(99, "a.b", False) is Cause.NO_TRACE
-    assert cause.judge([Cause.DISABLED], found, lacks=[])(99, "a.b", False) is Cause.DISABLED
-    assert cause.judge([], [trace(700, Cause.CLOCK)], lacks=[], skew=600)(99, "a.b", True) is Cause.CLOCK
+    assert why(100 - diagnosis.AFTER - 1, "a.b", True) is Cause.NO_TRACE
+    assert diagnosis.judge([Cause.PARSED, Cause.OPEN], found, lacks=[])(99, "a.b", True) is Cause.PARSED
+    assert diagnosis.judge([Cause.NOT_ENABLED], found, lacks=["a.b"])(99, "a.b", False) is Cause.NOT_ENABLED
+    assert diagnosis.judge([Cause.NOT_ENABLED], found, lacks=["c.d"])(99, "a.b", False) is Cause.NO_TRACE
+    assert diagnosis.judge([Cause.DISABLED], found, lacks=[])(99, "a.b", False) is Cause.DISABLED
+    assert diagnosis.judge([], [trace(700, Cause.CLOCK)], lacks=[], skew=600)(99, "a.b", True) is Cause.CLOCK
 
 
 def test_every_cause_has_a_next_step_and_errors_are_counted() -> None:
     assert set(NEXT) == set(Cause)
     found = [trace(1, Cause.APP_ERROR), trace(2, Cause.APP_ERROR), trace(3, Cause.CLOCK)]
-    assert cause.errors(found) == [{"times": "2", "error": "said"}]
+    assert diagnosis.errors(found) == [{"times": "2", "error": "said"}]
