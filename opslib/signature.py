@@ -4,7 +4,6 @@ import hashlib
 import hmac
 import json
 import re
-import statistics
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -67,9 +66,8 @@ class Probed:
         if not plain.keys() - {"taken"} and self.answers[ODD].keys() - {"taken"}:
             found.append(Cause.PARSED)  # parsed and written again, which only a compact body survives
         ahead = self.answers[FUTURE_CASE]
-        if (self.skew is not None and abs(self.skew) > clock.APART) or (
-            "refused" in plain and not ahead.keys() - {"taken"}
-        ):
+        only_ahead = "refused" in plain and not ahead.keys() - {"taken"}
+        if only_ahead or abs(self.skew or 0) > clock.APART:
             found.append(Cause.CLOCK)
         if "refused" in plain and not found:
             stale = any(trace.cause is Cause.WRONG_SECRET for trace in self.traces)
@@ -138,8 +136,7 @@ def probe(environment: Environment, secret: str, workers: Sequence[Worker], *, g
     good = {case.name: _asked(environment, case) for case in made if case.takes}
     ended = time.time()
     traces = _logged(environment, marks, sum(answers.total() for answers in good.values()))
-    times = [trace.at for trace in traces if trace.at]
-    skew = statistics.median(times) - (begun + ended) / 2 if times else None
+    skew = clock.skew([trace.at for trace in traces if trace.at], begun, ended)
     answers = dict(good)
     # What must be refused is only sent between what is taken: that tells a reader of the log that it was no event.
     if not good_only and any("taken" in got for got in good.values()):

@@ -171,6 +171,13 @@ def test_clocks_agree_within_a_minute_and_stripes_must_be_known(stripe: str, api
     assert clock.agree(rows) is agree
 
 
+@pytest.mark.parametrize(
+    ("times", "skew"), [([], None), ([10, 11, 19], 0), ([610, 619], 599.5), ([-590, -581], -600.5), ([22, 23], 7.5)]
+)
+def test_a_clock_is_off_by_what_its_times_lie_outside_of_ours(times: list[float], skew: float | None) -> None:
+    assert clock.skew(times, 10, 20) == skew
+
+
 def test_a_secret_is_compared_and_not_shown(tmp_path: Path) -> None:
     file = tmp_path / "secret"
     file.touch(mode=0o600)

@@ -25,14 +25,14 @@ from tests.sandbox.layout import PM2_HOME
 pytestmark = [pytest.mark.usefixtures("sandbox"), pytest.mark.long]
 
 NAMES = {
-    "wrong-webhook-secret": "wrong secret",
     "webhook-error": "error in the handler",
+    "wrong-webhook-secret": "wrong secret",
     "parsed-body": "parsed instead of raw body",
     "clock-off": "clock off",
     "endpoint-disabled": "endpoint disabled",
     "webhook-backlog": "no trace at the API",
 }
-"""The faults and what triage calls them; in pairs they are broken in this order."""
+"""The faults and what triage calls them; in pairs they are broken in this order: refused signatures hide later ones."""
 
 
 @pytest.fixture(autouse=True)
