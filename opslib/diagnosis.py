@@ -50,6 +50,11 @@ def judge(now: Sequence[Cause], found: Sequence[Trace], *, lacks: Sequence[str],
     return why
 
 
+def steps(causes: Sequence[Cause]) -> list[dict[str, str]]:
+    """Give for each of these what to do next."""
+    return [{"cause": cause.value, "next": NEXT[cause]} for cause in causes]
+
+
 def errors(found: Sequence[Trace]) -> list[dict[str, str]]:
     """Give the errors of the handler, each once with its stack, and how often it was logged."""
     counts = Counter(trace.said for trace in found if trace.cause is Cause.APP_ERROR)
