@@ -146,6 +146,13 @@ class Stripe(_Part):
     )
     """What the API's key must be permitted, each proven by one GET: services of `StripeClient.v1`."""
     webhook: Annotated[str, Field(pattern="^/")] = "/api/webhooks/stripe"
+    handles: Annotated[tuple[Annotated[str, Field(pattern=r"^[a-z_]+(\.[a-z_]+)+$")], ...], Field(max_length=20)] = (
+        "charge.refunded",
+        "payment_intent.canceled",
+        "payment_intent.payment_failed",
+        "payment_intent.succeeded",
+    )
+    """The types of event that the API acts on; Stripe lists at most twenty at once."""
     new_key: str = "env:NEW_STRIPE_SECRET_KEY"
     new_webhook_secret: str = "env:NEW_STRIPE_WEBHOOK_SECRET"
     quiet_hours: Annotated[int, Field(ge=0, le=168)] = 24

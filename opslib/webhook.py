@@ -3,9 +3,11 @@
 import hashlib
 import hmac
 import json
+import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from urllib.parse import quote
 
 import urllib3
 from stripe import Event, StripeClient, WebhookEndpoint
@@ -18,6 +20,7 @@ from opslib.stripe_account import said, settings
 
 ASKS = 8
 """Times that each signature is tried, over a connection of its own, so that every worker is asked."""
+PROBE = "evt_opslib_probe"
 STALE = 400
 """Seconds; Stripe's libraries refuse a signature that is older than 300."""
 
@@ -28,15 +31,11 @@ def header(secret: str, payload: bytes, age: int = 0) -> str:
     return f"t={at},v1={hmac.new(secret.encode(), b'%d.' % at + payload, hashlib.sha256).hexdigest()}"
 
 
-def answers(environment: Environment, secrets: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    """Send the live route events that these secrets have signed; say how often each was taken or refused.
-
-    The event is of a type that nothing handles and always has the same id, so that its one trace is a line in a log,
-    and a row where the API notes the events that it has seen. A stale signature is tried besides.
-    """
-    payload = json.dumps(
+def probe(environment: Environment) -> bytes:
+    """Make an event of a type that nothing handles, always with the same id."""
+    return json.dumps(
         {
-            "id": "evt_opslib_probe",
+            "id": PROBE,
             "object": "event",
             "type": "opslib.probe",
             "created": int(time.time()),
@@ -44,12 +43,21 @@ def answers(environment: Environment, secrets: Mapping[str, str]) -> dict[str, d
             "data": {"object": {"id": "opslib_probe", "object": "opslib_probe"}},
         }
     ).encode()
+
+
+def answers(environment: Environment, secrets: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Send the live route events that these secrets have signed; say how often each was taken or refused.
+
+    The event is of a type that nothing handles and always has the same id, so that its one trace is a line in a log,
+    and a row where the API notes the events that it has seen. A stale signature is tried besides.
+    """
+    payload = probe(environment)
     signatures = {name: (secret, 0) for name, secret in secrets.items() if secret}
     if first := next(iter(signatures), None):
         signatures[f"{first}, {STALE} s old"] = (signatures[first][0], STALE)
     rows = {}
     for name, (secret, age) in signatures.items():
-        got = Counter(_sent(environment, payload, header(secret, payload, age)) for _ in range(ASKS))
+        got = Counter(send(environment, payload, header(secret, payload, age)) for _ in range(ASKS))
         rows[name] = {"signed with": name, "answer": ", ".join(f"{answer} ×{n}" for answer, n in sorted(got.items()))}
     return rows
 
@@ -138,17 +146,18 @@ def resend(stripe: StripeClient, event: str, target: str) -> str:
 
 
 def _retry(stripe: StripeClient, event: str, target: str) -> Callable[[], object]:
-    return lambda: stripe.raw_request("post", f"/v1/events/{event}/retry", webhook_endpoint=target)
+    return lambda: stripe.raw_request("post", f"/v1/events/{quote(event, safe='')}/retry", webhook_endpoint=target)
 
 
 def _by_hand(event: str, target: str) -> str:
-    return f"By hand: stripe events resend {event} --webhook-endpoint {target}, with --live in live mode."
+    return f"By hand: stripe events resend {shlex.quote(event)} --webhook-endpoint {target}, with --live in live mode."
 
 
-def _sent(environment: Environment, payload: bytes, signature: str) -> str:
-    """Send an event; give `taken`, `refused`, or what came instead."""
-    headers = {"Content-Type": "application/json", "Stripe-Signature": signature, "Connection": "close"}
-    url = f"{environment.api.url}{settings(environment).webhook}"
+def send(environment: Environment, payload: bytes, signature: str | None, url: str = "") -> str:
+    """Send an event to the live route, or to another address; give `taken`, `refused`, or what came instead."""
+    headers = {"Content-Type": "application/json", "Connection": "close"}
+    headers |= {} if signature is None else {"Stripe-Signature": signature}
+    url = url or f"{environment.api.url}{settings(environment).webhook}"
     try:
         got = urllib3.request("POST", url, body=payload, headers=headers, timeout=health.TIMEOUT, retries=False)
     except urllib3.exceptions.HTTPError as error:

@@ -2,7 +2,7 @@
 
 import argparse
 
-from tests.bench import backup, kills, recovery, restarts, rotations, saving, startup
+from tests.bench import backup, kills, recovery, replay, restarts, rotations, saving, startup
 
 PARTS = {
     "startup": startup,
@@ -12,6 +12,7 @@ PARTS = {
     "rotations": rotations,
     "backup": backup,
     "recovery": recovery,
+    "replay": replay,
 }
 
 if __name__ == "__main__":

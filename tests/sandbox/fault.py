@@ -12,11 +12,12 @@ from urllib.parse import urlencode
 from . import database_client, pm2, postgres, process, release
 from .credentials import Credentials, write_private
 from .errors import SandboxError
-from .layout import API, CREDENTIALS, DOTENV, HOST, PYTHON, ROOT, STATE, STRIPE
+from .layout import API, CREDENTIALS, CURRENT, DOTENV, HOST, PYTHON, ROOT, STATE, STRIPE
 from .lock import exclusively
 
 SAVED = STATE / "faults"
 BACKLOG = 8
+ENDPOINT = "we_1PropertyPulse"
 
 PORT_HOLDER = (PYTHON, "-m", "http.server", str(API), "--bind", HOST, "--directory", str(SAVED))
 SATURATOR = (PYTHON, "-m", database_client.__name__, str(STATE), "saturate")
@@ -102,6 +103,23 @@ def _run(branch: str) -> Callable[[], None]:
         pm2.run("-s", "reload", pm2.APPLICATION)
 
     return apply
+
+
+def _run_also(branch: str) -> Callable[[], None]:
+    """Add the defect of a branch to whatever release runs: such faults may be had together."""
+
+    def apply() -> None:
+        release.make_current(release.add_defect(branch))
+        pm2.run("-s", "reload", pm2.APPLICATION)
+        process.wait(_all_current, "the workers to run the release")
+
+    return apply
+
+
+def _all_current() -> bool:
+    sha = json.loads((CURRENT / "server" / "release.json").read_text())["sha"]
+    seen = pm2.serving()
+    return len(seen) == pm2.INSTANCES and {running for _, running in seen} == {sha}
 
 
 def _run_in_fork_mode() -> None:
@@ -204,7 +222,7 @@ def _line(name: str) -> re.Pattern[str]:
 
 
 def _pile_up_webhooks() -> None:
-    _stripe("/_sandbox/deliveries", enabled=False)
+    stripe("/_sandbox/deliveries", enabled=False)
     with postgres.connect_admin(Credentials.load()) as connection:
         pending = connection.execute(
             "SELECT provider_intent_id FROM payments WHERE status = 'PENDING' ORDER BY id LIMIT %s", (BACKLOG,)
@@ -212,18 +230,26 @@ def _pile_up_webhooks() -> None:
     card = {"number": "4242424242424242", "exp_month": "12", "exp_year": "2040", "cvc": "123"}
     fields = {f"card[{name}]": value for name, value in card.items()}
     for (intent,) in pending:
-        method = _stripe("/v1/payment_methods", form={"type": "card", **fields})["id"]
-        _stripe(f"/v1/payment_intents/{intent}", form={"payment_method": method})
-        _stripe(f"/v1/payment_intents/{intent}/confirm", form={})
-    _stripe("/_sandbox/deliveries", enabled=True)
+        method = stripe("/v1/payment_methods", form={"type": "card", **fields})["id"]
+        stripe(f"/v1/payment_intents/{intent}", form={"payment_method": method})
+        stripe(f"/v1/payment_intents/{intent}/confirm", form={})
+    stripe("/_sandbox/deliveries", enabled=True)
 
 
 def _resend_webhooks() -> None:
-    _stripe("/_sandbox/deliveries", enabled=True)
-    _stripe("/_sandbox/deliveries/retry")
+    stripe("/_sandbox/deliveries", enabled=True)
+    stripe("/_sandbox/deliveries/retry")
 
 
-def _stripe(path: str, *, form: dict[str, str] | None = None, **data: Any) -> dict[str, Any]:
+def _disable_endpoint() -> None:
+    stripe(f"/v1/webhook_endpoints/{ENDPOINT}", form={"disabled": "true"})
+
+
+def _enable_endpoint() -> None:
+    stripe(f"/v1/webhook_endpoints/{ENDPOINT}", form={"disabled": "false"})
+
+
+def stripe(path: str, *, form: dict[str, str] | None = None, **data: Any) -> dict[str, Any]:
     credentials = Credentials.load()
     key = credentials.stripe_secret_key if form is not None else credentials.stripe_admin_token
     connection = HTTPConnection(HOST, STRIPE, timeout=10)
@@ -281,5 +307,19 @@ FAULTS = {
         f"{BACKLOG} payments have succeeded at Stripe, and their events were never delivered",
         _pile_up_webhooks,
         _resend_webhooks,
+    ),
+    "endpoint-disabled": Fault("Stripe's endpoint for the API is disabled", _disable_endpoint, _enable_endpoint),
+    "webhook-error": Fault(
+        "the API runs a release that fails on events in a currency that it does not know",
+        _run_also(release.WEBHOOK_ERROR),
+        _nothing,
+    ),
+    "parsed-body": Fault(
+        "the API runs a release whose webhook gets parsed JSON instead of the raw body",
+        _run_also(release.PARSED_BODY),
+        _nothing,
+    ),
+    "clock-off": Fault(
+        "the API runs a release whose clock is ten minutes fast", _run_also(release.CLOCK_OFF), _nothing
     ),
 }

@@ -14,6 +14,9 @@ BAD = "bad-release"
 HANGING = "hanging-release"
 LEAKING = "leaking-release"
 NO_PREVIOUS = "no-previous-secret"
+WEBHOOK_ERROR = "webhook-error"
+PARSED_BODY = "parsed-body"
+CLOCK_OFF = "clock-off"
 
 # How each failing release differs from the good one: a file, a text in it, what stands there instead.
 DEFECTS = {
@@ -42,6 +45,29 @@ DEFECTS = {
         "jwtSecrets: [process.env.JWT_SECRET, process.env.JWT_SECRET_PREVIOUS].filter(Boolean),",
         "jwtSecrets: [process.env.JWT_SECRET],",
         "Verify tokens with one secret",
+    ),
+    WEBHOOK_ERROR: (
+        "server/src/routes/webhooks.js",
+        "  const outcome = await processed(event);\n",
+        '  const share = { usd: { rate: 0.029 }, eur: { rate: 0.015 } }[event.data.object.currency ?? "usd"].rate;\n'
+        "  const outcome = await processed(event);\n"
+        '  logger.debug("Fee of the provider", { fee: share * (event.data.object.amount ?? 0) });\n',
+        "Note the provider's fee of a payment",
+    ),
+    PARSED_BODY: (
+        "server/src/app.js",
+        "// Before express.json(), which would consume the bytes that the signature is over.\n",
+        "app.use(express.json());\n",
+        "Parse JSON in one place",
+    ),
+    CLOCK_OFF: (
+        "server/src/logger.js",
+        'const path = require("node:path");\n',
+        'const path = require("node:path");\n\nconst Real = Date;\n'
+        "global.Date = class Date extends Real {\n"
+        "  constructor(...given) {\n    super(...(given.length > 0 ? given : [Real.now() + 600_000]));\n  }\n\n"
+        "  static now() {\n    return Real.now() + 600_000;\n  }\n};\n",
+        "Set the clock ten minutes forward",
     ),
 }
 
@@ -81,6 +107,21 @@ def check_out(branch: str) -> Path:
         (part / "node_modules").symlink_to(NODE_MODULES)
         (part / "server" / ".env").symlink_to(os.path.relpath(DOTENV, target / "server"))
         part.rename(target)
+    return target
+
+
+def add_defect(branch: str) -> Path:
+    """Make the release directory of what is current with the defect of a branch besides, and return it."""
+    part = RELEASES / ".added"
+    shutil.rmtree(part, ignore_errors=True)
+    git("clone", "--quiet", "--no-hardlinks", str(CURRENT.resolve()), str(part), cwd=RELEASES)
+    git("fetch", "--quiet", str(ORIGIN), branch, cwd=part)
+    git("cherry-pick", "FETCH_HEAD", cwd=part)
+    target = RELEASES / git("rev-parse", "HEAD", cwd=part)
+    stamp(part)
+    (part / "node_modules").symlink_to(NODE_MODULES)
+    (part / "server" / ".env").symlink_to(os.path.relpath(DOTENV, target / "server"))
+    part.rename(target)
     return target
 
 

@@ -312,6 +312,29 @@ async def set_deliveries(request: web.Request) -> web.Response:
     return web.json_response({})
 
 
+@routes.post("/_sandbox/events")
+async def make_events(request: web.Request) -> web.Response:
+    """Make events as they are given, with nothing behind them at Stripe; `attempts` says how often each is sent."""
+    account, data = request.app[account_key], await request.json()
+    wanting = [endpoint for endpoint in account.endpoints.values() if endpoint.status == "enabled"]
+    for event in data["events"]:
+        account.add_event(event, deliver=False)
+        account.undelivered[event["id"]] = {endpoint.id for endpoint in wanting if endpoint.wants(event)}
+        for endpoint in wanting * data.get("attempts", 0):
+            if endpoint.wants(event) and await account.send(event, endpoint):
+                account.undelivered[event["id"]].discard(endpoint.id)
+    return web.json_response({})
+
+
+@routes.post("/_sandbox/events/forget")
+async def forget_events(request: web.Request) -> web.Response:
+    """Remove the events whose ids begin so."""
+    account, prefix = request.app[account_key], (await request.json())["prefix"]
+    for name in [name for name in account.events if name.startswith(prefix)]:
+        del account.events[name], account.undelivered[name]
+    return web.json_response({})
+
+
 @routes.post("/_sandbox/deliveries/retry")
 async def retry_deliveries(request: web.Request) -> web.Response:
     """Send every undelivered event once more."""
@@ -443,10 +466,16 @@ async def list_events(request: web.Request) -> web.Response:
     """List events, newest first, by type, time, and whether each endpoint has taken them."""
     account, query = request.app[account_key], dict(request.query)
     types = {value for name, value in request.query.items() if name == "type" or name.startswith("types")}
-    events = [event for event in reversed(account.events.values()) if not types or event["type"] in types]
+    events = sorted(account.events.values(), key=lambda event: int(event["created"]))[::-1]
+    if after := query.pop("starting_after", ""):  # looked for among all: it may have been delivered since
+        events = events[next((n for n, event in enumerate(events) if event["id"] == after), -1) + 1 :]
+    if types:
+        events = [event for event in events if event["type"] in types]
     events = [event for event in events if _created_within(event, request.query)]
     if wanted := query.get("delivery_success"):
         events = [event for event in events if (not account.undelivered[event["id"]]) == (wanted == "true")]
+    if not query.get("ending_before"):
+        events = events[: 1 + min(int(query.get("limit", 10)), 100)]
     return page([account.export(event) for event in events], query, request.path)
 
 

@@ -1,0 +1,98 @@
+"""Drills of `check_webhook_signatures`: what is wrong by its name, also where one thing hides another."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from opslib import env_file, environment
+from tests import sandbox
+from tests.drills import stripe_agreement as stripe
+from tests.drills.webhooks import Ran, run
+from tests.sandbox import backlog
+from tests.sandbox.credentials import Credentials
+from tests.sandbox.layout import PM2_HOME
+
+pytestmark = [pytest.mark.usefixtures("sandbox"), pytest.mark.long]
+
+NAME = "check_webhook_signatures"
+JUDGED = "Nothing is wrong"
+
+
+@pytest.fixture(autouse=True)
+def _clean() -> Iterator[None]:
+    """Nothing broken, before and after."""
+    for after in (False, True):
+        sandbox.mend()
+        backlog.clear()
+        for log in (PM2_HOME / "logs").glob("*.log"):
+            os.truncate(log, 0)
+        if not after:
+            yield
+
+
+def causes(ran: Ran) -> list[str]:
+    """What it says is wrong."""
+    return [row["cause"] for row in ran.rows(JUDGED)]
+
+
+def test_all_is_well_and_stripes_own_event_is_taken(tmp_path: Path) -> None:
+    own = stripe.put(tmp_path, Credentials.load().stripe_webhook_secret)
+    well = run(NAME, "-p", "endpoint_secret", own, apply=True)
+    assert well.outcome == "applied", well.end
+    rows = well.rows("What the live route answers")
+    assert [row["answer"] for row in rows] == [f"{row['expected']} ×8" for row in rows]
+    assert len(rows) == 9
+    assert [row["is the endpoint's"] for row in well.rows("The secrets")] == ["yes", "yes"]
+    assert {row["asked"] for row in well.rows("The workers")} == {"yes"}
+    assert well.rows("What Stripe itself signs is taken")[-1]["event"].startswith("evt_")
+    assert Credentials.load().stripe_webhook_secret not in well.text
+
+
+@pytest.mark.parametrize(
+    ("fault", "cause"),
+    [
+        ("wrong-webhook-secret", "wrong secret"),
+        ("parsed-body", "parsed instead of raw body"),
+        ("clock-off", "clock off"),
+        ("endpoint-disabled", "endpoint disabled"),
+    ],
+)
+def test_names_a_fault_without_the_secret_from_the_dashboard(fault: str, cause: str) -> None:
+    sandbox.break_(fault)
+    backlog.pile_up(2, refused=2, attempts=1, seconds=0)
+    ran = run(NAME)
+    assert ran.outcome == "failed"
+    assert causes(ran) == [cause]
+
+
+def test_a_secret_that_stripe_does_not_sign_with_is_found_behind_everything_else(tmp_path: Path) -> None:
+    for fault in ("clock-off", "parsed-body", "endpoint-disabled", "wrong-webhook-secret"):
+        sandbox.break_(fault)
+    ran = run(NAME, "-p", "endpoint_secret", stripe.put(tmp_path, Credentials.load().stripe_webhook_secret))
+    assert set(causes(ran)) == {"wrong secret", "parsed instead of raw body", "clock off", "endpoint disabled"}
+
+
+def test_stripes_own_event_shows_a_wrong_secret_that_nothing_has_logged() -> None:
+    sandbox.break_("wrong-webhook-secret")
+    ran = run(NAME, apply=True)
+    assert ran.outcome == "undone"
+    assert ran.rows("What Stripe itself signs is taken")[-1]["refused as"] == "wrong secret"
+    assert causes(run(NAME)) == ["wrong secret"]
+
+
+def test_workers_that_have_not_read_the_env_anew_are_named() -> None:
+    file = environment.load("sandbox").api.env_file
+    made = env_file.edit(file, {"STRIPE_WEBHOOK_SECRET": "whsec_newer"})
+    assert made is not None
+    try:
+        assert causes(run(NAME)) == ["workers hold another secret than the .env"]
+    finally:
+        env_file.restore(made)
+        env_file.drop(made)
+
+
+def test_a_stopped_api_is_named() -> None:
+    sandbox.break_("port-taken")
+    assert "API unreachable" in causes(run(NAME))

@@ -1,0 +1,140 @@
+"""Deliveries: counted, told apart by id, in the order in which they were made, however Stripe lists them."""
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import pytest
+from stripe import Event
+
+from opslib import delivery, delivery_diagnosis
+from opslib.cause import NEXT, Cause
+from opslib.delivery import BUCKETS, Deliveries
+from opslib.postgres import Connection
+from opslib.trace import Trace
+
+
+class Database:
+    """Knows these events and payments; answers the two queries and no other."""
+
+    def __init__(self, taken: set[str] = frozenset(), paid: set[str] = frozenset()) -> None:  # type: ignore[assignment]
+        self.taken, self.paid = taken, paid
+
+    def execute(self, query: str, parameters: list[list[str]]) -> list[dict[str, str]]:
+        (asked,) = parameters
+        if query == delivery.TAKEN:
+            return [{"id": name} for name in asked if name in self.taken]
+        assert query == delivery.PAYMENTS
+        return [{"intent": name, "status": "PAID"} for name in asked if name in self.paid]
+
+
+def event(name: str, created: int, *, pending: int = 1, kind: str = "a.b", **thing: Any) -> Event:
+    """An event as the library gives it."""
+    data = {"object": {"id": f"pi_{name}", "object": "payment_intent", **thing}}
+    fields = {
+        "id": name,
+        "object": "event",
+        "created": created,
+        "type": kind,
+        "pending_webhooks": pending,
+        "data": data,
+    }
+    return Event.construct_from(fields, "sk_test_none")
+
+
+def gathered(
+    events: list[Event], *, first: int = 0, taken: set[str] | None = None, paid: set[str] | None = None
+) -> Deliveries:
+    """What is found of these, listed newest first, from 1000 s to 2000 s."""
+    found = Deliveries(1000, 2000)
+    found.add(iter(events), cast(Connection, Database(taken or set(), paid or set())), first)
+    found.judge(lambda created, kind, sent: Cause.NO_TRACE if sent else Cause.DISABLED)
+    return found
+
+
+def test_events_come_out_oldest_first_of_one_second_the_last_listed_first() -> None:
+    found = gathered([event("d", 1900), event("c", 1500), event("b", 1500), event("a", 1100), event("c", 1500)])
+    assert [one.id for one in found.due(10)] == ["a", "b", "c", "d"]
+    assert [one.id for one in found.due(2)] == ["a", "b"]
+    assert found.left == 4
+    assert found.digest(10) != found.digest(2)
+
+
+def test_more_than_a_batch_is_read_while_it_is_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery, "BATCH", 7)
+    found = gathered([event(f"evt_{n}", 1000 + n // 3) for n in reversed(range(100))])
+    seen = []
+    for one in found.due(60):
+        seen.append(one.id)
+        found.mark(one.id, "refused" if len(seen) == 5 else "taken")
+    assert seen == [f"evt_{n}" for n in range(60)]
+    assert next(found.due(1)).id == "evt_60"
+    assert found.left == 41
+    assert list(found.marked("refused")) == ["evt_4"]
+
+
+def test_what_the_api_has_is_not_replayed_and_what_was_made_before_the_endpoint_is_owed_to_nobody() -> None:
+    events = [event("lost answer", 1900), event("missing", 1800, pending=0), event("done", 1700, pending=0)]
+    found = gathered([*events, event("before", 1100, pending=0)], first=1500, taken={"lost answer", "done"})
+    assert [(one.id, one.cause) for one in found.due(10)] == [("missing", Cause.DISABLED)]
+    assert found.causes == {Cause.TAKEN: 1, Cause.DISABLED: 1}
+
+
+def test_the_payment_now_is_that_of_the_intent_or_of_the_charges_intent() -> None:
+    events = [
+        event("charge", 1300, object="charge", payment_intent="pi_a"),
+        event("a", 1200),
+        event("none", 1100, object="x"),
+    ]
+    assert [one.payment for one in gathered(events, paid={"pi_a"}).due(10)] == ["", "PAID", "PAID"]
+
+
+def test_the_chart_has_a_bar_for_each_part_of_the_time() -> None:
+    rows = gathered([event("b", 1999), event("a", 1000, pending=0)], taken={"a"}).chart()
+    assert len(rows) == BUCKETS
+    assert (rows[0]["taken"], rows[0]["not"], rows[0][""]) == ("1", "0", "█" * delivery.WIDTH)
+    assert (rows[-1]["taken"], rows[-1]["not"], rows[-1][""]) == ("0", "1", "░" * delivery.WIDTH)
+    assert {row[""] for row in rows[1:-1]} == {"·"}
+
+
+def test_an_event_without_an_object_is_an_event() -> None:
+    bare = event("a", 1100)
+    bare.data.object = None  # type: ignore[assignment]
+    assert [one.object for one in gathered([bare]).due(1)] == [""]
+
+
+def test_every_cause_has_its_row_and_only_what_was_found_its_next_step() -> None:
+    rows = delivery_diagnosis.table(gathered([event("a", 1100)]).causes, [Cause.CLOCK], [])
+    assert [row["cause"] for row in rows] == list(Cause)
+    assert {row["cause"]: row["next"] for row in rows if row["next"] != "-"} == {
+        cause: NEXT[cause] for cause in (Cause.CLOCK, Cause.NO_TRACE)
+    }
+
+
+def test_a_type_that_the_handler_ignores_is_told_by_the_log() -> None:
+    traces = [Trace(1_700_000_000, 1, None, "", "evt_1", "customer.created", "ignored"), Trace(0, 1, None, "", "evt_2")]
+    (row,) = [row for row in delivery_diagnosis.table({}, [], traces) if row["cause"] == Cause.IGNORED]
+    assert row["in the log"] == "1, last 2023-11-14T22:13:20Z, customer.created"
+
+
+def test_a_listing_is_never_held_whole() -> None:
+    def listed() -> Iterator[Event]:
+        for number in range(delivery.BATCH * 2):
+            assert len(database.asked) == number // delivery.BATCH  # those before are asked about, and gone
+            yield event(f"evt_{number}", 1900 - number % 900)
+
+    database = Counting()
+    Deliveries(1000, 2000).add(listed(), cast(Connection, database), 0)
+    assert [len(asked) for asked in database.asked] == [delivery.BATCH] * 2
+
+
+class Counting(Database):
+    """Notes what was asked about events."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[list[str]] = []
+
+    def execute(self, query: str, parameters: list[list[str]]) -> list[dict[str, str]]:
+        if query == delivery.TAKEN:
+            self.asked.append(parameters[0])
+        return super().execute(query, parameters)

@@ -1,0 +1,101 @@
+"""Traces and the diagnosis: read from what the API logs, without its secrets and without the probes' own."""
+
+import json
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from opslib import delivery_diagnosis, environment, log
+from opslib import trace as traces
+from opslib.cause import NEXT, Cause
+from opslib.pm2 import Worker
+from opslib.trace import PROBE, Trace
+
+ENV = environment.load("sandbox")
+NOW = time.time()
+FAILED = "❌ Stripe webhook signature verification failed"
+
+
+def written(tmp_path: Path, *entries: dict[str, Any]) -> list[Trace]:
+    """What is read from a log with these entries."""
+    file = tmp_path / "app-error-0.log"
+    at = datetime.fromtimestamp(NOW, UTC).isoformat()
+    file.write_text("no JSON\n" + "".join(json.dumps({"timestamp": at, "pid": 7, **entry}) + "\n" for entry in entries))
+    return traces.read(ENV, traces.beginnings(log.mark([file])))
+
+
+def trace(at: float, why: Cause | None = None, event: str = "", up: str = "") -> Trace:
+    """A delivery that ended so."""
+    return Trace(at, 1, why, "said", event, up)
+
+
+def worker(up: int) -> Worker:
+    """A worker that started so many seconds ago."""
+    return Worker(0, 1, "online", "cluster", 0, up, 1, None, True, [])
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ({"message": FAILED, "error": "No signatures found matching the expected signature"}, Cause.WRONG_SECRET),
+        ({"message": FAILED, "error": "Timestamp outside the tolerance zone"}, Cause.CLOCK),
+        ({"message": FAILED, "error": "Payload was provided as a parsed JavaScript object"}, Cause.PARSED),
+        ({"message": FAILED, "error": "something that a later library says"}, Cause.REFUSED),
+        ({"message": "❌ POST /api/webhooks/stripe failed: boom", "stack": "TypeError: boom\n at x"}, Cause.APP_ERROR),
+    ],
+)
+def test_a_failure_is_told_by_its_words(tmp_path: Path, entry: dict[str, Any], expected: Cause) -> None:
+    (found,) = written(tmp_path, {"level": "error", **entry})
+    assert (found.cause, found.pid, round(found.at)) == (expected, 7, round(NOW))
+    assert expected is not Cause.APP_ERROR or "at x" in found.said
+
+
+def test_what_is_no_event_or_no_delivery_is_left_out_and_secrets_are_not_shown(tmp_path: Path) -> None:
+    found = written(
+        tmp_path,
+        {"level": "error", "message": FAILED, "error": "Unable to extract timestamp and signatures from header"},
+        {"level": "error", "message": "❌ GET /api/payments failed: boom"},
+        {"level": "info", "message": "API listening"},
+        {"level": "info", "message": "done", "event": "evt_1", "type": "a.b", "outcome": "ignored"},
+        {"level": "error", "message": "❌ POST /api/webhooks/stripe failed: sk_live_4eC39HqLyjWDarjtT1zdp7dc"},
+    )
+    assert [(t.event, t.cause) for t in found] == [("evt_1", None), ("", Cause.APP_ERROR)]
+    assert "4eC39Hq" not in found[1].said
+
+
+def test_what_was_refused_between_two_probes_was_a_probe_and_no_event_of_stripes() -> None:
+    probes = [trace(10, event=PROBE), trace(11, Cause.WRONG_SECRET), trace(12, event=PROBE)]
+    errors = [trace(11.5, Cause.APP_ERROR), trace(13, Cause.WRONG_SECRET), trace(60, event=PROBE)]
+    found = sorted([*probes, *errors], key=lambda one: one.at)
+    assert [t.at for t in traces.of_stripe(found, since=0)] == [11.5, 13]
+    assert [t.at for t in traces.of_stripe(found, since=12)] == [13]
+    assert traces.of_stripe([trace(5, Cause.CLOCK), *found], since=0)[0].cause is Cause.CLOCK
+
+
+def test_the_secret_is_wrong_while_the_last_delivery_says_so_to_workers_that_still_run() -> None:
+    refused, taken = trace(NOW - 50, Cause.WRONG_SECRET), trace(NOW - 40, event="evt_1")
+    assert delivery_diagnosis.standing([refused], [worker(100)]) == [Cause.WRONG_SECRET]
+    assert delivery_diagnosis.standing([refused, taken], [worker(100)]) == []
+    assert delivery_diagnosis.standing([refused], [worker(10)]) == []  # they have been replaced since
+    assert delivery_diagnosis.standing([], []) == []
+
+
+def test_an_event_is_laid_to_what_stands_else_to_what_was_logged_after_it() -> None:
+    found = [trace(100, Cause.WRONG_SECRET), trace(200, Cause.APP_ERROR)]
+    why = delivery_diagnosis.judge([], found, lacks=[])
+    assert [why(at, "a.b", True) for at in (99, 150, 201)] == [Cause.WRONG_SECRET, Cause.APP_ERROR, Cause.NO_TRACE]
+    assert why(100 - delivery_diagnosis.AFTER - 1, "a.b", True) is Cause.NO_TRACE
+    assert delivery_diagnosis.judge([Cause.PARSED, Cause.OPEN], found, lacks=[])(99, "a.b", True) is Cause.PARSED
+    assert delivery_diagnosis.judge([Cause.NOT_ENABLED], found, lacks=["a.b"])(99, "a.b", False) is Cause.NOT_ENABLED
+    assert delivery_diagnosis.judge([Cause.NOT_ENABLED], found, lacks=["c.d"])(99, "a.b", False) is Cause.NO_TRACE
+    assert delivery_diagnosis.judge([Cause.DISABLED], found, lacks=[])(99, "a.b", False) is Cause.DISABLED
+    assert delivery_diagnosis.judge([], [trace(700, Cause.CLOCK)], lacks=[], skew=600)(99, "a.b", True) is Cause.CLOCK
+
+
+def test_every_cause_has_a_next_step_and_errors_are_counted() -> None:
+    assert set(NEXT) == set(Cause)
+    found = [trace(1, Cause.APP_ERROR), trace(2, Cause.APP_ERROR), trace(3, Cause.CLOCK)]
+    assert delivery_diagnosis.errors(found) == [{"times": "2", "error": "said"}]
