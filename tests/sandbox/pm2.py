@@ -16,7 +16,7 @@ from .part import http_problem
 
 APPLICATION = "propertypulse-api"
 INSTANCES = 2
-LISTEN_TIMEOUT = 3000
+LISTEN_TIMEOUT = 5000
 """Milliseconds that a worker has to come up, PM2's own default; a reload of one worker by its id takes all of them."""
 ECOSYSTEM = APP / "ecosystem.config.cjs"
 FORK_ECOSYSTEM = APP / "ecosystem.fork.config.cjs"
