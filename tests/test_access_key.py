@@ -1,9 +1,8 @@
 """Access keys of a user of their own, asked of the stand-in's AWS through a front that fails as told."""
 
-import itertools
 import json
-import os
 import time
+import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,8 +22,6 @@ from tests.sandbox.credentials import BACKUP_BUCKET, BUCKET
 
 pytestmark = pytest.mark.usefixtures("sandbox")
 
-numbers = itertools.count(1)
-
 
 @pytest.fixture
 def front() -> Iterator[Front]:
@@ -42,7 +39,7 @@ def iam() -> Any:
 def keys(tmp_path: Path, front: Front, iam: Any, monkeypatch: pytest.MonkeyPatch) -> AccessKeys:
     """The keys of a new user, who may do what the API's may; its one key is in an `.env` of its own."""
     monkeypatch.setattr(access_key, "CONSISTENT", 2)
-    env, user = environment.load("sandbox"), f"test-{os.getpid()}-{next(numbers)}"
+    env, user = environment.load("sandbox"), f"test-{uuid.uuid4().hex}"
     assert env.s3
     iam.create_user(UserName=user)
     iam.put_user_policy(UserName=user, PolicyName=user, PolicyDocument=policy(BUCKET))
