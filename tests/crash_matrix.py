@@ -12,9 +12,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain, cycle, groupby, zip_longest
 from operator import attrgetter
 from pathlib import Path
@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 
 from tests import sandbox
-from tests.drills import access_key, database, jwt_secret, stripe_agreement
+from tests.crash_subjects import SUBJECTS, Subject
 
 INSIDE = (0.15, 0.5, 0.85)
 """The moments inside a change at which it is killed, in parts of the time that it takes."""
@@ -43,61 +43,6 @@ FAILED = "FAILED"
 Step = Mapping[str, Any]
 Row = tuple[str, int, str]
 """A result: the procedure, the number of kills, how the run after them has ended or that it has not survived."""
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A procedure with its parameters, what brings the stand-in to where it starts, and what must hold at its end."""
-
-    procedure: str
-    prepare: Callable[[], object]
-    problems: Callable[[], list[str]]
-    """Says what is wrong with the state that the procedure has ended in; nothing if all is well."""
-    parameters: dict[str, str] = field(default_factory=dict)
-    settle: int = 2
-    over: str = ""
-    """The check by which it refuses to begin when it is over already: right after a kill in or after its last change.
-
-    Empty for a procedure that may be run again at any time.
-    """
-
-    def __str__(self) -> str:
-        return " ".join([self.procedure, *(f"{key}={value}" for key, value in self.parameters.items())])
-
-
-def _jwt(prepare: Callable[[], object], **parameters: str) -> Subject:
-    return Subject("rotate_jwt_secret", prepare, jwt_secret.problems, parameters, settle=1)
-
-
-def _database(prepare: Callable[[], object], over: str = "", **parameters: str) -> Subject:
-    return Subject("rotate_database_password", prepare, database.problems, parameters, over=over)
-
-
-def _stripe(prepare: Callable[[], object], **parameters: str) -> Subject:
-    given = {**parameters, "wait_seconds": "6"}
-    return Subject("rotate_stripe_keys", prepare, stripe_agreement.problems, given)
-
-
-def _s3(prepare: Callable[[], object], **parameters: str) -> Subject:
-    return Subject("rotate_s3_credentials", prepare, access_key.problems, parameters)
-
-
-# In the order of a rotation: where one ends, the next one begins, and little is left to prepare.
-SUBJECTS = (
-    _jwt(jwt_secret.idle),
-    _jwt(jwt_secret.overlap, stage="retire"),
-    _jwt(jwt_secret.overlap, compromised="True"),
-    _database(database.one, over="The login before is retired"),
-    _database(database.two, over="There is a login to retire", stage="retire"),
-    _database(database.one, method="single"),
-    _stripe(stripe_agreement.new_key, stage="key"),
-    _stripe(stripe_agreement.old_key, stage="retire-key", old_key_last_used="leaked"),
-    _stripe(stripe_agreement.new_secret, stage="webhook"),
-    _stripe(stripe_agreement.old_secret, stage="retire-webhook"),
-    _s3(access_key.one),
-    _s3(access_key.two, stage="deactivate", compromised="True"),
-    _s3(access_key.inactive, stage="delete", compromised="True"),
-)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.crash_matrix import FAILED, SUBJECTS, Case, Kill, all_well, sample, shard, summary, survive
+from tests.crash_matrix import FAILED, Case, Kill, all_well, sample, shard, summary, survive
+from tests.crash_subjects import SUBJECTS
 from tests.drills import access_key, database, jwt_secret, stripe_agreement
 
 BY_NAME = {str(subject): subject for subject in SUBJECTS}
