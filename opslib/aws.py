@@ -32,11 +32,17 @@ def settings(environment: Environment) -> S3:
 
 
 def client(
-    environment: Environment, service: str, pair: Pair, *, attempts: int = ATTEMPTS, where: Backups | None = None
+    environment: Environment,
+    service: str,
+    pair: Pair,
+    *,
+    attempts: int = ATTEMPTS,
+    where: Backups | None = None,
+    seconds: float = READ_SECONDS,
 ) -> Any:
     """Make a client of a fresh session: no profile, no configuration file, no credentials of the machine.
 
-    `where` has another region and endpoint than the uploads.
+    `where` has another region and endpoint than the uploads; `seconds` is how long an answer may take.
     """
     own = {
         "profile": (None, None, None, None),
@@ -55,7 +61,7 @@ def client(
     )
     config = Config(
         connect_timeout=CONNECT_SECONDS,
-        read_timeout=READ_SECONDS,
+        read_timeout=seconds,
         retries={"mode": "standard", "total_max_attempts": attempts},
         signature_version="s3v4" if service == "s3" else None,
         s3={"addressing_style": "path" if s3.endpoint else "auto"},

@@ -81,6 +81,7 @@ def take(environment: Environment, run: str, places: list[Store]) -> tuple[Backu
         part = folder.part(name + ARCHIVE)
         upload = Upload(bucket, name + ARCHIVE, part, cluster.size(seen.connection)) if bucket else None
         counted: dict[str, int] = {}
+        stored = False
         try:
             counting = beside.submit(manifest.read, seen.connection, role, seen.taken, counted.__setitem__)
             size, digest, raw = _write(environment, seen.id, part, upload, counted)
@@ -91,6 +92,9 @@ def take(environment: Environment, run: str, places: list[Store]) -> tuple[Backu
             seen.connection.cancel_safe()
             if upload:
                 upload.abort()
+            if bucket and stored:
+                with contextlib.suppress(RunbookError):  # without a manifest it is none, and the next run removes it
+                    bucket.delete(name + ARCHIVE)
             part.unlink(missing_ok=True)
             raise
     problem = upload.problem if upload else "it could not be reached"

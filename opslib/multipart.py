@@ -8,7 +8,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from s3transfer.utils import ReadFileChunk
 
 from opslib import aws
-from opslib.store import Bucket
+from opslib.bucket import Bucket
 
 SMALLEST = 8 << 20
 """Bytes of a part, at the least."""
@@ -29,7 +29,7 @@ class Upload:
         self.part = max(SMALLEST, expected // MOST)
         self._file = file
         self._given = {"Bucket": bucket.name, "Key": bucket.key(name)}
-        self._s3 = bucket.client
+        self._s3, self._patient = bucket.client, bucket.patient
         self._parts: list[Future[dict[str, Any]]] = []
         self._pool = ThreadPoolExecutor(_SENDERS)
         self._id = ""
@@ -51,11 +51,11 @@ class Upload:
         self.grown(size)
         if not self.problem and (rest := size - len(self._parts) * self.part):
             self._send(rest)
-        done = [self._result(number, part) for number, part in enumerate(self._parts, 1)]
+        sent = [part.result() for part in self._parts]
         if not self.problem:
             try:
-                self._s3.complete_multipart_upload(
-                    **self._given, UploadId=self._id, MultipartUpload={"Parts": [one for one in done if one]}
+                self._patient.complete_multipart_upload(
+                    **self._given, UploadId=self._id, MultipartUpload={"Parts": sent}
                 )
             except (BotoCoreError, ClientError) as error:
                 if not self._there(size):  # the answer may have been lost, and not the call
@@ -81,22 +81,18 @@ class Upload:
         self._parts.append(self._pool.submit(self._send_part, len(self._parts) + 1, at, size))
 
     def _send_part(self, number: int, at: int, size: int) -> dict[str, Any]:
-        with ReadFileChunk.from_filename(str(self._file), at, size) as body:
-            answer = self._s3.upload_part(
-                **self._given, UploadId=self._id, PartNumber=number, Body=body, ChecksumAlgorithm="SHA256"
-            )
+        if self.problem:
+            return {}
+        try:
+            with ReadFileChunk.from_filename(str(self._file), at, size) as body:
+                answer = self._s3.upload_part(
+                    **self._given, UploadId=self._id, PartNumber=number, Body=body, ChecksumAlgorithm="SHA256"
+                )
+        except (BotoCoreError, ClientError) as error:
+            self.problem = self.problem or f"S3 UploadPart {number}: {aws.said(error)}"
+            return {}
         self.sent += size
         return {"PartNumber": number, "ETag": answer["ETag"], "ChecksumSHA256": answer["ChecksumSHA256"]}
-
-    def _result(self, number: int, part: "Future[dict[str, Any]]") -> dict[str, Any] | None:
-        if self.problem:
-            part.cancel()
-            return None
-        try:
-            return part.result()
-        except (BotoCoreError, ClientError) as error:
-            self.problem = f"S3 UploadPart {number}: {aws.said(error)}"
-        return None
 
     def _there(self, size: int) -> bool:
         try:

@@ -99,11 +99,13 @@ class Taking:
         found = backup.listed(self.environment, self._places)
         return bool(found and found[0].proven and found[0] in self._made()), backup.rows(found[:5])
 
-    def stored(self) -> tuple[bool, list[dict[str, str]]]:
-        """Whether the backup lies in S3 as well as here."""
+    def stored(self, *, accepted: bool) -> tuple[bool, list[dict[str, str]]]:
+        """Whether the backup lies in S3 as well as here, or its absence there is accepted."""
         made = self.backup
         there = [place for place in backup.holding(made, self._places) if isinstance(place, Bucket)]
-        return bool(there), [{"copy": where} for where in made.where] + ([] if there else [{"copy": self.problem}])
+        return bool(there) or accepted, [{"copy": where} for where in made.where] + (
+            [] if there else [{"copy": self.problem}]
+        )
 
     def _beside(self) -> str:
         with cluster.connect(self.environment) as admin:

@@ -110,6 +110,15 @@ def test_a_half_is_no_backup(folder: Folder) -> None:
     assert [found.name for found in backup.listed(None, [folder])] == [one.name]  # type: ignore[arg-type]
 
 
+def test_only_parts_of_backups_are_removed(folder: Folder) -> None:
+    one = make(folder)
+    for name in (f"{one.name}.dump.part", f"{one.name}.dump.part.list.part", "download.part", f"{one.name}.part.txt"):
+        (folder.path / name).write_bytes(b"x")
+    folder.abort()
+    assert {file.name for file in folder.path.glob("*.part*")} == {"download.part", f"{one.name}.part.txt"}
+    assert folder.unfinished() == []
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"name": "x"}', b"\xff"])
 def test_a_manifest_that_cannot_be_read_is_named(folder: Folder, content: bytes) -> None:
     one = make(folder)

@@ -76,3 +76,20 @@ def test_what_is_no_url_of_one_database_is_refused(url: str) -> None:
     with pytest.raises(UrlError, match=r"ADMIN .*(expected|encode)") as raised:
         database_url.parameters(url, "ADMIN")
     assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("postgresql://u:p@h:5/db?schema=s", "postgresql://u:p@h:5/a%20%2Fb?schema=s"),
+        ("postgres://u:p@h/db", "postgres://u:p@h/a%20%2Fb"),
+        ("postgres://u:p@h:5/", "postgres://u:p@h:5/a%20%2Fb"),
+        ("postgres://u:p@[::1]:5?pgbouncer=true", "postgres://u:p@[::1]:5/a%20%2Fb?pgbouncer=true"),
+        ("postgres://u:p@h", "postgres://u:p@h/a%20%2Fb"),
+        ("postgres://u:p@[::1]", "postgres://u:p@[::1]/a%20%2Fb"),
+    ],
+)
+def test_another_database_leaves_all_else(given: str, expected: str) -> None:
+    changed = database_url.with_database(given, "a /b")
+    assert changed == expected
+    assert database_url.parameters(changed)["dbname"] == "a /b"

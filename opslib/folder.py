@@ -1,0 +1,102 @@
+"""A folder of backups on this machine, and the names of what lies in it, which are the same in a bucket.
+
+| name | is |
+| --- | --- |
+| `TIME-RUN.dump.zst` | the archive: pg_dump's custom format, in frames of zstd |
+| `TIME-RUN.json` | its manifest. A backup exists from the moment that this is there, and it is written last |
+| `TIME-RUN.proven` | that the backup was fetched back, restored and compared |
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from opslib.environment import Backups, Environment
+from opslib.errors import BadEnvironment
+from opslib.procedure import located
+
+ARCHIVE, MANIFEST, PROVEN, PART = ".dump.zst", ".json", ".proven", ".part"
+NAME = re.compile(r"(\d{8}T\d{6}Z-[0-9a-f]{8})(\.dump\.zst|\.json|\.proven)")
+"""Nothing else is ever read or deleted."""
+_UNFINISHED = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}\..*\.part")
+PIECE = 4 << 20  # bytes that are read at once
+
+
+def settings(environment: Environment) -> Backups:
+    """Give the part of the environment that says where backups are kept. Raise BadEnvironment if there is none."""
+    if environment.backups is None:
+        raise BadEnvironment(
+            f"parameters/{environment.name}.yaml has no `backups:`; parameters/production.example.yaml explains it"
+        )
+    return environment.backups
+
+
+class Folder:
+    """A folder of this machine. A file is there whole or not at all, and its owner alone reads it."""
+
+    def __init__(self, environment: Environment) -> None:
+        self.path = settings(environment).folder
+
+    def __str__(self) -> str:
+        return located(self.path)
+
+    def address(self, name: str) -> str:
+        """Say where this is."""
+        return located(self.path / name)
+
+    def names(self) -> list[str]:
+        """Give what is there, sorted."""
+        return sorted(f.name for f in self.path.glob("*") if NAME.fullmatch(f.name))
+
+    def size(self, name: str) -> int:
+        """Give the bytes of a file."""
+        return (self.path / name).stat().st_size
+
+    def read(self, name: str) -> bytes:
+        """Give the content of a small file."""
+        return (self.path / name).read_bytes()
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a small file."""
+        part = self.part(name)
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(content)
+        self.keep(name)
+
+    def part(self, name: str) -> Path:
+        """Give the path of a file that is not whole yet; the folder is there afterwards."""
+        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return self.path / f"{name}{PART}"
+
+    def keep(self, name: str) -> None:
+        """Have a whole part there under its name, also after a power cut."""
+        part = self.path / f"{name}{PART}"
+        for place, mode in ((part, os.O_RDWR), (self.path, os.O_RDONLY)):
+            file = os.open(place, mode)
+            os.fsync(file)
+            os.close(file)
+            if place == part:
+                part.replace(self.path / name)
+
+    def delete(self, name: str) -> None:
+        """Delete a file; well if there is none."""
+        (self.path / name).unlink(missing_ok=True)
+
+    def pieces(self, name: str) -> Iterator[bytes]:
+        """Give a file piece by piece."""
+        with (self.path / name).open("rb") as file:
+            while piece := file.read(PIECE):
+                yield piece
+
+    def unfinished(self) -> list[str]:
+        """Give the parts that nobody will finish any more, as addresses."""
+        return [located(file) for file in self._parts()]
+
+    def abort(self) -> None:
+        """Remove them."""
+        for file in self._parts():
+            file.unlink(missing_ok=True)
+
+    def _parts(self) -> list[Path]:
+        return sorted(file for file in self.path.glob(f"*{PART}") if _UNFINISHED.fullmatch(file.name))
