@@ -419,6 +419,24 @@ def test_killed_it_is_run_again(at: str, later: float, whom: str) -> None:
     assert problems() == []
 
 
+def test_half_way_it_is_finished_or_taken_back_and_nothing_else() -> None:
+    had, oid, first = payments(), live(), proven()
+    lose(10)
+    second = proven()
+    kill("both", "✓ Swap the databases", 0.0, "-p", "backup", first.name)
+    assert (payments(), kinds()) == (had, ["old"])
+    code, record, said = recover("-p", "backup", second.name)
+    assert (code, outcome(record)) == (1, "failed")
+    assert "✗ No other recovery is half way" in said
+    kill("both", "· Swap the databases", 3.0, "-p", "stage", "swap-back")
+    assert (live(), kinds()) == (oid, ["undone"])
+    assert "✗ No other recovery is half way" in recover("-p", "backup", first.name)[2]
+    code, record, said = recover("-p", "stage", "swap-back")
+    assert (code, outcome(record)) == (0, "applied"), said
+    assert (payments(), live(), kinds()) == (had - 10, oid, ["undone"])
+    assert problems() == []
+
+
 def test_swap_that_is_killed_stands_or_does_not() -> None:
     env, moments = environment.load("sandbox"), [0.02 * n for n in range(1, 16)]
     ends = []
