@@ -143,7 +143,7 @@ def test_drop_old_takes_only_what_is_old_enough() -> None:
 
 def test_nothing_is_applied_without_the_name_typed() -> None:
     proven()
-    code, record, said = recover("-p", "confirm", "propertypuls")
+    code, record, said = backups.run("-p", "confirm", "propertypuls", name=recovery.NAME)
     assert (code, outcome(record)) == (1, "failed")
     assert "✗ The database's name was typed" in said
     assert kinds() == []
@@ -179,13 +179,13 @@ def test_worker_that_does_not_come_up_swaps_back_and_loses_nothing() -> None:
 
 
 def test_time_means_the_last_proven_before_it() -> None:
-    first = proven()
+    had, first = payments(), proven()
     lose(10)
     proven()
     lose(10)
     code, _, said = recover("-p", "backup", first.taken.isoformat())
     assert code == 0, said
-    assert payments() == 300
+    assert payments() == had
     assert "no zone" in recover("-p", "backup", "2026-01-01T00:00")[2]
     assert "nothing is proven for" in recover("-p", "backup", "2020-01-01T00:00Z")[2]
 
@@ -336,22 +336,28 @@ def test_disk_that_is_full_drops_nothing_but_what_is_half(tmp_path: Path) -> Non
     assert problems() == []
 
 
+def restoring(process: Any) -> list[int]:
+    """Wait until pg_restore is at work; give the processes of its sessions."""
+    with admin() as connection:
+        while process.poll() is None:
+            query = "SELECT pid FROM pg_stat_activity WHERE application_name = 'pg_restore' AND state = 'active'"
+            if rows := connection.execute(query).fetchall():
+                return [pid for (pid,) in rows]
+            time.sleep(0.02)
+    return []
+
+
 def test_sessions_of_the_restore_that_are_lost_drop_the_copy() -> None:
     backups.fill(60)
     oid = live()
     proven()
-    with begun(*TYPED, until="· Restore the backup", name=recovery.NAME) as process, admin() as connection:
-        ended = 0
-        while not ended and process.poll() is None:
-            row = connection.execute(
-                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'pg_restore'"
-            ).fetchone()
-            ended = row[0] if row else 0
-            time.sleep(0.02)
+    with begun(*TYPED, until="· Restore the backup", name=recovery.NAME) as process:
+        pids = restoring(process)
+        with admin() as connection:
+            connection.execute("SELECT pg_terminate_backend(pid) FROM unnest(%s::int[]) pid", [pids])
         assert process.stdout
         said = process.stdout.read()
-    assert ended, said
-    assert process.returncode == 2, said
+    assert pids and process.returncode == 2, said
     assert (live(), kinds()) == (oid, [])
     assert problems() == []
 
@@ -361,12 +367,12 @@ def test_postgresql_that_goes_down_midway_is_undone_once_it_is_back() -> None:
     oid = live()
     proven()
     with begun(*TYPED, until="· Restore the backup", name=recovery.NAME) as process:
-        time.sleep(1)
+        pids = restoring(process)
         sandbox.break_("db-down")
-        threading.Timer(3, sandbox.mend, ["db-down"]).start()
+        threading.Timer(1, sandbox.mend, ["db-down"]).start()
         assert process.stdout
         said = process.stdout.read()
-    assert process.returncode == 2, said
+    assert pids and process.returncode == 2, said
     until_well()
     assert (live(), kinds()) == (oid, [])
     assert problems() == []
@@ -410,6 +416,24 @@ def test_killed_it_is_run_again(at: str, later: float, whom: str) -> None:
     assert code == 0, said
     assert payments() == had
     assert set(kinds()) <= {"old", "undone"}
+    assert problems() == []
+
+
+def test_half_way_it_is_finished_or_taken_back_and_nothing_else() -> None:
+    had, oid, first = payments(), live(), proven()
+    lose(10)
+    second = proven()
+    kill("both", "✓ Swap the databases", 0.0, "-p", "backup", first.name)
+    assert (payments(), kinds()) == (had, ["old"])
+    code, record, said = recover("-p", "backup", second.name)
+    assert (code, outcome(record)) == (1, "failed")
+    assert "✗ No other recovery is half way" in said
+    kill("both", "· Swap the databases", 3.0, "-p", "stage", "swap-back")
+    assert (live(), kinds()) == (oid, ["undone"])
+    assert "✗ No other recovery is half way" in recover("-p", "backup", first.name)[2]
+    code, record, said = recover("-p", "stage", "swap-back")
+    assert (code, outcome(record)) == (0, "applied"), said
+    assert (payments(), live(), kinds()) == (had - 10, oid, ["undone"])
     assert problems() == []
 
 
