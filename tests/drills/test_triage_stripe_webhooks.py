@@ -30,8 +30,8 @@ NAMES = {
     "wrong-webhook-secret": "wrong secret",
     "parsed-body": "parsed instead of raw body",
     "clock-off": "clock off",
-    "endpoint-disabled": "endpoint disabled",
     "webhook-backlog": "no trace at the API",
+    "endpoint-disabled": "endpoint disabled",
 }
 """The faults and what triage calls them; in pairs they are broken in this order: refused signatures hide later ones."""
 
