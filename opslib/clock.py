@@ -12,17 +12,19 @@ from opslib.stripe_account import settings
 
 APART = 60
 """Seconds by which clocks may differ: a fifth of what Stripe's libraries tolerate."""
+NEARLY = 5
+"""Seconds by which a line may have been stamped before the first or after the last of what was timed."""
 
 
 def skew(times: Sequence[float], begun: float, ended: float) -> float | None:
     """Give by how many seconds a clock is fast that has stamped these times, from our `begun` to our `ended`.
 
-    0 where they all lie between: then it is as right as ours, for all that is known. None without a time.
+    0 where they lie between, or nearly: then it is as right as ours, for all that is known. None without a time.
     """
     if not times:
         return None
     least, most = max(times) - ended, min(times) - begun
-    return 0.0 if least <= 0 <= most else (least + most) / 2
+    return 0.0 if least <= NEARLY and most >= -NEARLY else (least + most) / 2
 
 
 def read(environment: Environment, skew: float | None) -> list[dict[str, str]]:

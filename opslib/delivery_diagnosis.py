@@ -1,5 +1,6 @@
 """A diagnosis: why the API has not had events, by what stands now and by the traces that earlier ones have left."""
 
+import math
 import time
 from bisect import bisect_left
 from collections import Counter
@@ -11,6 +12,8 @@ from opslib.trace import Trace, moment
 
 AFTER = 3600
 """Seconds after an event was made in which what the API logged is taken to be about it; Stripe first tries at once."""
+TRACELESS = (Cause.WRONG_URL, Cause.UNREACHABLE, Cause.SLOW)
+"""What keeps events from the API without a line in its log."""
 SLACK = 0.5
 """Seconds by which clocks that are right may differ."""
 Judge = Callable[[float, str, bool], Cause]
@@ -36,16 +39,23 @@ def nearest(failures: Sequence[Trace], created: float, *, skew: float = 0) -> Ca
 
 
 def judge(now: Sequence[Cause], found: Sequence[Trace], *, lacks: Sequence[str], skew: float = 0) -> Judge:
-    """Make what says of an event why the API has it not; the endpoint `lacks` these types."""
+    """Make what says of an event why the API has it not; the endpoint `lacks` these types.
+
+    What was logged just after it counts first. Where nothing was, it is laid to what stands now, if that leaves no
+    trace or the logs do not reach back so far.
+    """
     unable = [cause for cause in now if cause not in (Cause.DISABLED, Cause.NOT_ENABLED, Cause.OPEN)]
     failures = [trace for trace in found if trace.cause]
+    began = found[0].at - skew if found else math.inf
 
     def why(created: float, kind: str, sent: bool) -> Cause:
         if not sent and Cause.DISABLED in now:
             return Cause.DISABLED
         if not sent:
             return Cause.NOT_ENABLED if kind in lacks else Cause.NO_TRACE
-        return unable[0] if unable else nearest(failures, created, skew=skew)
+        traced = nearest(failures, created, skew=skew)
+        silent = created < began or (unable and unable[0] in TRACELESS)
+        return unable[0] if traced is Cause.NO_TRACE and unable and silent else traced
 
     return why
 

@@ -88,7 +88,11 @@ def test_an_event_is_laid_to_what_stands_else_to_what_was_logged_after_it() -> N
     why = delivery_diagnosis.judge([], found, lacks=[])
     assert [why(at, "a.b", True) for at in (99, 150, 201)] == [Cause.WRONG_SECRET, Cause.APP_ERROR, Cause.NO_TRACE]
     assert why(100 - delivery_diagnosis.AFTER - 1, "a.b", True) is Cause.NO_TRACE
-    assert delivery_diagnosis.judge([Cause.PARSED, Cause.OPEN], found, lacks=[])(99, "a.b", True) is Cause.PARSED
+    stands = delivery_diagnosis.judge([Cause.PARSED, Cause.OPEN], found, lacks=[])
+    assert [stands(at, "a.b", True) for at in (99, 201)] == [Cause.WRONG_SECRET, Cause.NO_TRACE]
+    assert stands(100 - delivery_diagnosis.AFTER - 1, "a.b", True) is Cause.PARSED  # the log does not reach back so far
+    assert delivery_diagnosis.judge([Cause.PARSED], [], lacks=[])(99, "a.b", True) is Cause.PARSED
+    assert delivery_diagnosis.judge([Cause.UNREACHABLE], found, lacks=[])(201, "a.b", True) is Cause.UNREACHABLE
     assert delivery_diagnosis.judge([Cause.NOT_ENABLED], found, lacks=["a.b"])(99, "a.b", False) is Cause.NOT_ENABLED
     assert delivery_diagnosis.judge([Cause.NOT_ENABLED], found, lacks=["c.d"])(99, "a.b", False) is Cause.NO_TRACE
     assert delivery_diagnosis.judge([Cause.DISABLED], found, lacks=[])(99, "a.b", False) is Cause.DISABLED

@@ -172,7 +172,8 @@ def test_clocks_agree_within_a_minute_and_stripes_must_be_known(stripe: str, api
 
 
 @pytest.mark.parametrize(
-    ("times", "skew"), [([], None), ([10, 11, 19], 0), ([610, 619], 599.5), ([-590, -581], -600.5), ([22, 23], 7.5)]
+    ("times", "skew"),
+    [([], None), ([10, 11, 19], 0), ([610, 619], 599.5), ([-590, -581], -600.5), ([9, 22], 0), ([32, 33], 17.5)],
 )
 def test_a_clock_is_off_by_what_its_times_lie_outside_of_ours(times: list[float], skew: float | None) -> None:
     assert clock.skew(times, 10, 20) == skew

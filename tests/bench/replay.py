@@ -2,6 +2,7 @@
 
 import subprocess
 import time
+from contextlib import suppress
 from datetime import datetime
 
 import psutil
@@ -53,16 +54,15 @@ def run(size: int) -> tuple[Ran, int]:
     """Replay; give the record and the most memory of the kernel, in bytes."""
     arguments = ("-p", "retrying_minutes", "0", "-p", "stage", "replay", "-p", "skip_refused", str(REFUSED))
     command = words("triage_stripe_webhooks", *arguments, "-p", "most", str(size), apply=True)
-    process, peak = subprocess.Popen(command, stdout=subprocess.PIPE, text=True), 0
-    while process.poll() is None:
-        for one in psutil.Process(process.pid).children(recursive=True):
-            try:
-                peak = max(peak, one.memory_info().rss)
-            except psutil.NoSuchProcess:
-                continue
-        time.sleep(0.1)
-    assert process.stdout is not None
-    return Ran(process.stdout.read().splitlines()[-1]), peak
+    peak = 0
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        while process.poll() is None:
+            for one in psutil.Process(process.pid).children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    peak = max(peak, one.memory_info().rss)
+            time.sleep(0.1)
+        assert process.stdout is not None
+        return Ran(process.stdout.read().splitlines()[-1]), peak
 
 
 def between(ran: Ran, title: str) -> float:

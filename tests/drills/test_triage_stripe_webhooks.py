@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import combinations
 from pathlib import Path
 from urllib.parse import urlencode
@@ -29,8 +30,8 @@ NAMES = {
     "wrong-webhook-secret": "wrong secret",
     "parsed-body": "parsed instead of raw body",
     "clock-off": "clock off",
-    "endpoint-disabled": "endpoint disabled",
     "webhook-backlog": "no trace at the API",
+    "endpoint-disabled": "endpoint disabled",
 }
 """The faults and what triage calls them; in pairs they are broken in this order: refused signatures hide later ones."""
 
@@ -40,8 +41,8 @@ def _clean() -> Iterator[None]:
     """Nothing broken and nothing piled up, before and after."""
     for after in (False, True):
         stripe.dashboard("faults")
+        backlog.clear()  # first, or it would all be delivered
         sandbox.mend()
-        backlog.clear()
         for log in (PM2_HOME / "logs").glob("*.log"):
             os.truncate(log, 0)
         if not after:
@@ -266,17 +267,13 @@ def peak(events: int) -> int:
     """The most memory that a triage of so many events takes, in bytes."""
     backlog.clear()
     backlog.pile_up(events)
-    process = subprocess.Popen(
-        words("triage_stripe_webhooks", "-p", "retrying_minutes", "0"), stdout=subprocess.PIPE, text=True
-    )
-    highest = 0
-    while process.poll() is None:
-        for one in psutil.Process(process.pid).children(recursive=True):
-            try:
-                highest = max(highest, one.memory_info().rss)
-            except psutil.NoSuchProcess:
-                continue
-        time.sleep(0.05)
-    assert process.stdout is not None
-    assert Ran(process.stdout.read().splitlines()[-1]).outcome == "planned"
+    highest, command = 0, words("triage_stripe_webhooks", "-p", "retrying_minutes", "0")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        while process.poll() is None:
+            for one in psutil.Process(process.pid).children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    highest = max(highest, one.memory_info().rss)
+            time.sleep(0.05)
+        assert process.stdout is not None
+        assert Ran(process.stdout.read().splitlines()[-1]).outcome == "planned"
     return highest

@@ -15,6 +15,7 @@ from base64 import b64decode
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -469,14 +470,16 @@ async def list_events(request: web.Request) -> web.Response:
     events = sorted(account.events.values(), key=lambda event: int(event["created"]))[::-1]
     if after := query.pop("starting_after", ""):  # looked for among all: it may have been delivered since
         events = events[next((n for n, event in enumerate(events) if event["id"] == after), -1) + 1 :]
-    if types:
-        events = [event for event in events if event["type"] in types]
-    events = [event for event in events if _created_within(event, request.query)]
-    if wanted := query.get("delivery_success"):
-        events = [event for event in events if (not account.undelivered[event["id"]]) == (wanted == "true")]
-    if not query.get("ending_before"):
-        events = events[: 1 + min(int(query.get("limit", 10)), 100)]
-    return page([account.export(event) for event in events], query, request.path)
+    delivered = query.get("delivery_success")
+
+    def wanted(event: Json) -> bool:
+        ok = not types or event["type"] in types
+        ok = ok and (not delivered or (not account.undelivered[event["id"]]) == (delivered == "true"))
+        return ok and _created_within(event, request.query)
+
+    # No more than the page shows, and one to know whether there is another.
+    most = None if query.get("ending_before") else 1 + min(int(query.get("limit", 10)), 100)
+    return page([account.export(event) for event in islice(filter(wanted, events), most)], query, request.path)
 
 
 @routes.get("/v1/events/{id}")
