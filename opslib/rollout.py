@@ -60,9 +60,7 @@ def rollout(
             restored.append(edits.pop())
         before = [dataclasses.replace(worker, pid=0) for worker in workers] if killed else workers
         pm2.put_back(environment, before, reread=True)
-        for (
-            made
-        ) in restored:  # last: while a backup is there, a later run knows that workers may have read another file
+        for made in restored:  # last: a backup tells a later run that workers may have read another file
             env_file.drop(made)
 
     reloads = pm2.reloads(environment, pm2.quiet(environment))

@@ -27,7 +27,7 @@ def idle(sandbox: None) -> Iterator[None]:
     yield
     jwt_secret.idle()
     database.first()
-    stripe_agreement.new_key()
+    stripe_agreement.first()
     access_key.one()
 
 

@@ -23,6 +23,13 @@ pytestmark = pytest.mark.usefixtures("sandbox")
 QUICK = ("-p", "settle_seconds", "2", "-p", "wait_seconds", "6")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _first_key(sandbox: None) -> Iterator[None]:
+    """Other tests ask Stripe with the key that the stand-in was started with."""
+    yield
+    stripe.first()
+
+
 @pytest.fixture(autouse=True)
 def _clean() -> Iterator[None]:
     """No fault, and no key that waits to be retired, before and after."""
