@@ -17,8 +17,6 @@ from opslib.postgres import Connection
 
 LONGEST = 100
 """Characters of a statement that are shown."""
-SLOW = 20
-"""Mean milliseconds from which on a statement is slow: pghero's figure."""
 
 _LITERAL = re.compile(r"\$(?P<tag>(?:[a-zA-Z_]\w*)?)\$.*?\$(?P=tag)\$|'(?:[^']|'')*'?", re.DOTALL)
 _OURS = r"\mpg_|clock_timestamp|current_setting|runbook|transaction read only|^set \w+_timeout|search_path"
@@ -137,10 +135,10 @@ def ranked(statements: Iterable[Statement]) -> list[Statement]:
     return sorted(statements, key=lambda one: (-one.total, one.query))
 
 
-def worst(*rankings: Iterable[Statement], most: int = 20) -> list[Statement]:
-    """Give the slow ones of several rankings, the dearest first: SLOW milliseconds in the mean, each once."""
+def dearest(*rankings: Iterable[Statement], most: int = 20) -> list[Statement]:
+    """Give the dearest of several rankings, each once: a quick statement that is asked all the time is one too."""
     found: dict[int, Statement] = {}
-    for one in (one for ranking in rankings for one in ranking if one.mean >= SLOW):
+    for one in (one for ranking in rankings for one in ranking):
         found.setdefault(one.id, one)
     return ranked(found.values())[:most]
 

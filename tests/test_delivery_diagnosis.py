@@ -76,7 +76,8 @@ def test_what_was_refused_between_two_probes_was_a_probe_and_no_event_of_stripes
 
 
 def test_the_secret_is_wrong_while_the_last_delivery_says_so_to_workers_that_still_run() -> None:
-    refused, taken = trace(NOW - 50, Cause.WRONG_SECRET), trace(NOW - 40, event="evt_1")
+    now = time.time()  # which the diagnosis reads too, long after this module was loaded
+    refused, taken = trace(now - 50, Cause.WRONG_SECRET), trace(now - 40, event="evt_1")
     assert delivery_diagnosis.standing([refused], [worker(100)]) == [Cause.WRONG_SECRET]
     assert delivery_diagnosis.standing([refused, taken], [worker(100)]) == []
     assert delivery_diagnosis.standing([refused], [worker(10)]) == []  # they have been replaced since

@@ -47,6 +47,7 @@ def test_a_statement_that_was_thrown_out_and_came_back_counts_anew() -> None:
     assert [s.calls for s in snapshot(one(2, 9.0)) - snapshot(one(10, 100.0))] == [2]
 
 
-def test_slow_ones_of_both_rankings_are_taken_once() -> None:
-    slow, fast = one(1, 50.0), Statement(2, "app", "SELECT 2", 100, 100.0, 0, 0)
-    assert statement.worst([slow, fast], [slow]) == [slow]
+def test_dearest_of_both_rankings_are_taken_once() -> None:
+    slow, often = one(1, 50.0), Statement(2, "app", "SELECT 2", 100, 100.0, 0, 0)
+    assert statement.dearest([slow], [often, slow]) == [often, slow]
+    assert statement.dearest([slow], [often, slow], most=1) == [often]
