@@ -10,7 +10,6 @@ from stripe import Event, StripeClient
 from opslib import env_file, stripe_account, webhook
 from opslib.environment import Environment
 from opslib.errors import RunbookError
-from opslib.stripe_account import said
 
 KEPT = 30 * 86400
 """Seconds for which Stripe gives out an event (docs.stripe.com/api/events)."""
@@ -40,15 +39,8 @@ def made(stripe: StripeClient, since: datetime, types: Iterable[str] = ("*",)) -
     """
     wanted = set(types)
     earliest = int(max(since.timestamp() - OVERLAP, time.time() - KEPT))
-
-    def read() -> Rows:
-        pages = stripe.v1.events.list({"created": {"gte": earliest}, "limit": 100}).auto_paging_iter()
-        return [_row(one) for one in pages if "*" in wanted or one.type in wanted]
-
-    newest_first, problem = said(read)
-    if newest_first is None:
-        raise RunbookError(f"the events since {since:%Y-%m-%dT%H:%M:%SZ} are not known: {problem}")
-    return newest_first[::-1]
+    newest_first = stripe_account.pages(stripe.v1.events.list, created={"gte": earliest})
+    return [_row(one) for one in newest_first if "*" in wanted or one.type in wanted][::-1]
 
 
 def counted(rows: Rows) -> Rows:
