@@ -1,6 +1,7 @@
 """A client of the database: the process on this machine at the other end of a session, and ending it."""
 
 import os
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +9,12 @@ from typing import Self
 
 import psutil
 
+from opslib import pm2, session
 from opslib.change import Change
+from opslib.environment import Environment
 from opslib.errors import RunbookError
 from opslib.pm2 import Worker
+from opslib.postgres import Connection
 from opslib.procedure import located
 from opslib.session import Session
 
@@ -62,10 +66,27 @@ def ends() -> dict[tuple[str, int], int]:
     return found
 
 
-def of_workers(workers: Sequence[Worker]) -> dict[tuple[str, int], int | str]:
-    """Give the near ends of the connections of the API's workers, with the worker's id."""
-    ids = {worker.pid: worker.id for worker in workers}
-    return {end: ids[pid] for end, pid in ends().items() if pid in ids}
+def by_worker(workers: Sequence[Worker], sessions: Sequence[Session]) -> list[tuple[int | str, Session]]:
+    """Give those of the sessions that belong to these workers, each with the worker's id."""
+    ids, found = {worker.pid: worker.id for worker in workers}, ends()
+    own = ((ids.get(found.get((one.address, one.port), 0)), one) for one in sessions)
+    return [(id, one) for id, one in own if id is not None]
+
+
+def others(environment: Environment, connection: Connection, role: str, *, within: float = 5) -> list[Session]:
+    """Give the sessions of a role that are not those of the API's workers on this machine.
+
+    Workers come and go and their sessions with them: only who is seen for `within` seconds is somebody else.
+    """
+    until, seen = time.monotonic() + within, None
+    while True:
+        found = session.of(connection, role)
+        own = {one.pid for _, one in by_worker(pm2.workers(environment), found)}
+        now = {one.pid: one for one in found if one.pid not in own}
+        seen = now if seen is None else {pid: one for pid, one in seen.items() if pid in now}
+        if not seen or time.monotonic() > until:
+            return list(seen.values())
+        time.sleep(0.5)
 
 
 def processes(sessions: Sequence[Session], ends: Ends) -> list[Client]:

@@ -1,15 +1,13 @@
 """Sessions of a database: who is logged in to it, and which of them are the API's workers on this machine."""
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any
 
-from psycopg.rows import DictRow
-
-from opslib import client, cluster
+from opslib import client, cluster, session
 from opslib.environment import Environment
 from opslib.pm2 import Worker
-from opslib.postgres import NAME
+from opslib.postgres import NAME, Connection
+from opslib.session import Session
 
 
 def others(environment: Environment, database: str, workers: Sequence[Worker]) -> list[dict[str, Any]]:
@@ -17,44 +15,31 @@ def others(environment: Environment, database: str, workers: Sequence[Worker]) -
 
     Subscriptions and logical replication slots of it are among them: they stay with the database that is renamed.
     """
-    own = client.of_workers(workers)
     with cluster.connect(environment, cluster.MAINTENANCE) as connection:
-        sessions = connection.execute(
-            "SELECT usename AS role, application_name AS application, client_addr::text AS address,"
-            " client_port AS port, backend_start AS since FROM pg_stat_activity WHERE datname = %s"
-            " AND application_name <> %s AND backend_type IN ('client backend', 'walsender') ORDER BY backend_start",
-            [database, NAME],
-        ).fetchall()
+        sessions = [one for one in _of(connection, database) if one.application != NAME]
         rest = connection.execute(
-            "SELECT owner AS role, 'prepared transaction ' || gid AS application, prepared AS since"
+            "SELECT owner AS role, 'prepared transaction ' || gid AS application"
             " FROM pg_prepared_xacts WHERE database = %(database)s"
-            " UNION ALL SELECT NULL, 'replication slot ' || slot_name, NULL FROM pg_replication_slots"
+            " UNION ALL SELECT NULL, 'replication slot ' || slot_name FROM pg_replication_slots"
             " WHERE database = %(database)s"
-            " UNION ALL SELECT NULL, 'subscription ' || subname, NULL FROM pg_subscription s"
+            " UNION ALL SELECT NULL, 'subscription ' || subname FROM pg_subscription s"
             " JOIN pg_database d ON d.oid = s.subdbid WHERE datname = %(database)s",
             {"database": database},
         ).fetchall()
-    return [_row(one) for one in sessions if _end(one) not in own] + [_row(one) for one in rest]
+    own = [one for _, one in client.by_worker(workers, sessions)]
+    return [one.row() for one in sessions if one not in own] + rest
 
 
 def present(environment: Environment, database: str, workers: Sequence[Worker]) -> tuple[bool, list[dict[str, str]]]:
     """Whether each of these workers is logged in to a database; with those that are."""
-    own = client.of_workers(workers)
     with cluster.connect(environment, cluster.MAINTENANCE) as connection:
-        rows = connection.execute(
-            "SELECT client_addr::text AS address, client_port AS port FROM pg_stat_activity WHERE datname = %s",
-            [database],
-        ).fetchall()
-    found = {own[_end(row)] for row in rows if _end(row) in own}
+        found = {id for id, _ in client.by_worker(workers, _of(connection, database))}
     return found == {one.id for one in workers}, [{"worker": str(one), "logged in to": database} for one in found]
 
 
-def _row(one: DictRow) -> dict[str, Any]:
-    since: datetime | None = one["since"]
-    address = (one.get("address") or "").split("/")[0]
-    shown = {"role": one["role"], "application": one["application"], "address": address}
-    return {**shown, "since": f"{since:%Y-%m-%dT%H:%M:%SZ}" if since else ""}
-
-
-def _end(session: DictRow) -> tuple[str, int]:
-    return (session["address"] or "").split("/")[0], session["port"] or -1
+def _of(connection: Connection, database: str) -> list[Session]:
+    return [
+        one
+        for one in session.read(connection)
+        if one.database == database and one.kind in ("client backend", "walsender")
+    ]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
 
-from opslib import database_url, login_session, postgres, reference, role
+from opslib import client, database_url, postgres, reference, role, session
 from opslib.environment import Database, Environment
 from opslib.errors import BadEnvironment
 from opslib.pm2 import Worker
@@ -103,13 +103,12 @@ class Login:
     def moved(self, workers: Sequence[Worker], since: datetime | None) -> tuple[bool, list[dict[str, str]]]:
         """Whether each worker has a session, every one of the new login and begun after `since` (server time)."""
         wanted, before = database_url.user(self.new), database_url.user(self.old or self.new)
-        found = self.administer(lambda connection: login_session.of(connection, wanted, before))
-        mine = login_session.by_worker(workers, found)
+        found = self.administer(lambda connection: session.of(connection, wanted, before))
+        mine = client.by_worker(workers, found)
         rows = [
-            {"worker": str(id), "role": s["role"], "session began": f"{s['backend_start']:%H:%M:%S} UTC"}
-            for id, s in mine
+            {"worker": str(id), "role": s.role, "session began": f"{s.backend_start:%H:%M:%S} UTC"} for id, s in mine
         ]
-        fresh = all(s["role"] == wanted and (since is None or s["backend_start"] > since) for _, s in mine)
+        fresh = all(s.role == wanted and (not since or (s.backend_start and s.backend_start > since)) for _, s in mine)
         return fresh and {id for id, _ in mine} == {worker.id for worker in workers}, rows
 
     def listed(self) -> list[str]:

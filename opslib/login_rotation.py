@@ -8,7 +8,7 @@ the workers, one by one · a note that the new login is in force. Undone in the 
 from collections.abc import Callable
 from dataclasses import replace
 
-from opslib import database_url, env_file, login_session, postgres, role
+from opslib import database_url, env_file, postgres, role, session
 from opslib import password as passwords
 from opslib.change import Change
 from opslib.errors import BadParameter, RunbookError, UndoFailed
@@ -142,7 +142,7 @@ def lock(login: Login) -> Change:
                 login.verifier.create(lambda: held)
             begun.append(old)
             connection.execute(role.lock(old))
-            login_session.end(connection, old)
+            session.end(connection, old)
 
         if not replaced:
             login.administer(act)

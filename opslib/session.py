@@ -93,6 +93,18 @@ def read(connection: Connection) -> list[Session]:
     ]
 
 
+def of(connection: Connection, *roles: str) -> list[Session]:
+    """Give the sessions that these roles have open, oldest first, but for those of this package."""
+    found = (one for one in read(connection) if one.kind == "client backend" and one.role in roles)
+    return [one for one in found if one.application != postgres.NAME]
+
+
+def end(connection: Connection, *roles: str) -> None:
+    """End the sessions of these roles."""
+    pids = [one.pid for one in of(connection, *roles)]
+    connection.execute("SELECT pg_terminate_backend(pid) FROM unnest(%s::int[]) AS pid", [pids])
+
+
 def roles(connection: Connection, url: str) -> tuple[str, ...]:
     """Give the roles that the API logs in with: that of its URL and, where there is one, its twin."""
     user = database_url.user(url)

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from opslib import database_url, env_file, environment, health, login_rotation, login_session, pm2, postgres, role
+from opslib import client, database_url, env_file, environment, health, login_rotation, pm2, postgres, role
 from opslib.environment import Environment
 from opslib.errors import BadEnvironment, BadParameter, UndoFailed
 from opslib.login import Login
@@ -261,9 +261,7 @@ def test_others_are_told_from_the_workers(env: Environment) -> None:
         login.admin() as admin,
         psycopg.connect(Credentials.load().database_url.partition("?")[0], application_name="propertypulse-api"),
     ):
-        assert [one["application_name"] for one in login_session.others(env, admin, BASE, within=1)] == [
-            "propertypulse-api"
-        ]
+        assert [one.application for one in client.others(env, admin, BASE, within=1)] == ["propertypulse-api"]
     ends = time.monotonic() + 20  # the workers' pools log in when they are asked, or a moment later
     while not (found := login.moved(workers, None))[0] and time.monotonic() < ends:
         health.answering(env.api.health_url, {worker.pid for worker in workers})
