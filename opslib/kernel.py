@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 # No history file: a run leaves nothing behind but its record.
 ARGUMENTS = ("--HistoryManager.enabled=False", "--IPKernelApp.quiet=True")
+FRESH = 60
+"""Seconds for which a folder is left alone that nobody holds: its runner may not have come to that yet."""
 
 
 class Kernel:
@@ -31,6 +35,7 @@ class Kernel:
         self._folder = Path(
             tempfile.mkdtemp(prefix=f"runbook-{os.getpid()}-")
         )  # short, for a socket's path of 107 bytes
+        self._held = _hold(self._folder)
         self._file = self._folder / "kernel.json"
         connection = {
             "transport": "ipc",
@@ -114,16 +119,26 @@ class Kernel:
         if not self._errors.closed:
             self._errors.close()
             os.close(self._answers)
+            os.close(self._held)
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
+def _hold(folder: Path) -> int:
+    """Lock a folder until what this gives is closed, or its process gone. Raise OSError if somebody has it."""
+    held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(held)
+        raise
+    return held
+
+
 def _sweep() -> None:
-    """Remove the folders of runners that were killed."""
+    """Remove the folders of runners that were killed: a live one holds its own, whether its pid can be seen or not."""
     for folder in Path(tempfile.gettempdir()).glob("runbook-*-*"):
-        pid = folder.name.split("-")[1]
-        try:
-            os.kill(int(pid), 0)
-        except (ValueError, OverflowError, PermissionError):
-            continue
-        except ProcessLookupError:
-            shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            held = _hold(folder)
+            if time.time() - folder.stat().st_mtime > FRESH:
+                shutil.rmtree(folder, ignore_errors=True)
+            os.close(held)

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 from opslib import record
+from opslib.kernel import Kernel
 from tests.place import Place, states
 
 CHECK = "run.check('The sky is blue', True)"
@@ -488,3 +490,20 @@ def test_papermill_refuses_what_is_not_declared(place: Place) -> None:
 
 def test_the_tests_leave_no_kernel_behind() -> None:
     assert kernels(os.getpid()) == []
+
+
+def test_what_killed_runners_left_is_removed_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    left, new = tmp_path / "runbook-1-left", tmp_path / "runbook-1-new"
+    for folder in (left, new):
+        folder.mkdir()
+        (folder / "kernel.json").touch()
+    live = Kernel(run="a", record=tmp_path / "a.ipynb", cwd=tmp_path)
+    (folder,) = set(tmp_path.glob("runbook-*")) - {left, new}
+    for old in (left, folder):
+        os.utime(old, (time.time() - 120,) * 2)
+    other = Kernel(run="b", record=tmp_path / "b.ipynb", cwd=tmp_path)
+    assert (left.exists(), new.exists(), folder.exists()) == (False, True, True)
+    live.end()
+    other.end()
+    assert not folder.exists()
