@@ -41,7 +41,7 @@ def test_reads_as_a_procedure_does(one: Procedure) -> None:
     assert 18 <= len(one.notebook["cells"]) <= 26
     assert one.notebook["cells"][0]["source"].startswith("# ")
     for phrase in ("**Use when**", "**Do not use when**", "**Changes**", "**Takes**", "**Undo**"):
-        assert phrase in one.notebook["cells"][0]["source"], phrase
+        assert f"\n- {phrase}" in one.notebook["cells"][0]["source"], phrase
     assert len(one.summary) < 100
     assert list(one.parameters)[:5] == STANDARD
     assert one.parameters["apply"].default is False
