@@ -13,8 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from opslib import change as changes
-from opslib import command, record
+from opslib import change as changes, command, record
 from opslib.environment import Environment
 from opslib.errors import CommandFailed, NotApproved, Refused
 

@@ -20,8 +20,7 @@ from pydantic import (
 )
 
 from opslib.errors import BadEnvironment
-from opslib.procedure import names as procedure_names
-from opslib.procedure import root
+from opslib.procedure import names as procedure_names, root
 
 NAME = re.compile(r"[a-z][a-z0-9-]{0,39}")
 PLAIN = {"NO_COLOR": "1", "FORCE_COLOR": "0"}  # what programs say goes into records, not onto a terminal

@@ -11,9 +11,7 @@ from jupyterlab.commands import get_workspaces_dir
 from jupyterlab_server.workspaces_handler import WorkspacesManager
 from tornado.web import authenticated
 
-from opslib import environment as environments
-from opslib import procedure as procedures
-from opslib import record, runner, working_copy
+from opslib import environment as environments, procedure as procedures, record, runner, working_copy
 from opslib.errors import BadParameter, Refused, RunbookError
 from opslib.mask import mask
 from opslib.procedure import Parameter, Procedure

@@ -10,10 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
-from opslib import change as changes
-from opslib import environment as environments
-from opslib import lock, procedure, progress, table
-from opslib import mask as masking
+from opslib import change as changes, environment as environments, lock, mask as masking, procedure, progress, table
 from opslib.change import Change
 from opslib.environment import Environment, Policy
 from opslib.errors import (

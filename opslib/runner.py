@@ -9,9 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from opslib import environment as environments
-from opslib import procedure as procedures
-from opslib import record
+from opslib import environment as environments, procedure as procedures, record
 from opslib.environment import Environment, Limits
 from opslib.errors import BadParameter, Refused, RunbookError
 from opslib.kernel import Kernel

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from opslib import environment as environments
-from opslib import record, runner
+from opslib import environment as environments, record, runner
 from opslib.errors import RunbookError
 from opslib.mask import know, mask
 from opslib.procedure import Procedure

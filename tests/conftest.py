@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from opslib import env_file, environment, record
-from tests import leaks
-from tests import sandbox as standin
+from tests import leaks, sandbox as standin
 from tests.place import Place
 from tests.sandbox.credentials import Credentials
 

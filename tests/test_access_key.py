@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from opslib import access_key, aws, env_file, environment, key_rotation, key_stage, upload
-from opslib.access_key import AccessKeys
+from opslib import env_file, environment
 from opslib.environment import Environment
 from opslib.errors import BadEnvironment, BadParameter, RunbookError, UndoFailed
-from opslib.key_pair import ID, SECRET, Pair, StagedPair
 from opslib.mask import mask
+from opslib.storage import access_key, aws, key_rotation, key_stage, upload
+from opslib.storage.access_key import AccessKeys
+from opslib.storage.key_pair import ID, SECRET, Pair, StagedPair
 from tests import aws_front
 from tests.aws_front import Front, How
 from tests.sandbox.credentials import BACKUP_BUCKET, BUCKET

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from opslib import aws, key_rotation, key_stage, upload
-from opslib.access_key import AccessKeys
 from opslib.errors import RunbookError
-from opslib.key_pair import Pair
+from opslib.storage import aws, key_rotation, key_stage, upload
+from opslib.storage.access_key import AccessKeys
+from opslib.storage.key_pair import Pair
 from tests import aws_front
 from tests.aws_front import Front, How
 from tests.sandbox.credentials import BACKUP_BUCKET, BUCKET

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import zstandard
 
-from opslib import backup, environment, store
-from opslib.backup import Backup, Damaged
+from opslib import environment
+from opslib.backups import backup, store
+from opslib.backups.backup import Backup, Damaged
+from opslib.backups.manifest import Manifest, Table
+from opslib.backups.store import Folder
 from opslib.environment import Environment
 from opslib.errors import BadEnvironment, RunbookError
-from opslib.manifest import Manifest, Table
-from opslib.store import Folder
 from tests.place import Place
 
 NOW = datetime(2030, 1, 31, 2, 30, tzinfo=UTC)

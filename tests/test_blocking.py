@@ -3,11 +3,10 @@
 from datetime import UTC, datetime
 from xml.etree import ElementTree
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from opslib.blocking import Blocking
-from opslib.session import Session
+from opslib.database.blocking import Blocking
+from opslib.database.session import Session
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

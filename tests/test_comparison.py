@@ -6,13 +6,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from opslib import comparison
-from opslib.comparison import Comparison
-from opslib.intent import Intent
-from opslib.payment import OPEN, Payment
+from opslib.payments import comparison
+from opslib.payments.comparison import Comparison
+from opslib.payments.intent import Intent
+from opslib.payments.payment import OPEN, Payment
 
 NOW = datetime.now(UTC)
 ROW = Payment(7, "pi_7", 150_000, "usd", "PENDING", None, NOW, 1)

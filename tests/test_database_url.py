@@ -4,11 +4,10 @@ from urllib.parse import quote
 
 import psycopg.conninfo
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from opslib import database_url
-from opslib.database_url import UrlError
+from opslib.database import database_url
+from opslib.database.database_url import UrlError
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=200)
 RAW = "?schema=public&connection_limit=5&pool_timeout=2&pgbouncer=true&sslaccept=strict&statement_cache_size=0"

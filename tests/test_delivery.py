@@ -6,11 +6,11 @@ from typing import Any, cast
 import pytest
 from stripe import Event
 
-from opslib import delivery, delivery_diagnosis
-from opslib.cause import NEXT, Cause
-from opslib.delivery import BUCKETS, Deliveries
-from opslib.postgres import Connection
-from opslib.trace import Trace
+from opslib.database.postgres import Connection
+from opslib.payments import delivery, delivery_diagnosis
+from opslib.payments.cause import NEXT, Cause
+from opslib.payments.delivery import BUCKETS, Deliveries
+from opslib.payments.trace import Trace
 
 
 class Database:

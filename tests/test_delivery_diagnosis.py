@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from opslib import delivery_diagnosis, environment, log
-from opslib import trace as traces
-from opslib.cause import NEXT, Cause
-from opslib.pm2 import Worker
-from opslib.trace import PROBE, Trace
+from opslib import environment
+from opslib.api import log
+from opslib.api.pm2 import Worker
+from opslib.payments import delivery_diagnosis, trace as traces
+from opslib.payments.cause import NEXT, Cause
+from opslib.payments.trace import PROBE, Trace
 
 ENV = environment.load("sandbox")
 NOW = time.time()

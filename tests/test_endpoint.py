@@ -3,10 +3,11 @@
 import pytest
 from stripe import WebhookEndpoint
 
-from opslib import endpoint, environment
-from opslib.cause import Cause
-from opslib.endpoint import Endpoints
+from opslib import environment
 from opslib.errors import RunbookError
+from opslib.payments import endpoint
+from opslib.payments.cause import Cause
+from opslib.payments.endpoint import Endpoints
 
 ENV = environment.load("sandbox")
 ROUTE = "https://api.example.com/api/webhooks/stripe"

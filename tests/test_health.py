@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from opslib import health
+from opslib.api import health
 
 
 class Api(ThreadingHTTPServer):

@@ -7,7 +7,7 @@ import pytest
 
 from opslib import env_file
 from opslib.environment import Api, Environment
-from opslib.key_pair import ID, SECRET, Pair, StagedPair
+from opslib.storage.key_pair import ID, SECRET, Pair, StagedPair
 
 OLD, NEW = Pair("AKIAOLDOLDOLDOLD0001", "old/secret+" * 3), Pair("AKIANEWNEWNEWNEW0002", "new/secret+" * 3)
 

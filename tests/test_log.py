@@ -9,10 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
-from opslib import log
+from opslib.api import log
 from opslib.errors import RunbookError
 
 quickly = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

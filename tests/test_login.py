@@ -11,10 +11,12 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from opslib import client, database_url, env_file, environment, health, login_rotation, pm2, postgres, role
+from opslib import env_file, environment
+from opslib.api import health, pm2
+from opslib.database import client, database_url, login_rotation, postgres, role
+from opslib.database.login import Login
 from opslib.environment import Environment
 from opslib.errors import BadEnvironment, BadParameter, UndoFailed
-from opslib.login import Login
 from tests.drills.database import Saved
 from tests.sandbox import postgres as cluster
 from tests.sandbox.credentials import Credentials

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from opslib import env_file, environment, login_rotation, postgres, role
+from opslib import env_file, environment
 from opslib.change import Change
+from opslib.database import login_rotation, postgres, role
+from opslib.database.login import Login
 from opslib.environment import Environment
 from opslib.errors import RunbookError, UndoFailed
-from opslib.login import Login
 from tests import postgres_front
 from tests.drills.database import Saved
 from tests.postgres_front import Front, How

@@ -3,8 +3,8 @@
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from opslib.loss import compared
-from opslib.manifest import Table
+from opslib.backups.loss import compared
+from opslib.backups.manifest import Table
 from tests.test_restore_point import MANIFEST
 
 THEN, NOW = datetime(2026, 5, 1, tzinfo=UTC), datetime(2026, 5, 2, tzinfo=UTC)

@@ -11,8 +11,7 @@ from itertools import pairwise
 from urllib.parse import quote, quote_plus
 
 import pytest
-from hypothesis import assume, example, given
-from hypothesis import strategies as st
+from hypothesis import assume, example, given, strategies as st
 
 from opslib.mask import SHORTEST, Mask, Stream
 from tests.place import SECRET, Place

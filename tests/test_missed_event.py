@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import stripe
 
-from opslib import environment, missed_event
+from opslib import environment
 from opslib.errors import RunbookError
+from opslib.payments import missed_event
 
 BEGUN = datetime.now(UTC) - timedelta(hours=1)
 

@@ -3,11 +3,10 @@
 from contextlib import suppress
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from opslib import payment
 from opslib.errors import BadParameter
+from opslib.payments import payment
 
 
 def test_names_are_ids_and_intents_each_once() -> None:

@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from opslib import command, environment, pm2
+from opslib import command, environment
+from opslib.api import pm2
 from opslib.environment import Environment
 from opslib.errors import CommandFailed, RunbookError
 from tests import sandbox as standin

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from opslib import proposal
-from opslib.proposal import Proposal
-from opslib.statement import Statement
+from opslib.database import proposal
+from opslib.database.proposal import Proposal
+from opslib.database.statement import Statement
 
 TABLE: dict[str, Any] = {
     "rows": 300_000,

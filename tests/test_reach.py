@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from opslib import reach
-from opslib.postgres import LoginFailed
-from opslib.reach import REMEDIES
+from opslib.database import reach
+from opslib.database.postgres import LoginFailed
+from opslib.database.reach import REMEDIES
 from tests.sandbox import postgres
 from tests.sandbox.credentials import Credentials
 

@@ -5,13 +5,15 @@ from typing import Any, cast
 import pytest
 from stripe import Event, StripeClient, WebhookEndpoint
 
-from opslib import delivery, environment, log, replay, trace, webhook
-from opslib.cause import Cause
-from opslib.delivery import Deliveries
+from opslib import environment
+from opslib.api import log
+from opslib.database.postgres import Connection
 from opslib.errors import ChangeFailed, UndoFailed
-from opslib.postgres import Connection
-from opslib.replay import Replay
-from opslib.trace import Trace
+from opslib.payments import delivery, replay, trace, webhook
+from opslib.payments.cause import Cause
+from opslib.payments.delivery import Deliveries
+from opslib.payments.replay import Replay
+from opslib.payments.trace import Trace
 
 
 class Api:

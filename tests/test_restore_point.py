@@ -6,10 +6,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from opslib import environment
-from opslib.backup import Backup
+from opslib.backups.backup import Backup
+from opslib.backups.manifest import Manifest
+from opslib.backups.restore_point import fresh, known, pending, pick
 from opslib.errors import BadParameter
-from opslib.manifest import Manifest
-from opslib.restore_point import fresh, known, pending, pick
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 MANIFEST = Manifest(
@@ -86,7 +86,7 @@ def test_only_the_latest_is_held_to_the_rpo(monkeypatch: pytest.MonkeyPatch) -> 
 def test_migrations_are_those_of_the_release(
     monkeypatch: pytest.MonkeyPatch, last: str, is_known: bool, to_come: list[str] | None
 ) -> None:
-    monkeypatch.setattr("opslib.prisma.released", lambda env: ["1_one", "2_two", "3_three"])
+    monkeypatch.setattr("opslib.database.prisma.released", lambda env: ["1_one", "2_two", "3_three"])
     env = environment.load("sandbox")
     one = replace(BACKUPS[1], manifest=replace(MANIFEST, migration=last))
     assert known(env, one) is is_known

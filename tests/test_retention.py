@@ -4,13 +4,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from opslib import retention
-from opslib.backup import Backup
+from opslib.backups import retention
+from opslib.backups.backup import Backup
+from opslib.backups.manifest import Manifest
 from opslib.environment import Backups
-from opslib.manifest import Manifest
 
 NOW = datetime(2030, 1, 31, tzinfo=UTC)
 ABOUT = Manifest(NOW, "18", "db", "app", "", "0/0", "UTF8", "C", "C", "c", None, (), (), ())

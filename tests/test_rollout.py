@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from opslib import env_file, environment, pm2
+from opslib import env_file, environment
+from opslib.api import pm2
+from opslib.api.pm2 import Worker
+from opslib.api.rollout import Later, rollout, tidy
 from opslib.environment import Environment
 from opslib.errors import RunbookError
-from opslib.pm2 import Worker
-from opslib.rollout import Later, rollout, tidy
 from tests.place import Place
 
 

@@ -7,8 +7,7 @@ import pytest
 from IPython.core.interactiveshell import ExecutionResult, InteractiveShell
 from traitlets.config import Config
 
-from opslib import Change, RunbookError, UndoFailed, errors, start
-from opslib import run as runs
+from opslib import Change, RunbookError, UndoFailed, errors, run as runs, start
 from opslib.run import Run
 from tests.place import Place
 

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from opslib import environment, sendgrid
+from opslib import environment
 from opslib.environment import Environment
 from opslib.errors import RunbookError
+from opslib.mail import sendgrid
 from tests.drills import mailbox
 
 pytestmark = pytest.mark.usefixtures("sandbox")

@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 from stripe import SignatureVerificationError, WebhookSignature
 
-from opslib import clock, environment, signature, webhook
-from opslib.cause import Cause
-from opslib.signature import COMPACT, FUTURE_CASE, ODD, Probed, verdict
-from opslib.trace import Trace
+from opslib import environment
+from opslib.payments import clock, signature, webhook
+from opslib.payments.cause import Cause
+from opslib.payments.signature import COMPACT, FUTURE_CASE, ODD, Probed, verdict
+from opslib.payments.trace import Trace
 from tests.sandbox import toolchain
 from tests.sandbox.layout import BIN, HERE
 

@@ -1,4 +1,4 @@
-"""Tests of opslib.signing: what it finds in each state that a run may leave behind."""
+"""Tests of opslib.api.signing: what it finds in each state that a run may leave behind."""
 
 from datetime import UTC, datetime, timedelta
 from math import inf
@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from opslib import env_file, signing
+from opslib import env_file
+from opslib.api import signing
 from opslib.environment import Environment
 from opslib.errors import CheckFailed
 from opslib.mask import mask

@@ -4,8 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from opslib import statement
-from opslib.statement import Snapshot, Statement
+from opslib.database import statement
+from opslib.database.statement import Snapshot, Statement
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

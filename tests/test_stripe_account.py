@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from opslib import environment, stripe_account, webhook
+from opslib import environment
 from opslib.environment import Environment
 from opslib.errors import RunbookError
+from opslib.payments import stripe_account, webhook
 from tests.drills import stripe_agreement as dashboard
 
 pytestmark = pytest.mark.usefixtures("sandbox")

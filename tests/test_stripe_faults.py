@@ -9,9 +9,10 @@ import pytest
 import stripe._http_client
 from stripe import StripeClient
 
-from opslib import environment, stripe_account, webhook
+from opslib import environment
 from opslib.environment import Environment
 from opslib.errors import RunbookError
+from opslib.payments import stripe_account, webhook
 from tests.drills import stripe_agreement as dashboard
 
 pytestmark = pytest.mark.usefixtures("sandbox", "quick")

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from opslib import env_file, environment, stripe_rotation, stripe_stage
+from opslib import env_file, environment
 from opslib.environment import Environment
 from opslib.errors import BadEnvironment, BadParameter
-from opslib.stripe_rotation import Rotation, Stage
+from opslib.payments import stripe_rotation, stripe_stage
+from opslib.payments.stripe_rotation import Rotation, Stage
 from tests.place import Place
 
 OLD, NEW, NEXT = "sk_test_old1", "rk_test_new2", "sk_test_next3"

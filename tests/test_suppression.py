@@ -4,9 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from opslib import environment, suppression
+from opslib import environment
 from opslib.environment import Environment
 from opslib.errors import BadParameter, RunbookError
+from opslib.mail import suppression
 from tests.drills import mailbox
 
 

@@ -7,7 +7,10 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from opslib import cluster, database_session, database_settings, environment, pm2, prisma, sibling, swap, trial
+from opslib import environment
+from opslib.api import pm2
+from opslib.backups import sibling, swap, trial
+from opslib.database import cluster, database_session, database_settings, prisma
 from opslib.errors import ChangeFailed, RunbookError
 from tests.sandbox import postgres
 from tests.sandbox.credentials import Credentials

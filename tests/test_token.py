@@ -1,4 +1,4 @@
-"""Tests of opslib.token, against a small API that checks signatures itself."""
+"""Tests of opslib.api.token, against a small API that checks signatures itself."""
 
 import base64
 import hmac
@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from opslib import log, token
+from opslib.api import log, token
+from opslib.api.pm2 import Worker
 from opslib.environment import Environment
 from opslib.errors import BadEnvironment
-from opslib.pm2 import Worker
 
 SECRET = "%41 @:/#'\" $HOME ümläut ✓"
 TOKENS = {"route": "/api/things", "claims": {"sub": "0", "kind": "access"}, "longest": 100}

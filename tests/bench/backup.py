@@ -13,8 +13,11 @@ from typing import NamedTuple
 
 import psutil
 
-from opslib import aws, backup, cluster, environment, pg_tool, store
+from opslib import environment
+from opslib.backups import backup, store
+from opslib.database import cluster, pg_tool
 from opslib.progress import size
+from opslib.storage import aws
 from tests import sandbox
 from tests.sandbox import postgres
 from tests.sandbox.credentials import BUCKET, Credentials

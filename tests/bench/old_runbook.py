@@ -6,9 +6,11 @@ longer. What is done in a Dashboard ends the old secret at once, as the runbook 
 
 from urllib.parse import quote, urlsplit
 
-from opslib import aws, env_file, environment, token
-from opslib.access_key import AccessKeys
-from opslib.key_pair import Pair
+from opslib import env_file, environment
+from opslib.api import token
+from opslib.storage import aws
+from opslib.storage.access_key import AccessKeys
+from opslib.storage.key_pair import Pair
 from tests.bench.terminal import Terminal
 from tests.drills import stripe_agreement as stripe
 from tests.sandbox import pm2, postgres

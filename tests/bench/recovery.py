@@ -13,8 +13,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from opslib import aws, cluster, environment, health, pg_tool
+from opslib import environment
+from opslib.api import health
+from opslib.database import cluster, pg_tool
 from opslib.progress import size
+from opslib.storage import aws
 from tests import sandbox
 from tests.bench.backup import MEGABYTES, TABLES, fill
 from tests.drills import recovery

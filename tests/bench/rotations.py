@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from opslib import database_url, env_file, record
+from opslib import env_file, record
+from opslib.database import database_url
 from tests import leaks, sandbox
 from tests.bench import old_runbook
 from tests.bench.terminal import Terminal

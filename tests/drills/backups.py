@@ -16,8 +16,10 @@ from typing import Any
 
 import psutil
 
-from opslib import backup, cluster, environment, procedure, proof, retention, store
-from opslib.backup import Backup
+from opslib import environment, procedure
+from opslib.backups import backup, proof, retention, store
+from opslib.backups.backup import Backup
+from opslib.database import cluster
 from opslib.environment import Environment
 from tests.sandbox import postgres
 from tests.sandbox.credentials import Credentials

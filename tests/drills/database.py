@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from opslib import database_url, postgres, role
-from opslib.login import KEY, Login
+from opslib.database import database_url, postgres, role
+from opslib.database.login import KEY, Login
 from tests.drills import standing
 from tests.drills.standing import nothing, sandbox, soon
 from tests.sandbox import postgres as cluster

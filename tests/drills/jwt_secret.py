@@ -6,7 +6,8 @@ import json
 from datetime import UTC, datetime, timedelta
 from urllib.request import Request, urlopen
 
-from opslib import env_file, signing, token
+from opslib import env_file
+from opslib.api import signing, token
 from tests.drills import standing
 from tests.drills.standing import INSTANCES, nothing, sandbox
 from tests.sandbox.credentials import Credentials

@@ -8,9 +8,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from opslib import backup, cluster, dump, environment, health, pm2, swap
-from opslib.backup import Backup
-from opslib.store import stores
+from opslib import environment
+from opslib.api import health, pm2
+from opslib.backups import backup, dump, swap
+from opslib.backups.backup import Backup
+from opslib.backups.store import stores
+from opslib.database import cluster
 from tests.drills import backups
 from tests.sandbox import fault, postgres
 from tests.sandbox.credentials import Credentials

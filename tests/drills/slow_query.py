@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import psycopg
 
-from opslib.postgres import NAME
+from opslib.database.postgres import NAME
 from tests.sandbox import postgres
 from tests.sandbox.credentials import Credentials
 

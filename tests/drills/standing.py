@@ -5,11 +5,11 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 
-from opslib import env_file, environment, health, pm2
+from opslib import env_file, environment
+from opslib.api import health, pm2
 from opslib.environment import Environment
 from opslib.secret import Staged
-from tests.sandbox import SandboxError
-from tests.sandbox import pm2 as standin
+from tests.sandbox import SandboxError, pm2 as standin
 
 INSTANCES = 2
 Values = Mapping[str, str | None]

@@ -10,8 +10,9 @@ from typing import Any
 
 import urllib3
 
-from opslib import env_file, secret, webhook
+from opslib import env_file, secret
 from opslib.environment import Environment
+from opslib.payments import webhook
 from tests.drills import standing
 from tests.drills.standing import nothing, sandbox
 from tests.sandbox.credentials import Credentials, write_private

@@ -12,7 +12,8 @@ import psutil
 import pytest
 from psycopg import sql
 
-from opslib import backup, cluster, restore, store
+from opslib.backups import backup, restore, store
+from opslib.database import cluster
 from tests import leaks, sandbox
 from tests.aws_front import Front
 from tests.drills import backups

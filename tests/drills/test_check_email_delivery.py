@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from opslib import environment, pm2, suppression
+from opslib import environment
+from opslib.api import pm2
+from opslib.mail import suppression
 from tests.drills import mailbox
 from tests.sandbox.credentials import Credentials
 from tests.test_sandbox import ask, login

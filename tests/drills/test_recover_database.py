@@ -13,15 +13,16 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from opslib import backup, database_url, environment, swap
-from opslib.backup import Backup
-from opslib.store import ARCHIVE, Bucket, Folder, Store, stores
+from opslib import environment
+from opslib.backups import backup, swap
+from opslib.backups.backup import Backup
+from opslib.backups.store import ARCHIVE, Bucket, Folder, Store, stores
+from opslib.database import database_url
 from tests import leaks, sandbox
 from tests.drills import backups, recovery
 from tests.drills.backups import begun, elsewhere
 from tests.drills.recovery import TYPED, kill, kinds, live, lose, payments, problems, proven, recover
-from tests.sandbox import pm2 as standin
-from tests.sandbox import postgres
+from tests.sandbox import pm2 as standin, postgres
 from tests.sandbox.credentials import Credentials, write_private
 from tests.sandbox.layout import ADMIN, DOTENV, LOGS, PM2_HOME, RELEASES
 

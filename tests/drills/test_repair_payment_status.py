@@ -15,10 +15,11 @@ from typing import Any
 import psutil
 import pytest
 
-from opslib import audit, comparison, env_file, environment, payment, stripe_account
+from opslib import env_file, environment
 from opslib.change import Change
 from opslib.errors import ChangeFailed, RunbookError, UndoFailed
-from opslib.repair import Repair
+from opslib.payments import audit, comparison, payment, stripe_account
+from opslib.payments.repair import Repair
 from tests import sandbox
 from tests.drills import payments
 from tests.drills.payments import KINDS, Made, make

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from opslib import environment, pm2, procedure, record
+from opslib import environment, procedure, record
+from opslib.api import pm2
 from tests import sandbox
 from tests.place import states
 

@@ -15,8 +15,10 @@ import psutil
 import psycopg
 import pytest
 
-from opslib import database_url, environment, pm2, postgres, record
-from opslib.login import Login
+from opslib import environment, record
+from opslib.api import pm2
+from opslib.database import database_url, postgres
+from opslib.database.login import Login
 from tests import leaks, sandbox
 from tests.drills.database import Saved, problems
 from tests.place import states

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from opslib import env_file, record, signing, token
+from opslib import env_file, record
+from opslib.api import signing, token
 from tests import leaks, sandbox
 from tests.drills import jwt_secret, standing
 from tests.sandbox.credentials import Credentials

@@ -15,7 +15,8 @@ from typing import Any
 import psutil
 import pytest
 
-from opslib import aws, environment, procedure, record, upload
+from opslib import environment, procedure, record
+from opslib.storage import aws, upload
 from tests import leaks, sandbox
 from tests.aws_front import Front
 from tests.drills import access_key

@@ -17,11 +17,8 @@ import pytest
 import yaml
 
 from opslib import env_file, environment, procedure
-from tests.aws_front import Front as AwsFront
-from tests.aws_front import How as AwsHow
-from tests.drills import database, jwt_secret
-from tests.drills import stripe_agreement as stripe
-from tests.drills import test_rotate_s3_credentials as s3
+from tests.aws_front import Front as AwsFront, How as AwsHow
+from tests.drills import database, jwt_secret, stripe_agreement as stripe, test_rotate_s3_credentials as s3
 from tests.drills.database import Saved
 from tests.postgres_front import Front, How
 from tests.sandbox import postgres as cluster

@@ -16,7 +16,8 @@ import psutil
 import pytest
 import urllib3
 
-from opslib import env_file, environment, postgres
+from opslib import env_file, environment
+from opslib.database import postgres
 from tests import sandbox
 from tests.drills import stripe_agreement as stripe
 from tests.drills.webhooks import Ran, replay, triage, words

@@ -18,8 +18,10 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from opslib import environment, freeing, health, postgres, procedure, session, slots
-from opslib.login import Login
+from opslib import environment, procedure
+from opslib.api import health
+from opslib.database import freeing, postgres, session, slots
+from opslib.database.login import Login
 from tests import sandbox
 from tests.sandbox import postgres as cluster
 from tests.sandbox.credentials import Credentials

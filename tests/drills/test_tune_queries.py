@@ -14,8 +14,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from opslib import build, environment, index, proposal, statement
-from opslib.login import Login
+from opslib import environment
+from opslib.database import build, index, proposal, statement
+from opslib.database.login import Login
 from tests import sandbox
 from tests.drills import slow_query
 from tests.drills.slow_query import INDEX, seeded

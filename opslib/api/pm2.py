@@ -1,0 +1,285 @@
+"""PM2: the API's workers, and replacing them without a release that does not start costing a request.
+
+PM2's own commands are what acts; facts about them were measured with 7.0.4 and are in `pm2 --help` where it says so.
+"""
+
+import contextlib
+import json
+import os
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from opslib import command, env_file
+from opslib.api import health, log
+from opslib.api.log import Position
+from opslib.change import Change
+from opslib.environment import Environment
+from opslib.errors import CommandFailed, RunbookError, UndoFailed
+from opslib.procedure import located
+
+SILENT = 30
+"""Seconds after which a worker that is up and does not answer is taken to hang."""
+UNDO_SECONDS = 60
+BROKEN = ("errored", "stopped")
+RELOAD_LOCK = 30
+"""Seconds for which PM2 refuses a second reload after one that was cut short."""
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One process of the API as PM2 and the system tell of it. `release` is the folder that its code was read from."""
+
+    id: int | str  # a text like `_old_0` while it leaves
+    pid: int
+    status: str
+    mode: str
+    restarts: int
+    up: int  # seconds
+    memory: int  # MiB
+    release: Path | None
+    ready: bool  # whether PM2 waits for the worker to say that it is ready
+    logs: list[Position] = field(repr=False)
+    """Where its logs for errors and output ended when this was asked."""
+
+
+def daemon(environment: Environment) -> dict[str, Any]:
+    """Say whether PM2's daemon runs for this home, and as whom; asks its files, as any pm2 command would start one."""
+    home = environment.api.pm2_home
+    found: dict[str, Any] = {"home": home, "pid": None, "user": None, "runs": False}
+    with contextlib.suppress(OSError, ValueError, psutil.NoSuchProcess):
+        process = psutil.Process(int((home / "pm2.pid").read_text()))
+        found |= {"pid": process.pid, "user": process.username()}
+        found["runs"] = process.uids().real == os.getuid() and (home / "rpc.sock").exists()
+    return found
+
+
+def workers(environment: Environment) -> list[Worker]:
+    """Give the API's workers by id. Of what PM2 tells, only these fields are kept: it holds their whole environment."""
+    return sorted(
+        (
+            Worker(
+                id=one["pm_id"],
+                pid=one["pid"],
+                status=one["pm2_env"]["status"],
+                mode=one["pm2_env"]["exec_mode"].removesuffix("_mode"),
+                restarts=one["pm2_env"]["restart_time"],
+                up=max(0, round(time.time() - one["pm2_env"]["pm_uptime"] / 1000)) if one["pid"] else 0,
+                memory=one["monit"]["memory"] >> 20,
+                release=_release(one["pid"], Path(one["pm2_env"]["pm_cwd"]), environment.api.release),
+                ready=bool(one["pm2_env"].get("wait_ready")),
+                logs=log.mark(Path(one["pm2_env"][f"pm_{stream}_log_path"]) for stream in ("err", "out")),
+            )
+            for one in _list(environment)
+        ),
+        key=lambda worker: (isinstance(worker.id, str), worker.id),
+    )
+
+
+def quiet(environment: Environment, *, within: float = 20) -> list[Worker]:
+    """Give the workers once no reload is under way, or `within` seconds have passed.
+
+    A reload outlives the run that began it. Meanwhile PM2 lists the worker that leaves too, with an id like `_old_0`.
+    """
+    ends = time.monotonic() + within
+    while True:
+        found = workers(environment)
+        under_way = [w for w in found if isinstance(w.id, str) or w.status not in ("online", *BROKEN)]
+        if not under_way or time.monotonic() > ends:
+            return found
+        time.sleep(0.5)
+
+
+def remembered(environment: Environment) -> list[str]:
+    """Give the keys of the `.env` for which PM2 holds another value: a restart would not take the file's.
+
+    dotenv does not override a variable that is already set, and PM2 keeps those of the first start.
+    """
+    file = env_file.read(environment.api.env_file)
+    held = [one["pm2_env"]["env"] for one in _list(environment)]
+    return sorted(key for key in file if any(key in env and str(env[key]) != file[key] for env in held))
+
+
+def reloads(environment: Environment, before: Sequence[Worker]) -> list[str]:
+    """Give the commands that replace these workers, as a person would type them."""
+    return [_typed(environment, ["pm2", "reload", str(worker.id)]) for worker in before]
+
+
+def replace(environment: Environment, before: Sequence[Worker], *, settle: float) -> None:
+    """Reload these workers one at a time, each only when the one before it has settled."""
+    for worker in before:
+        _pm2_each(environment, [worker], [["pm2", "reload", str(worker.id)]])
+        settled(environment, [worker], settle=settle, within=settle + UNDO_SECONDS)
+
+
+def reload(environment: Environment, before: Sequence[Worker], title: str) -> Change:
+    """Make the change that replaces these workers one at a time; in fork mode PM2 restarts them instead.
+
+    Undone by putting back the release that they ran, if another is in force now, and reloading them again.
+    """
+    return _replace(environment, before, title, [["pm2", "reload", str(worker.id)] for worker in before])
+
+
+def restart(environment: Environment, before: Sequence[Worker], title: str) -> Change:
+    """Make the change that stops all of these workers and starts them again: nobody answers in between."""
+    ids = [str(worker.id) for worker in before]
+    return _replace(environment, before, title, [["pm2", "stop", *ids], ["pm2", "start", *ids]])
+
+
+def replaced(environment: Environment, before: Sequence[Worker], *, settle: float) -> tuple[bool, list[Worker]]:
+    """Whether each of these workers is a new process that answers and has stayed up for `settle` seconds.
+
+    Raise RunbookError as soon as one cannot come up any more, with the end of its logs as evidence.
+    """
+    now = {worker.id: worker for worker in workers(environment)}
+    after = [now[worker.id] for worker in before if worker.id in now]
+    for old, new in zip(before, after, strict=False):
+        again = new.restarts - old.restarts
+        if new.status in BROKEN or (again > 1 and new.pid != old.pid and new.up < settle):
+            raise RunbookError(
+                f"worker {new.id} does not stay up: {new.status}, {again} restarts; its log says why.",
+                log.since(old.logs, limit=6),
+            )
+    fresh = len(after) == len(before) and all(
+        new.pid != old.pid and new.status == "online" and new.restarts <= old.restarts + 1 and new.up >= settle
+        for old, new in zip(before, after, strict=True)
+    )
+    pids = {worker.pid for worker in after}
+    answering = health.answering(environment.api.health_url, pids) if fresh else set()
+    for old, new in zip(before, after, strict=False):
+        if fresh and new.pid not in answering and new.up >= max(SILENT, settle):
+            raise RunbookError(
+                f"worker {new.id} is online and has not answered for {new.up} s; its log says what it does.",
+                log.since(old.logs, limit=6),
+            )
+    return fresh and answering == pids, after
+
+
+def settled(environment: Environment, before: Sequence[Worker], *, settle: float, within: float) -> None:
+    """Wait until each of these workers is `replaced`. Raise RunbookError when one cannot, or time (seconds) is up."""
+    ends = time.monotonic() + within
+    while not replaced(environment, before, settle=settle)[0]:
+        if time.monotonic() > ends:
+            ids = ", ".join(str(worker.id) for worker in before)
+            raise RunbookError(f"after {within:g} s not every one of the new workers {ids} is online and answers")
+        time.sleep(0.5)
+
+
+def _replace(environment: Environment, before: Sequence[Worker], title: str, commands: list[list[str]]) -> Change:
+    return Change(
+        title,
+        shows=[_typed(environment, words) for words in commands],
+        do=lambda: _pm2_each(environment, before, commands),
+        replaces=lambda: describe(environment, before),
+        undo=lambda: put_back(environment, before),
+        undo_shows=[
+            f"point {environment.api.release.name} at the release that the workers ran, if it points elsewhere",
+            *(f"pm2 reload {worker.id}" for worker in before),
+        ],
+    )
+
+
+def describe(environment: Environment, before: Sequence[Worker]) -> str:
+    """Say which processes these workers are now, and which release is in force: what a replacement replaces."""
+    now = {worker.id: worker for worker in workers(environment)}
+    named = [f"worker {w.id} (process {now[w.id].pid if w.id in now else 'gone'})" for w in before]
+    return f"{', '.join(named)}; release in force {environment.api.release.resolve().name}"
+
+
+def put_back(environment: Environment, before: Sequence[Worker], *, reread: bool = False) -> None:
+    """Undo a replacement: the old release in force, and these workers up on it, or UndoFailed with what is down.
+
+    `reread` reloads also the new ones that serve, because the `.env` that they have read was put back.
+    """
+    ran = next((worker.release for worker in before if worker.release), None)
+    link = environment.api.release
+    if ran and ran != link.resolve() and ran.is_dir() and link.is_symlink():
+        beside = link.with_name(f".{link.name}.undo")
+        beside.unlink(missing_ok=True)
+        beside.symlink_to(os.path.relpath(ran, link.parent))
+        os.replace(beside, link)
+    ids = {worker.id for worker in before}
+    # One that PM2 is starting again by itself may come up now; a command in the middle of that would be refused.
+    now = [worker for worker in quiet(environment, within=UNDO_SECONDS) if worker.id in ids]
+    up = health.answering(environment.api.health_url, {worker.pid for worker in now})
+    old = {worker.pid for worker in before}
+    down = [
+        worker
+        for worker in now
+        if worker.pid not in up or (ran and worker.release != ran) or (reread and worker.pid not in old)
+    ]
+    try:
+        for worker in down:
+            # What does not serve has no requests to lose, and PM2 does not reload what it is still launching.
+            _pm2(environment, "reload" if worker.pid in up else "restart", str(worker.id))
+        settled(environment, down, settle=2, within=UNDO_SECONDS)
+    except RunbookError as error:
+        raise UndoFailed(f"{_state(environment)} {error}", error.evidence) from None
+
+
+def _typed(environment: Environment, words: Sequence[str]) -> str:
+    return f"PM2_HOME={shlex.quote(located(environment.api.pm2_home))} {shlex.join(words)}"
+
+
+def _state(environment: Environment) -> str:
+    """Say which workers serve and which are down."""
+    now = workers(environment)
+    up = health.answering(environment.api.health_url, {worker.pid for worker in now})
+    said = []
+    for worker in now:
+        release = worker.release.name if worker.release else "unknown"
+        does = "answers" if worker.pid in up else "is down"
+        said.append(f"worker {worker.id} {does} ({worker.status}, release {release})")
+    return f"Now: {', '.join(said)}."
+
+
+def _pm2_each(environment: Environment, before: Sequence[Worker], commands: Sequence[Sequence[str]]) -> None:
+    """Carry out PM2's commands. Raise RunbookError with what the workers wrote meanwhile, which says why."""
+    try:
+        for words in commands:
+            _pm2(environment, *words[1:])
+    except CommandFailed as error:
+        written = log.since([position for worker in before for position in worker.logs], limit=6)
+        raise RunbookError(str(error), written or error.evidence) from None
+
+
+def _pm2(environment: Environment, *words: str) -> None:
+    ends = time.monotonic() + RELOAD_LOCK + 5
+    while True:
+        try:
+            command.run(["pm2", *words], env=environment.variables, seconds=120)
+            return
+        except CommandFailed as error:
+            # PM2 was just starting a worker that had crashed: it takes the command once that is up or down again.
+            passes = any(said in error.output for said in ("already in progress", "process already started"))
+            if not passes or time.monotonic() > ends:
+                raise
+            time.sleep(1)
+
+
+def _list(environment: Environment) -> list[Mapping[str, Any]]:
+    found = daemon(environment)
+    if not found["runs"]:
+        raise RunbookError(
+            f"PM2's daemon does not run for {found['home']} as this user (found process {found['pid']} of "
+            f"{found['user']}). Become the user that runs the API, or start it with `pm2 resurrect`."
+        )
+    listed = json.loads(command.run(["pm2", "-s", "jlist"], env=environment.variables))
+    return [one for one in listed if one["name"] == environment.api.name]
+
+
+def _release(pid: int, cwd: Path, link: Path) -> Path | None:
+    """Give the release folder of a process: its working folder, less the part that lies inside a release."""
+    try:
+        real = Path(psutil.Process(pid).cwd())
+        inside = cwd.relative_to(link)
+    except (psutil.Error, ValueError):
+        return None
+    if real.parts[len(real.parts) - len(inside.parts) :] != inside.parts:
+        return None
+    return real.parents[len(inside.parts) - 1] if inside.parts else real

@@ -1,0 +1,106 @@
+"""A rollout: new values in the `.env`, taken by one worker after the other, or all of it taken back."""
+
+import dataclasses
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
+from opslib import env_file
+from opslib.api import pm2
+from opslib.api.pm2 import Worker
+from opslib.change import Change
+from opslib.environment import Environment
+from opslib.procedure import located
+
+
+@dataclass(frozen=True)
+class Later:
+    """A value that is only there when the rollout is applied, and what the plan calls it until then."""
+
+    name: str
+    read: Callable[[], str]
+
+
+Value = str | Later | None
+"""What a key is set to; None removes it."""
+
+
+def rollout(
+    environment: Environment,
+    title: str,
+    values: Mapping[str, Value],
+    *,
+    replaces: Collection[str] = (),
+    settle: float = 5,
+) -> Change:
+    """Make the change that sets these keys and reloads the workers, the first as the canary.
+
+    Which processes there are is read when it is applied: a change before it in the plan may have replaced them. So the
+    plan names what it replaces by what only somebody else can change meanwhile: the ids of the workers, the release in
+    force, and the values of `replaces`, which are all the keys unless a change before it sets some of them.
+
+    A worker that does not come up stops it. Undone by putting back the file, byte for byte, and reloading again
+    whatever has read the new values, also those that a run which was killed has set. `settle` are the seconds that a
+    new worker must stay up.
+    """
+    file = environment.api.env_file
+    killed = bool(env_file.edits(file))  # a run was, and nobody knows which of its workers have read which file
+    workers: list[Worker] = []
+    edits: list[env_file.Edit] = []
+
+    def do() -> None:
+        workers[:] = pm2.quiet(environment)
+        found = {key: value.read() if isinstance(value, Later) else value for key, value in values.items()}
+        if made := env_file.edit(file, found) or env_file.latest(file):  # the latter where a killed run came this far
+            edits.append(made)
+        pm2.replace(environment, workers, settle=settle)
+
+    def undo() -> None:
+        restored = []
+        while edits:
+            env_file.restore(edits[-1])
+            restored.append(edits.pop())
+        before = [dataclasses.replace(worker, pid=0) for worker in workers] if killed else workers
+        pm2.put_back(environment, before, reread=True)
+        for made in restored:  # last: a backup tells a later run that workers may have read another file
+            env_file.drop(made)
+
+    reloads = pm2.reloads(environment, pm2.quiet(environment))
+    return Change(
+        title,
+        shows=[*(_shown(key, value, environment) for key, value in values.items()), *reloads],
+        do=do,
+        replaces=lambda: f"{_in_force(environment, replaces or values)}; {_serving(environment)}",
+        undo=undo,
+        undo_shows=[f"put back {located(file)} byte for byte", *reloads],
+    )
+
+
+def tidy(environment: Environment) -> None:
+    """Remove the backups of the `.env`, which hold secrets, once no undo needs them any more."""
+    for made in env_file.edits(environment.api.env_file):
+        env_file.drop(made)
+
+
+def _shown(key: str, value: Value, environment: Environment) -> str:
+    file = located(environment.api.env_file)
+    if value is None:
+        return f"remove {key} from {file}"
+    if isinstance(value, Later):
+        return f"set {key} in {file} to {value.name}"
+    return f"set {key} in {file} to {_named(key, value, environment)}"
+
+
+def _in_force(environment: Environment, keys: Collection[str]) -> str:
+    found = env_file.read(environment.api.env_file)
+    return ", ".join(f"{key} {_named(key, found[key], environment) if key in found else 'not set'}" for key in keys)
+
+
+def _serving(environment: Environment) -> str:
+    ids = [f"worker {worker.id}" for worker in pm2.workers(environment) if isinstance(worker.id, int)]
+    return f"{', '.join(ids)}; release in force {environment.api.release.resolve().name}"
+
+
+def _named(key: str, value: str, environment: Environment) -> str:
+    """Name a value: a secret by its fingerprint, anything else as it is."""
+    secret = any(key.startswith(name) for name in environment.secrets)
+    return f"fingerprint {env_file.fingerprint(value)}" if secret else repr(value)

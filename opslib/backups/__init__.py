@@ -1,0 +1,1 @@
+"""Backups of the database: taken, stored, proven, and recovered from."""

@@ -1,0 +1,53 @@
+"""A loss: what a database holds now and a backup of it does not, table by table."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from pandas import DataFrame, Series
+from psycopg import errors
+
+from opslib.backups import manifest
+from opslib.backups.manifest import Manifest, Table, utc
+from opslib.database import cluster, postgres
+from opslib.environment import Environment
+
+UNREADABLE = (errors.DataCorrupted, errors.IndexCorrupted, errors.InternalError, errors.IoError, errors.UndefinedFile)
+
+
+def present(environment: Environment) -> tuple[tuple[Table, ...], str]:
+    """Count what the live database holds now; or nothing, and why it cannot be read, where it is gone or damaged.
+
+    Raise LoginFailed where nobody could tell, as when PostgreSQL is down.
+    """
+    try:
+        with cluster.connect(environment) as connection:
+            return manifest.tables(connection, datetime.now(UTC)), ""
+    except postgres.LoginFailed as error:
+        if error.failure != "no-database":
+            raise
+        return (), str(error)
+    except UNREADABLE as error:
+        return (), str(error).splitlines()[0]
+
+
+def compared(then: Manifest, now: Sequence[Table]) -> DataFrame:
+    """Give a row for each table: its rows and newest time in the backup and now, the greatest difference first.
+
+    A row that was only changed shows in the newest time, where its table notes when a row is changed, and else not.
+    """
+    both = _frame(then.tables).merge(_frame(now), on="table", how="outer", suffixes=(" then", " now"))
+    both["since then"] = both["rows now"].fillna(0) - both["rows then"].fillna(0)
+    both["changed"] = (both["newest then"].fillna("") != both["newest now"].fillna("")) | both["since then"].ne(0)
+    both = both.sort_values(["changed", "since then", "table"], key=_rank, ascending=[False, False, True])
+    counts = dict.fromkeys(["rows then", "rows now", "since then"], "Int64")
+    shown = both[["table", "since then", "rows then", "rows now", "newest then", "newest now"]]
+    return shown.astype(counts).astype(object).fillna("no table")
+
+
+def _frame(tables: Sequence[Table]) -> DataFrame:
+    rows = [(one.name, one.rows, utc(one.newest) if one.newest else "") for one in tables]
+    return DataFrame(rows, columns=["table", "rows", "newest"])
+
+
+def _rank(column: "Series[int]") -> "Series[int]":
+    return column.abs() if column.name == "since then" else column

@@ -1,0 +1,156 @@
+"""A recovery: a backup restored beside the live database, and what it must stand before it takes that one's place.
+
+How far a run has come is read from PostgreSQL each time: from the databases that are there (sibling.py) and the note on
+them. A run that was killed is run again: it goes on with a whole copy, and drops one that is not whole.
+"""
+
+import shlex
+from dataclasses import dataclass
+
+from opslib.backups import dump, restore, restore_point, retention, sibling, swap, trial
+from opslib.backups.backup import Backup, fetched
+from opslib.backups.store import ARCHIVE, Store, settings, stores
+from opslib.change import Change
+from opslib.database import cluster, database_settings, prisma
+from opslib.database.postgres import Connection
+from opslib.environment import Environment
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """The way of one backup to the place of the live database."""
+
+    environment: Environment
+    backup: Backup
+    place: Store
+    """Where the copy of the backup lies that is restored."""
+
+    @property
+    def live(self) -> str:
+        """The name of the database that the API uses."""
+        return cluster.database(self.environment)
+
+    @property
+    def copy(self) -> str:
+        """The name of the database that the backup is restored into."""
+        return sibling.name(self.live, "new", self.backup.taken)
+
+    @property
+    def whole(self) -> bool:
+        """Whether the copy is there and whole: restored to its end, and not in the middle of its migrations."""
+        found = {one.name: one.note for one in swap.siblings(self.environment)}.get(self.copy, {})
+        return (found.get("state"), found.get("sha256")) == ("whole", self.backup.sha256)
+
+    @property
+    def swapped(self) -> bool:
+        """Whether a run that was killed has put this backup into the live one's place already."""
+        return swap.swapped(self.environment).get("sha256") == self.backup.sha256
+
+    @property
+    def note(self) -> dict[str, str]:
+        """What is noted on a database about where it comes from."""
+        return {"backup": self.backup.name, "sha256": self.backup.sha256}
+
+    # The changes
+
+    def changes(self, run: str, *, safety: bool) -> tuple[list[Change], list[Change]]:
+        """Make the changes that come before the swap: those before the copy is tried, and those after.
+
+        There are none where a run that was killed has swapped already.
+        """
+        if self.swapped:
+            return [], []
+        first = [
+            *retention.clear(self.environment, stores(self.environment)[0]),
+            *([self.safety(run)] if safety else []),
+        ]
+        return [*first, self.beside()], [self.migrate()] if restore_point.pending(self.environment, self.backup) else []
+
+    def safety(self, run: str) -> Change:
+        """Make the change that backs the present up, as `backup_database` does but for the proof."""
+        return Change(
+            "Back up the present",
+            shows=[shlex.join(dump.DUMP), *(f"store it in {place}" for place in stores(self.environment)[0])],
+            do=lambda: dump.take(self.environment, run, stores(self.environment)[0]),
+            replaces=lambda: f"{self.live}, which is only read",
+            undo=lambda: None,
+            undo_shows=["none needed: the backup stays, and is never `latest proven`"],
+        )
+
+    def beside(self) -> Change:
+        """Make the change that restores the backup into a database of its own; it is whole once its note says so.
+
+        One that a killed run has left is used if it is whole and of this backup, and else dropped.
+        """
+
+        def do() -> None:
+            keep = self.whole
+            self._drop(*({self.copy} if keep else ()))
+            if keep:
+                return
+            about = self.backup.manifest
+            with fetched(self.environment, self.backup, settings(self.environment).folder, [self.place]) as archive:
+                restore.restore(self.environment, archive, about, self.copy, jobs=self.environment.recovery.jobs)
+                restore.grant(self.environment, archive, self.copy)
+            with cluster.connect(self.environment, self.copy) as connection:
+                connection.execute("ANALYZE")
+                database_settings.copy(connection, self.live, self.copy)
+                self._note(connection, "whole")
+
+        def replaces() -> str:
+            left = [one.name for one in swap.siblings(self.environment) if one.kind == "new"]
+            if self.whole:
+                return f"{self.copy}, which a run that was killed has restored"
+            return f"nothing named {self.copy}" + (f"; {', '.join(left)} of a killed run is dropped" if left else "")
+
+        with self._admin() as admin:
+            carried = [one.as_string(admin) for one in database_settings.statements(admin, self.live, self.copy)]
+        arguments = restore.arguments(self.backup.manifest, self.copy, self.environment.recovery.jobs)
+        return Change(
+            "Restore the backup beside the live database",
+            shows=[
+                f"fetch {self.place.address(self.backup.name + ARCHIVE)} and check it to the last byte",
+                f"CREATE DATABASE {self.copy} OWNER {self.backup.manifest.role} TEMPLATE template0",
+                shlex.join(arguments),
+                "pg_restore of the rights (ACL) that each role had",
+                "ANALYZE",
+                *carried,
+            ],
+            do=do,
+            replaces=replaces,
+            undo=self._drop,
+            undo_shows=[f"DROP DATABASE {self.copy}, which has never been live"],
+        )
+
+    def migrate(self) -> Change:
+        """Make the change that brings the copy to the schema of the release in force, before anybody uses it."""
+
+        def do() -> None:
+            with self._admin() as admin:
+                self._note(admin, "migrating")
+                prisma.deploy(self.environment, trial.url(self.environment, self.copy))
+                self._note(admin, "whole")
+
+        return Change(
+            "Migrate the copy to the schema of the release",
+            shows=[
+                shlex.join(prisma.DEPLOY),
+                *(f"runs {name}" for name in restore_point.pending(self.environment, self.backup)),
+            ],
+            do=do,
+            replaces=lambda: f"{self.copy}, which was last migrated by {self.backup.manifest.migration or 'nothing'}",
+            undo=lambda: None,
+            undo_shows=["the copy is dropped with its restore; once it is live, the swap is undone"],
+        )
+
+    def _admin(self) -> Connection:
+        return cluster.connect(self.environment, cluster.MAINTENANCE)
+
+    def _note(self, connection: Connection, state: str) -> None:
+        sibling.note(connection, self.copy, {**self.note, "state": state})
+
+    def _drop(self, *kept: str) -> None:
+        """Drop what was restored and has never been live."""
+        for one in swap.siblings(self.environment):
+            if one.kind == "new" and one.name not in kept:
+                restore.drop(self.environment, one.name)

@@ -1,0 +1,96 @@
+"""Retention: which backups may go, and what runs that were killed have left; both are shown by name before they go."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+from opslib.backups import backup, proof
+from opslib.backups.backup import Backup
+from opslib.backups.store import ARCHIVE, MANIFEST, PROVEN, Store, settings
+from opslib.change import Change
+from opslib.database import cluster
+from opslib.environment import Backups, Environment
+
+
+def expired(found: Sequence[Backup], policy: Backups, now: datetime) -> list[Backup]:
+    """Give the backups of one store that may go once a newer one is proven; both lists are newest first.
+
+    An unproven one may, however young: it is no backup. Of the proven ones the newest `keep_proven` stay, however old,
+    and all that are younger than `keep_days`.
+    """
+    proven = [one for one in found if one.proven]
+    young = now - timedelta(days=policy.keep_days)
+    kept = {one.name for one in proven[: policy.keep_proven]} | {one.name for one in proven if one.taken > young}
+    return [one for one in found if one.name not in kept]
+
+
+def expire(environment: Environment, places: Sequence[Store], run: str) -> list[Change]:
+    """Make the change that deletes what may go, but for what this run has taken; none if nothing may.
+
+    Each store is judged by itself: a backup that lies in one only does not count in the other.
+    """
+    policy, now = settings(environment), datetime.now(UTC)
+
+    def found(place: Store) -> list[Backup]:
+        return [one for one in backup.listed(environment, [place]) if not one.name.endswith(f"-{run}")]
+
+    going = [(place, one) for place in places for one in expired(found(place), policy, now)]
+
+    def do() -> None:
+        for place, one in going:
+            backup.remove(one, [place])
+
+    def there() -> int:
+        names = {(str(place), one.name) for place in places for one in found(place)}
+        return sum((str(place), one.name) in names for place, one in going)
+
+    return [
+        Change(
+            "Delete what the policy does not keep",
+            shows=[f"delete {one.where[0]}, {'proven' if one.proven else 'never proven'}" for _, one in going],
+            do=do,
+            replaces=lambda: f"{there()} copies of backups",
+        )
+    ][: len(going)]
+
+
+def left(environment: Environment, places: Sequence[Store]) -> list[str]:
+    """Give what killed runs have left: halves of backups, unfinished uploads, scratch databases. Not whole backups."""
+    found = [address for place in places for address in (*place.unfinished(), *map(place.address, _halves(place)))]
+    with cluster.connect(environment, cluster.MAINTENANCE) as admin:
+        return found + [f"database {name}" for name in proof.stray(admin, cluster.database(environment))]
+
+
+def clear(environment: Environment, places: Sequence[Store]) -> list[Change]:
+    """Make the change that removes what is left; none if nothing is. No other run is at work: this one has the lock."""
+    found = left(environment, places)
+
+    def do() -> None:
+        for place in places:
+            place.abort()
+            for name in _halves(place):
+                place.delete(name)
+        with cluster.connect(environment, cluster.MAINTENANCE) as admin:
+            for name in proof.stray(admin, cluster.database(environment)):
+                cluster.drop(admin, name)
+
+    return [
+        Change(
+            "Clear away what killed runs have left",
+            shows=[f"remove {one}" for one in found],
+            do=do,
+            replaces=lambda: f"{len(left(environment, places))} leftovers",
+            undo=lambda: None,
+            undo_shows=["nothing: no backup is among them"],
+        )
+    ][: len(found)]
+
+
+def _halves(place: Store) -> list[str]:
+    """Give the archives and proofs that have no manifest."""
+    names = place.names()
+    stems = {name.removesuffix(MANIFEST) for name in names if name.endswith(MANIFEST)}
+    return [
+        name
+        for name in names
+        if not name.endswith(MANIFEST) and name.removesuffix(ARCHIVE).removesuffix(PROVEN) not in stems
+    ]

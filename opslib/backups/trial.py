@@ -1,0 +1,58 @@
+"""A trial: what a restored copy must stand before it takes the live database's place."""
+
+from psycopg import errors
+
+from opslib.database import cluster, database_url, postgres, prisma, role
+from opslib.database.postgres import Connection
+from opslib.environment import Environment
+from opslib.mask import mask
+
+
+def url(environment: Environment, database: str) -> str:
+    """Give the API's own URL, of this database."""
+    found = database_url.with_database(cluster.api_url(environment), database)
+    mask.add(cluster.KEY, found)
+    return found
+
+
+def sound(environment: Environment, database: str) -> tuple[bool, list[str]]:
+    """Whether every index is valid, and every constraint is validated that the live database has so."""
+    with cluster.connect(environment, database) as connection:
+        found = _unsound(connection)
+    try:
+        with cluster.connect(environment) as connection:
+            known = _unsound(connection)
+    except postgres.LoginFailed:
+        known = []  # it is gone: there is nothing to compare with
+    wrong = [one for one in found if one not in known]
+    return not wrong, wrong
+
+
+def usable(environment: Environment, database: str) -> tuple[bool, list[dict[str, str]]]:
+    """Whether the API's own login reads and writes there as the API does, in a transaction that is rolled back."""
+    address = url(environment, database)
+    table = environment.database.table if environment.database else "payments"
+    try:
+        with postgres.connect(address, cluster.KEY, within=5) as connection:
+            rows = role.rights(connection, table, database_url.schema(address))
+    except errors.InsufficientPrivilege as error:
+        return False, [{"tried": f"read and write {table}", "result": str(error)}]
+    return all(row["result"] != "DENIED" for row in rows), rows
+
+
+def current(environment: Environment, database: str, pending: list[str]) -> tuple[bool, str]:
+    """Whether Prisma finds the schema to be that of the release in force, or behind it by just what is pending."""
+    up_to_date, said = prisma.status(environment, url(environment, database))
+    with cluster.connect(environment, database) as connection:
+        behind = sorted({*prisma.released(environment)} - {*prisma.had(connection)})
+    return up_to_date or (bool(behind) and behind == pending), said
+
+
+def _unsound(connection: Connection) -> list[str]:
+    rows = connection.execute(
+        "SELECT 'index ' || indexrelid::regclass || ' is invalid' AS what FROM pg_index"
+        " WHERE NOT (indisvalid AND indisready)"
+        " UNION ALL SELECT 'constraint ' || conname || ' of ' || conrelid::regclass || ' is not validated'"
+        " FROM pg_constraint WHERE NOT convalidated AND contype IN ('f', 'c') ORDER BY 1"
+    ).fetchall()
+    return [row["what"] for row in rows]

@@ -1,0 +1,1 @@
+"""PostgreSQL: logins, sessions, statements and indexes of the API's database."""

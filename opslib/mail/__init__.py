@@ -1,0 +1,1 @@
+"""Mail through SendGrid: what is sent, and to whom it is not."""

@@ -1,0 +1,187 @@
+"""The audit table: what a repair has changed in `payments`, by whom and why, with the row before it, which is the undo.
+
+It belongs to the administrator. The API may not write it, and may read it, so that its own role can dump the database.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import DictRow
+from psycopg.types.json import Jsonb
+
+from opslib.change import Change
+from opslib.database.postgres import Connection
+from opslib.environment import Environment
+from opslib.errors import ChangeFailed, RunbookError, UndoFailed
+from opslib.payments import payment
+
+TABLE = "runbook.payment_repairs"
+CREATE = f"""\
+CREATE SCHEMA IF NOT EXISTS runbook;
+CREATE TABLE IF NOT EXISTS {TABLE} (
+  payment_id bigint NOT NULL, run text NOT NULL, intent text NOT NULL, charge text NOT NULL,
+  operator text NOT NULL, reason text NOT NULL, incident text NOT NULL,
+  before jsonb NOT NULL, after jsonb NOT NULL, at timestamptz NOT NULL DEFAULT now(),
+  undone_at timestamptz, undone_run text, PRIMARY KEY (payment_id, run));"""
+NOTE = f"""\
+INSERT INTO {TABLE} (payment_id, run, intent, charge, operator, reason, incident, before, after)
+VALUES (%(id)s, %(run)s, %(intent)s, %(charge)s, %(operator)s, %(reason)s, %(incident)s, %(before)s, %(after)s)"""
+_SET = f"""\
+UPDATE payments AS p SET status = was.status, paid_date = was.paid_date, updated_at = was.updated_at
+FROM {TABLE} AS r, jsonb_populate_record(NULL::payments, r.%s) AS was
+WHERE r.payment_id = %%(id)s AND r.run = %%(repair)s AND r.undone_at %s
+AND p.id = r.payment_id AND to_jsonb(p) @> r.%s"""
+PUT_BACK = _SET % ("before", "IS NULL", "after")
+AGAIN = _SET % ("after", "IS NOT NULL", "before")
+_UNDONE = f"UPDATE {TABLE} SET undone_at = now(), undone_run = %(run)s WHERE payment_id = %(id)s AND run = %(repair)s"
+_REDONE = f"UPDATE {TABLE} SET undone_at = NULL, undone_run = NULL WHERE payment_id = %(id)s AND run = %(repair)s"
+
+
+def lines(statement: str) -> list[str]:
+    """Give a statement as a plan shows it."""
+    return [line.strip() for line in statement.splitlines()]
+
+
+def exists(connection: Connection) -> bool:
+    """Whether there is a table yet."""
+    found = connection.execute("SELECT to_regclass(%s) IS NOT NULL AS there", [TABLE]).fetchone()
+    return bool(found and found["there"])
+
+
+def prepare(environment: Environment, connection: Connection) -> list[Change]:
+    """Make the change that makes the table, where there is none."""
+    if exists(connection):
+        return []
+
+    def do() -> None:
+        with payment.connect(environment) as admin, admin.transaction():
+            _alone(admin)
+            admin.execute(CREATE.encode())
+            query = "SELECT relowner::regrole::text AS owner FROM pg_class WHERE oid = 'payments'::regclass"
+            found = admin.execute(query).fetchone()
+            assert found is not None
+            owner = sql.SQL(found["owner"])  # regrole quotes what has to be quoted
+            admin.execute(sql.SQL("GRANT USAGE ON SCHEMA runbook TO {}").format(owner))
+            admin.execute(sql.SQL("GRANT SELECT ON {} TO {}").format(sql.SQL(TABLE), owner))
+
+    def undo() -> None:
+        with payment.connect(environment, within=payment.PATIENCE) as admin, admin.transaction():
+            _alone(admin)
+            if not exists(admin):
+                return
+            admin.execute(f"LOCK TABLE {TABLE} IN ACCESS EXCLUSIVE MODE".encode())
+            if admin.execute(f"SELECT 1 FROM {TABLE} LIMIT 1".encode()).fetchone() is None:
+                admin.execute(f"DROP TABLE {TABLE}".encode())
+                others = "SELECT 1 FROM pg_class WHERE relnamespace = 'runbook'::regnamespace LIMIT 1"
+                if admin.execute(others).fetchone() is None:
+                    admin.execute("DROP SCHEMA runbook")
+
+    return [
+        Change(
+            "Make the table that notes repairs",
+            shows=[*lines(CREATE), f"GRANT SELECT ON {TABLE} to the owner of payments"],
+            do=do,
+            replaces=lambda: "not there, or made by another run meanwhile",
+            undo=undo,
+            undo_shows=[f"DROP TABLE {TABLE}, if nothing stands in it"],
+        )
+    ]
+
+
+def note(connection: Connection, before: Mapping[str, Any], after: Mapping[str, Any], **given: Any) -> None:
+    """Write down a repair, in the transaction that makes it."""
+    connection.execute(NOTE.encode(), given | {"before": Jsonb(before), "after": Jsonb(after)})
+
+
+def newest(connection: Connection, payments: Sequence[int]) -> list[DictRow]:
+    """Give the newest repair of each of these payments that has one."""
+    if not exists(connection):
+        return []
+    query = f"SELECT DISTINCT ON (payment_id) * FROM {TABLE} WHERE payment_id = ANY(%s) ORDER BY payment_id, at DESC"
+    return connection.execute(query.encode(), [list(payments)]).fetchall()
+
+
+def shown(rows: Sequence[DictRow]) -> list[dict[str, str]]:
+    """Rows of evidence for repairs."""
+    return [
+        {
+            "payment": str(row["payment_id"]),
+            "charge": row["charge"],
+            "before": row["before"]["status"],
+            "after": f"{row['after']['status']}, paid {row['after']['paid_date']}",
+            "run": row["run"],
+            "by": row["operator"],
+            "reason": row["reason"],
+            "undone": str(row["undone_at"] or ""),
+        }
+        for row in rows
+    ]
+
+
+def undo_run(environment: Environment, run: str) -> None:
+    """Put back what a run has repaired, all of it or none. Raise UndoFailed for a row that has gone on since."""
+    with payment.connect(environment, within=payment.PATIENCE) as connection:
+        if not exists(connection):
+            return
+        query = f"SELECT payment_id FROM {TABLE} WHERE run = %s AND undone_at IS NULL"
+        made = [(row["payment_id"], run) for row in connection.execute(query.encode(), [run]).fetchall()]
+        _set(connection, PUT_BACK, _UNDONE, made, run, UndoFailed)
+
+
+def put_back(environment: Environment, rows: Sequence[DictRow], run: str) -> list[Change]:
+    """Make the change that takes repairs of earlier runs back, all of them or none."""
+    repairs = [(row["payment_id"], row["run"]) for row in rows if row["undone_at"] is None]
+    if not repairs:
+        return []
+
+    def do() -> None:
+        with payment.connect(environment) as connection:
+            _set(connection, PUT_BACK, _UNDONE, repairs, run, ChangeFailed)
+
+    def undo() -> None:
+        with payment.connect(environment, within=payment.PATIENCE) as connection:
+            query = f"SELECT payment_id, run FROM {TABLE} WHERE undone_run = %s"
+            mine = [(row["payment_id"], row["run"]) for row in connection.execute(query.encode(), [run]).fetchall()]
+            _set(connection, AGAIN, _REDONE, mine, run, UndoFailed)
+
+    return [
+        Change(
+            "Put the rows back as they were before their repair",
+            shows=[*lines(PUT_BACK), _UNDONE, *(f"payment {number}, repaired by run {by}" for number, by in repairs)],
+            do=do,
+            replaces=lambda: f"{len(repairs)} rows that are as their repair left them, or else nothing",
+            undo=undo,
+            undo_shows=lines(AGAIN),
+        )
+    ]
+
+
+def _set(
+    connection: Connection,
+    statement: str,
+    mark: str,
+    repairs: Sequence[tuple[int, str]],
+    run: str,
+    wrong: type[RunbookError],
+) -> None:
+    left = []
+    with connection.transaction() as transaction:
+        for number, repair in repairs:
+            given = {"id": number, "repair": repair, "run": run}
+            if connection.execute(statement.encode(), given).rowcount != 1:
+                left.append(str(number))
+            connection.execute(mark.encode(), given)
+        if left:
+            raise psycopg.Rollback(transaction)
+    if left:
+        raise wrong(
+            f"payment {', '.join(left)}: the row is no longer as the repair left it, so no row was put back. Somebody "
+            "or some event has changed it since: look at it, and leave it out."
+        )
+
+
+def _alone(connection: Connection) -> None:
+    # Two runs on two machines would collide in the catalogue.
+    connection.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", [TABLE])

@@ -1,0 +1,89 @@
+"""A diagnosis: why the API has not had events, by what stands now and by the traces that earlier ones have left."""
+
+import math
+import time
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+from opslib.api.pm2 import Worker
+from opslib.payments.cause import NEXT, Cause
+from opslib.payments.trace import Trace, moment
+
+AFTER = 3600
+"""Seconds after an event was made in which what the API logged is taken to be about it; Stripe first tries at once."""
+TRACELESS = (Cause.WRONG_URL, Cause.UNREACHABLE, Cause.SLOW)
+"""What keeps events from the API without a line in its log."""
+SLACK = 0.5
+"""Seconds by which clocks that are right may differ."""
+Judge = Callable[[float, str, bool], Cause]
+"""Says why the API has not an event that was made then, of this type, and that Stripe has sent or not."""
+
+
+def standing(found: Sequence[Trace], workers: Sequence[Worker], *, skew: float = 0) -> list[Cause]:
+    """Give `wrong secret` if the last delivery to these workers ended so: no probe tells what Stripe signs with.
+
+    What was logged before they started tells of a secret that they may not have any more.
+    """
+    started = time.time() - max((worker.up for worker in workers), default=0) + skew
+    signed = [trace for trace in found if trace.at >= started and trace.cause in (None, Cause.WRONG_SECRET)]
+    return [Cause.WRONG_SECRET] if signed and signed[-1].cause else []
+
+
+def nearest(failures: Sequence[Trace], created: float, *, skew: float = 0) -> Cause:
+    """Give why an event of that time failed, by what the API logged next; failures are in order of time."""
+    place = bisect_left(failures, created + skew - SLACK, key=lambda trace: trace.at)
+    if place < len(failures) and failures[place].at - skew <= created + AFTER:
+        return failures[place].cause or Cause.REFUSED
+    return Cause.NO_TRACE
+
+
+def judge(now: Sequence[Cause], found: Sequence[Trace], *, lacks: Sequence[str], skew: float = 0) -> Judge:
+    """Make what says of an event why the API has it not; the endpoint `lacks` these types.
+
+    What was logged just after it counts first. Where nothing was, it is laid to what stands now, if that leaves no
+    trace or the logs do not reach back so far.
+    """
+    unable = [cause for cause in now if cause not in (Cause.DISABLED, Cause.NOT_ENABLED, Cause.OPEN)]
+    failures = [trace for trace in found if trace.cause]
+    began = found[0].at - skew if found else math.inf
+
+    def why(created: float, kind: str, sent: bool) -> Cause:
+        if not sent and Cause.DISABLED in now:
+            return Cause.DISABLED
+        if not sent:
+            return Cause.NOT_ENABLED if kind in lacks else Cause.NO_TRACE
+        traced = nearest(failures, created, skew=skew)
+        silent = created < began or (unable and unable[0] in TRACELESS)
+        return unable[0] if traced is Cause.NO_TRACE and unable and silent else traced
+
+    return why
+
+
+def steps(causes: Sequence[Cause]) -> list[dict[str, str]]:
+    """Give for each of these what to do next."""
+    return [{"cause": cause.value, "next": NEXT[cause]} for cause in causes]
+
+
+def errors(found: Sequence[Trace]) -> list[dict[str, str]]:
+    """Give the errors of the handler, each once with its stack, and how often it was logged."""
+    counts = Counter(trace.said for trace in found if trace.cause is Cause.APP_ERROR)
+    return [{"times": str(times), "error": said} for said, times in counts.most_common(5)]
+
+
+def table(counts: Mapping[str, int], now: Sequence[Cause], traces: Sequence[Trace]) -> list[dict[str, str]]:
+    """Make a row for each cause: how many events it has, whether it stands now, when the log last told of it."""
+    rows = []
+    for cause in Cause:
+        told = [t for t in traces if t.cause is cause or (cause is Cause.IGNORED and t.outcome == "ignored")]
+        kinds = "".join(f", {kind}" for kind in sorted({trace.type for trace in told if trace.type}))
+        rows.append(
+            {
+                "cause": cause.value,
+                "stands now": "yes" if cause in now else "-",
+                "events": str(counts.get(cause.value, 0)),
+                "in the log": f"{len(told)}, last {moment(told[-1].at)}{kinds}" if told else "-",
+                "next": NEXT[cause] if cause in now or told or counts.get(cause.value) else "-",
+            }
+        )
+    return rows

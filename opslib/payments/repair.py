@@ -1,0 +1,133 @@
+"""The repair of a payment that Stripe says is paid: its row marked so, with a note of what was there.
+
+Each row is changed in a transaction of its own, together with its note: a run that is killed leaves both or neither.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from psycopg.errors import LockNotAvailable
+from stripe import StripeClient
+
+from opslib.change import Change
+from opslib.database import database_url
+from opslib.database.postgres import Connection
+from opslib.env_file import fingerprint
+from opslib.environment import Environment
+from opslib.errors import ChangeFailed
+from opslib.mask import mask
+from opslib.payments import audit, intent, payment
+from opslib.payments.comparison import Comparison
+from opslib.payments.stripe_account import said, settings
+from opslib.run import operator
+
+PATIENCE = 5
+"""Seconds for which a row that somebody else has locked is tried again."""
+
+LOCK = "SELECT to_jsonb(p) AS row FROM payments AS p WHERE provider_intent_id = %(intent)s FOR UPDATE NOWAIT"
+UPDATE = """\
+UPDATE payments AS p SET status = 'PAID', paid_date = to_timestamp(%(charged)s), updated_at = now()
+WHERE id = %(id)s AND status IN ('PENDING', 'PROCESSING', 'FAILED') AND amount = %(amount)s
+AND currency = %(currency)s AND provider_intent_id = %(intent)s RETURNING to_jsonb(p) AS row"""
+
+
+@dataclass(frozen=True)
+class Repair:
+    """How one run marks payments paid: who it is, why, and the client that asks Stripe again."""
+
+    environment: Environment
+    stripe: StripeClient
+    run: str
+    reason: str
+    incident: str
+
+    def mark(self, planned: Sequence[Comparison]) -> list[Change]:
+        """Make the change that marks those paid that no event has marked by then."""
+        if not planned:
+            return []
+
+        def do() -> None:
+            with payment.connect(self.environment) as connection:
+                for one in planned:
+                    self._mark(connection, one)
+
+        return [
+            Change(
+                "Mark paid what no event has marked",
+                shows=[
+                    "for each in a transaction of its own, unless its row is PAID by then:",
+                    "v1.payment_intents.retrieve(intent, {'expand': ['latest_charge']}), every field compared again",
+                    LOCK,
+                    *audit.lines(UPDATE),
+                    "exactly one row, or nothing",
+                    *audit.lines(audit.NOTE),
+                    *(
+                        f"{one.title}: {one.payment and one.payment.status} → PAID, {one.paid:%Y-%m-%dT%H:%M:%SZ}"
+                        for one in planned
+                    ),
+                ],
+                do=do,
+                replaces=lambda: self._said_now(planned),
+                undo=lambda: audit.undo_run(self.environment, self.run),
+                undo_shows=[*audit.lines(audit.PUT_BACK), "all rows that this run has marked, or none"],
+            )
+        ]
+
+    def _mark(self, connection: Connection, one: Comparison) -> None:
+        ends = time.monotonic() + PATIENCE
+        while True:
+            try:
+                _, problem = said(lambda: self._once(connection, one))
+                break
+            except LockNotAvailable:
+                if time.monotonic() > ends:
+                    raise ChangeFailed(
+                        f"{one.title}: somebody else has held its row for {PATIENCE} s. troubleshoot_database says who."
+                    ) from None
+            time.sleep(0.2)
+        if problem:
+            raise ChangeFailed(f"{one.title}: Stripe was asked again whether it is paid, and did not say: {problem}")
+
+    def _once(self, connection: Connection, one: Comparison) -> None:
+        """Mark one row, in one transaction; nothing if it is PAID by now. What Stripe raises passes."""
+        # Not under the lock, for which the API would have to wait as long as Stripe takes. A refund from here on is
+        # found by the verify, which asks again.
+        there = intent.retrieve(self.stripe, one.key)
+        given = {"intent": one.key}
+        with connection.transaction():
+            before = [found["row"] for found in connection.execute(LOCK, given).fetchall()]
+            rows = payment.named(connection, [one.key])[one.key]
+            now = Comparison(one.name, rows[0] if rows else None, there, settings(self.environment).mode == "live")
+            if now.verdict == "agrees":
+                return
+            if now.verdict != "repair" or now.payment is None or there is None or len(before) != 1:
+                raise ChangeFailed(f"{one.title} may not be marked paid any more: {'; '.join(now.why)}. Run again.")
+            row = {"id": now.payment.id, "amount": now.payment.amount, "currency": now.payment.currency}
+            after = connection.execute(UPDATE, given | row | {"charged": there.charged}).fetchall()
+            if len(after) != 1:
+                raise ChangeFailed(f"{one.title}: the update met {len(after)} rows, expected 1; nothing was written.")
+            words = {"operator": operator(), "reason": mask.text(self.reason), "incident": mask.text(self.incident)}
+            words |= {"run": self.run, "charge": there.charge}
+            audit.note(connection, before[0], after[0]["row"], id=now.payment.id, **given, **words)
+
+    def _said_now(self, planned: Sequence[Comparison]) -> str:
+        known = intent.ask(self.stripe, {one.key: one.payment.created.timestamp() for one in planned if one.payment})
+        facts = "; ".join(str(known.get(one.key)) for one in planned)
+        return f"rows of {len(planned)} payments; digest of what Stripe says of them: {fingerprint(facts)}"
+
+
+def rights(environment: Environment, connection: Connection) -> dict[str, bool]:
+    """Say what the administrator may do of what a repair needs."""
+    questions = {
+        "may read and update payments": "has_table_privilege('payments', 'SELECT')"
+        " AND has_table_privilege('payments', 'UPDATE')",
+        f"owns {audit.TABLE}, or may make it": "coalesce((SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE"
+        f" oid = to_regclass('{audit.TABLE}')), has_database_privilege(current_database(), 'CREATE'))",
+        "is not the API's own role": "current_user <> %(api)s",
+    }
+    asked = ", ".join(f"{question} AS answer_{n}" for n, question in enumerate(questions.values()))
+    role = database_url.user(payment.api_url(environment))
+    answer = connection.execute(f"SELECT {asked}".encode(), {"api": role}).fetchone()
+    assert answer is not None
+    return dict(zip(questions, answer.values(), strict=True))

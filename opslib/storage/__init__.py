@@ -1,0 +1,1 @@
+"""AWS: the API's access keys, and what they may do."""
