@@ -101,8 +101,9 @@ def asked(question: Callable[[Environment, str], Answer], env: Environment, key:
 
 @each_call
 def test_what_passes_is_asked_again(
-    env: Environment, path: str, question: Callable[[Environment, str], Answer]
+    env: Environment, path: str, question: Callable[[Environment, str], Answer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(stripe_account, "TIMEOUT", 5)  # far from what a slow answer takes, also on a busy machine
     key = dashboard.create_key()
     for name, fault in PASSING.items():
         dashboard.dashboard("faults", path=path, **fault)
