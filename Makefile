@@ -38,7 +38,7 @@ test: .venv/tester ## run all tests
 crash-matrix: .venv/tester ## kill the rotations at every step, run each again, count the survivors; about half an hour
 	$(BIN)/python -m tests.crash_shards
 
-drills: .venv/tester ## run the long drills of the rotations on the stand-in; about ten minutes
+drills: .venv/tester ## run the long drills of every procedure on the stand-in; about an hour
 	$(BIN)/pytest -m long
 
 check: .venv/tester ## lint and type-check

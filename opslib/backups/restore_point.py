@@ -74,10 +74,10 @@ def fresh(environment: Environment, backup: Backup, wanted: str) -> bool:
 
 
 def whole(environment: Environment, backup: Backup) -> tuple[Store | None, list[dict[str, str]]]:
-    """Give the first store whose copy is, to the last byte, what was written; with a row for each that was read."""
+    """Give the nearest store whose copy is, to the last byte, what was written; with a row for each that was read."""
     places, problem = stores(environment)
     rows = [{"copy in": "S3, which cannot be used", "is": problem}] if problem else []
-    for place in places:
+    for place in reversed(places):  # this machine's own folder is the last
         if place.address(backup.name + ARCHIVE) in backup.where:
             try:
                 check(backup, place)

@@ -249,8 +249,8 @@ def test_backup_that_is_no_good_is_found_with_the_reason_before_anything_is_done
 
 def test_one_copy_that_is_damaged_leaves_the_other() -> None:
     one = proven()
-    bucket = next(place for place in stores(environment.load("sandbox"))[0] if isinstance(place, Bucket))
-    overwrite(bucket, one.name + ARCHIVE, b"")
+    folder = next(place for place in stores(environment.load("sandbox"))[0] if isinstance(place, Folder))
+    overwrite(folder, one.name + ARCHIVE, b"")
     code, record, said = recover()
     assert (code, outcome(record)) == (0, "applied"), said
     assert "is cut short" in json.dumps(record)
