@@ -3,19 +3,19 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 SHORTEST, LONGEST = 1.0, 10.0
 """Seconds between two reports: at first, and in a step that takes long."""
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
-_current: "Callable[[str], None] | None" = None
+_current: ContextVar[Callable[[str], None] | None] = ContextVar("progress", default=None)
 
 
 @contextmanager
 def shown(show: Callable[[str], object]) -> Iterator[None]:
     """Have what is reported in this block shown so, once a second or, in a long one, more seldom."""
-    global _current
-    before, begun, last = _current, time.monotonic(), 0.0
+    begun, last = time.monotonic(), 0.0
 
     def paced(text: str) -> None:
         nonlocal last
@@ -24,17 +24,17 @@ def shown(show: Callable[[str], object]) -> Iterator[None]:
             last = now
             show(text)
 
-    _current = paced
+    before = _current.set(paced)
     try:
         yield
     finally:
-        _current = before
+        _current.reset(before)
 
 
 def report(text: str) -> None:
-    """Say how far the step is that is under way. From its own thread only: that is what an output belongs to."""
-    if _current is not None:
-        _current(text)
+    """Say how far the step is that is under way. Shown of its own thread only: that is what an output belongs to."""
+    if show := _current.get():
+        show(text)
 
 
 def size(count: float) -> str:

@@ -10,12 +10,14 @@ import hashlib
 import os
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
+import psycopg
 import zstandard
 
 from opslib import progress
@@ -70,10 +72,12 @@ def api_role(environment: Environment) -> str:
         return str(row["name"])
 
 
-def take(environment: Environment, run: str, places: list[Store]) -> tuple[Backup, str]:
+def take(
+    environment: Environment, run: str, places: list[Store], ended: threading.Event | None = None
+) -> tuple[Backup, str]:
     """Take a backup into these stores. Give it, and why it is not in S3, if so: that alone is no reason to stop.
 
-    Raise RunbookError or CommandFailed, with nothing left behind, if there is no backup.
+    Raise RunbookError or CommandFailed, with nothing left behind, if there is no backup, or once `ended` is set.
     """
     folder = next(place for place in places if isinstance(place, Folder))
     bucket = next((place for place in places if isinstance(place, Bucket)), None)
@@ -86,12 +90,13 @@ def take(environment: Environment, run: str, places: list[Store]) -> tuple[Backu
         stored = False
         try:
             counting = beside.submit(manifest.read, seen.connection, role, seen.taken, counted.__setitem__)
-            size, digest, raw = _write(environment, seen.id, part, upload, counted)
+            size, digest, raw = _write(environment, seen.id, part, upload, counted, ended or threading.Event())
             made = Backup(name, seen.taken, size, digest, raw, counting.result())
             stored = upload is not None and upload.complete(size)
             folder.keep(name + ARCHIVE)
         except BaseException:
-            seen.connection.cancel_safe()
+            with contextlib.suppress(psycopg.Error):  # it may be the connection that was lost
+                seen.connection.cancel_safe()
             if upload:
                 upload.abort()
             if bucket and stored:
@@ -110,8 +115,32 @@ def take(environment: Environment, run: str, places: list[Store]) -> tuple[Backu
     return replace(made, where=tuple(where)), problem
 
 
+@contextlib.contextmanager
+def meanwhile(environment: Environment, run: str, places: list[Store]) -> Iterator[None]:
+    """Take a backup while the block runs, and wait for it at the end. If the block fails it leaves nothing behind.
+
+    Raise as `take` does.
+    """
+    ended = threading.Event()
+    with ThreadPoolExecutor(1) as beside:
+        taking = beside.submit(take, environment, run, places, ended)
+        try:
+            yield
+            while not taking.done():
+                progress.report("the backup of the present is not there yet")
+                wait([taking], timeout=0.5)
+        finally:
+            ended.set()
+        taking.result()
+
+
 def _write(
-    environment: Environment, seen: str, part: Path, upload: Upload | None, counted: Mapping[str, int]
+    environment: Environment,
+    seen: str,
+    part: Path,
+    upload: Upload | None,
+    counted: Mapping[str, int],
+    ended: threading.Event,
 ) -> tuple[int, str, int]:
     """Have pg_dump's output compressed in this file; give its size, its SHA-256, and the size before."""
     env = pg_tool.variables(environment, cluster.url(environment))
@@ -131,6 +160,8 @@ def _write(
         process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said)
         try:
             for piece in _pieces(process):
+                if ended.is_set():
+                    raise RunbookError("the backup was not needed any more")
                 raw += len(piece)
                 write(squeeze.compress(piece))
                 if upload:

@@ -5,6 +5,7 @@ them. A run that was killed is run again: it goes on with a whole copy, and drop
 """
 
 import shlex
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from opslib.backups import dump, restore, restore_point, retention, sibling, swap, trial
@@ -60,42 +61,23 @@ class Recovery:
         """
         if self.swapped:
             return [], []
-        first = [
-            *retention.clear(self.environment, stores(self.environment)[0]),
-            *([self.safety(run)] if safety else []),
-        ]
-        return [*first, self.beside()], [self.migrate()] if restore_point.pending(self.environment, self.backup) else []
+        first = [*retention.clear(self.environment, stores(self.environment)[0]), self.beside(run, safety=safety)]
+        return first, [self.migrate()] if restore_point.pending(self.environment, self.backup) else []
 
-    def safety(self, run: str) -> Change:
-        """Make the change that backs the present up, as `backup_database` does but for the proof."""
-        return Change(
-            "Back up the present",
-            shows=[shlex.join(dump.DUMP), *(f"store it in {place}" for place in stores(self.environment)[0])],
-            do=lambda: dump.take(self.environment, run, stores(self.environment)[0]),
-            replaces=lambda: f"{self.live}, which is only read",
-            undo=lambda: None,
-            undo_shows=["none needed: the backup stays, and is never `latest proven`"],
-        )
-
-    def beside(self) -> Change:
+    def beside(self, run: str, *, safety: bool) -> Change:
         """Make the change that restores the backup into a database of its own; it is whole once its note says so.
 
-        One that a killed run has left is used if it is whole and of this backup, and else dropped.
+        One that a killed run has left is used if it is whole and of this backup, and else dropped. Meanwhile the
+        present is backed up, as `backup_database` does but for the proof.
         """
+        places = stores(self.environment)[0]
 
         def do() -> None:
-            keep = self.whole
-            self._drop(*({self.copy} if keep else ()))
-            if keep:
-                return
-            about = self.backup.manifest
-            with fetched(self.environment, self.backup, settings(self.environment).folder, [self.place]) as archive:
-                restore.restore(self.environment, archive, about, self.copy, jobs=self.environment.recovery.jobs)
-                restore.grant(self.environment, archive, self.copy)
-            with cluster.connect(self.environment, self.copy) as connection:
-                connection.execute("ANALYZE")
-                database_settings.copy(connection, self.live, self.copy)
-                self._note(connection, "whole")
+            with dump.meanwhile(self.environment, run, places) if safety else nullcontext():
+                keep = self.whole
+                self._drop(*({self.copy} if keep else ()))
+                if not keep:
+                    self._restore()
 
         def replaces() -> str:
             left = [one.name for one in swap.siblings(self.environment) if one.kind == "new"]
@@ -106,9 +88,11 @@ class Recovery:
         with self._admin() as admin:
             carried = [one.as_string(admin) for one in database_settings.statements(admin, self.live, self.copy)]
         arguments = restore.arguments(self.backup.manifest, self.copy, self.environment.recovery.jobs)
+        saves = [shlex.join(dump.DUMP), f"meanwhile, of {self.live}, into {' and '.join(map(str, places))}"]
         return Change(
-            "Restore the backup beside the live database",
+            "Restore the backup beside the live database" + (", and back that up meanwhile" if safety else ""),
             shows=[
+                *(saves if safety else ()),
                 f"fetch {self.place.address(self.backup.name + ARCHIVE)} and check it to the last byte",
                 f"CREATE DATABASE {self.copy} OWNER {self.backup.manifest.role} TEMPLATE template0",
                 shlex.join(arguments),
@@ -119,7 +103,10 @@ class Recovery:
             do=do,
             replaces=replaces,
             undo=self._drop,
-            undo_shows=[f"DROP DATABASE {self.copy}, which has never been live"],
+            undo_shows=[
+                f"DROP DATABASE {self.copy}, which has never been live",
+                *(["a backup of the present stays, and is never `latest proven`"] if safety else ()),
+            ],
         )
 
     def migrate(self) -> Change:
@@ -142,6 +129,16 @@ class Recovery:
             undo=lambda: None,
             undo_shows=["the copy is dropped with its restore; once it is live, the swap is undone"],
         )
+
+    def _restore(self) -> None:
+        about, jobs = self.backup.manifest, self.environment.recovery.jobs
+        with fetched(self.environment, self.backup, settings(self.environment).folder, [self.place]) as archive:
+            restore.restore(self.environment, archive, about, self.copy, jobs=jobs)
+            restore.grant(self.environment, archive, self.copy)
+        with cluster.connect(self.environment, self.copy) as connection:
+            connection.execute("ANALYZE")
+            database_settings.copy(connection, self.live, self.copy)
+            self._note(connection, "whole")
 
     def _admin(self) -> Connection:
         return cluster.connect(self.environment, cluster.MAINTENANCE)

@@ -73,9 +73,10 @@ def payments() -> int:
 def lose(count: int) -> None:
     """Do the damage: the newest payments are gone."""
     with postgres.connect(Credentials.load()) as connection:
-        connection.execute(
+        gone = connection.execute(
             "DELETE FROM payments WHERE id IN (SELECT id FROM payments ORDER BY id DESC LIMIT %s)", [count]
         )
+        assert gone.rowcount == count, "a test that has failed has left too few payments: start the stand-in anew"
 
 
 def problems() -> list[str]:
