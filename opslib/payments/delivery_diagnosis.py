@@ -72,18 +72,21 @@ def errors(found: Sequence[Trace]) -> list[dict[str, str]]:
 
 
 def table(counts: Mapping[str, int], now: Sequence[Cause], traces: Sequence[Trace]) -> list[dict[str, str]]:
-    """Make a row for each cause: how many events it has, whether it stands now, when the log last told of it."""
+    """Make a row for each cause that was found: how many events it has, whether it stands now, when the log told it."""
     rows = []
     for cause in Cause:
         told = [t for t in traces if t.cause is cause or (cause is Cause.IGNORED and t.outcome == "ignored")]
+        events = counts.get(cause.value, 0)
+        if not (cause in now or told or events):
+            continue
         kinds = "".join(f", {kind}" for kind in sorted({trace.type for trace in told if trace.type}))
         rows.append(
             {
                 "cause": cause.value,
                 "stands now": "yes" if cause in now else "-",
-                "events": str(counts.get(cause.value, 0)),
+                "events": str(events),
                 "in the log": f"{len(told)}, last {moment(told[-1].at)}{kinds}" if told else "-",
-                "next": NEXT[cause] if cause in now or told or counts.get(cause.value) else "-",
+                "next": NEXT[cause],
             }
         )
     return rows

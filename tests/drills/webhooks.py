@@ -35,13 +35,12 @@ class Ran:
     @property
     def named(self) -> set[str]:
         """The causes that triage names: they stand, or the log tells of them, or events have them."""
-        rows = self.rows("Causes")
-        return {r["cause"] for r in rows if r["stands now"] == "yes" or r["events"] != "0" or r["in the log"] != "-"}
+        return {row["cause"] for row in self.rows("Causes") if "cause" in row}
 
     @property
     def standing(self) -> set[str]:
         """The causes that stand."""
-        return {row["cause"] for row in self.rows("Causes") if row["stands now"] == "yes"}
+        return {row["cause"] for row in self.rows("Causes") if row.get("stands now") == "yes"}
 
 
 def words(name: str, *arguments: str, apply: bool = False) -> list[str]:
