@@ -33,10 +33,10 @@ SPECIAL = "%@:/#'\"$ \\ äß漢 ?&=+" + "x" * 160
 
 @pytest.fixture(autouse=True)
 def one_database() -> Iterator[None]:
-    """Begin and end with the live database only, and no backup."""
+    """Begin and end with the live database only, the payments that it had, and no backup."""
     recovery.clean()
-    yield
-    recovery.clean()
+    with recovery.same_payments():
+        yield
 
 
 def outcome(record: dict[str, Any]) -> str:
