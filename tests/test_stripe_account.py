@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 
 from opslib import environment
+from opslib.api import pm2
 from opslib.environment import Environment
 from opslib.errors import RunbookError
-from opslib.payments import stripe_account, webhook
+from opslib.payments import stripe_account, trace, webhook
 from tests.drills import stripe_agreement as dashboard
+from tests.drills.standing import soon
 
 pytestmark = pytest.mark.usefixtures("sandbox")
 
@@ -99,7 +101,7 @@ def test_what_may_be_asked_again_is(
 
 def test_events_that_are_not_taken_are_found_and_sent_again(env: Environment) -> None:
     stripe = stripe_account.reader(env, dashboard.held("STRIPE_SECRET_KEY"))
-    began, token = webhook.time.time() - 1, dashboard.login()
+    began, token = time.time() - 1, dashboard.login()
     dashboard.dashboard("deliveries", enabled=False)
     _, made = dashboard.intent(token)
     dashboard.cancel(dashboard.held("STRIPE_SECRET_KEY"), made["payment"]["providerIntentId"])
@@ -124,6 +126,17 @@ def test_the_live_route_is_asked_with_good_and_bad_signatures(env: Environment) 
     }
     assert webhook.judged(found, {"good": "taken", "bad": "refused"})[0]
     assert not webhook.judged(found, {"bad": "taken"})[0]
+
+
+def test_what_was_asked_of_the_live_route_is_no_delivery_to_who_reads_the_log(env: Environment) -> None:
+    begun = time.time()
+    webhook.answers(env, {"good": dashboard.held("STRIPE_WEBHOOK_SECRET"), "bad": "whsec_bad"})
+
+    def logged() -> list[trace.Trace]:
+        return trace.read(env, trace.beginnings(position for worker in pm2.workers(env) for position in worker.logs))
+
+    assert soon(lambda: len([one for one in logged() if one.cause and one.at >= begun]) == 2 * webhook.ASKS)
+    assert soon(lambda: trace.of_stripe(logged(), since=begun) == [])
 
 
 def test_a_signature_is_what_stripe_s_library_takes() -> None:
