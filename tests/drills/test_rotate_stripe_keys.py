@@ -88,7 +88,7 @@ def test_all_four_stages_cost_no_request_and_no_event(tmp_path: Path) -> None:
         shown.append(said)
         assert outcome == "applied", said
         assert stripe.held("STRIPE_SECRET_KEY") == new_key
-        outcome, _, said = rotate("retire-key", "-p", "old_key_last_used", "leaked", "-p", "wait_seconds", "1")
+        outcome, _, said = rotate("retire-key", "-p", "old_key_last_used", "leaked")
         assert outcome == "failed" and "✗ The old key is refused" in said  # it is not expired yet
         stripe.dashboard("keys/expire", secret=old_key)
         outcome, _, said = rotate("retire-key", "-p", "old_key_last_used", "leaked")

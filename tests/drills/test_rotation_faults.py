@@ -18,11 +18,11 @@ import yaml
 
 from opslib import env_file, environment, procedure
 from tests.aws_front import Front as AwsFront, How as AwsHow
-from tests.drills import database, jwt_secret, stripe_agreement as stripe, test_rotate_s3_credentials as s3
+from tests.drills import access_key as s3, database, jwt_secret, stripe_agreement as stripe
 from tests.drills.database import Saved
 from tests.postgres_front import Front, How
 from tests.sandbox import postgres as cluster
-from tests.sandbox.credentials import Credentials
+from tests.sandbox.credentials import BUCKET, Credentials
 from tests.sandbox.layout import DOTENV
 
 pytestmark = [pytest.mark.usefixtures("sandbox"), pytest.mark.long]
@@ -105,7 +105,7 @@ def test_postgresql_fails_for_the_administrator(
     assert found == code, said
     assert says in said, said
     assert (DOTENV.read_bytes() == before) == (code != 0), said
-    assert database.agree() == []
+    assert database.problems() == []
 
 
 @pytest.mark.usefixtures("saved")
@@ -124,7 +124,7 @@ def test_pgbouncer_that_has_passwords_of_its_own_is_not_left_behind(tmp_path: Pa
     assert "✗ PgBouncer holds no password of it" in said
     assert "Change its list too, then go on with -p accept_others True" in said
     assert DOTENV.read_bytes() == before
-    assert database.agree() == []
+    assert database.problems() == []
 
 
 # Stripe
@@ -141,7 +141,7 @@ def test_stripe_that_fails_now_and_then_is_asked_again(tmp_path: Path) -> None:
         stripe.dashboard("faults")
     assert code == 0, said
     assert stripe.held("STRIPE_SECRET_KEY") == key
-    assert stripe.agree() == []
+    assert stripe.problems() == []
     staged = environment.load("sandbox").api.env_file.resolve().with_name(".env.staged")
     kept = {f"STRIPE_SECRET_KEY_{what}": None for what in ("PENDING", "PREVIOUS", "SINCE")}
     env_file.drop(env_file.edit(staged, kept))  # type: ignore[arg-type]
@@ -152,9 +152,9 @@ def test_stripe_that_fails_now_and_then_is_asked_again(tmp_path: Path) -> None:
 
 @pytest.fixture
 def one_key() -> Iterator[None]:
-    s3.forget_all_but_one()
+    s3.one()
     yield
-    s3.forget_all_but_one()
+    s3.one()
 
 
 @pytest.mark.usefixtures("one_key")
@@ -162,11 +162,11 @@ def one_key() -> Iterator[None]:
     ("faults", "code", "says"),
     [
         (
-            {"CreateAccessKey": ("late 500", 1), "ListAccessKeys": ("throttle", 2), f"PUT {s3.BUCKET}": ("drop", 2)},
+            {"CreateAccessKey": ("late 500", 1), "ListAccessKeys": ("throttle", 2), f"PUT {BUCKET}": ("drop", 2)},
             0,
             "applied: all",
         ),
-        ({f"GET {s3.BUCKET}": ("500", 999)}, 2, "✗ The key does what the API needs"),
+        ({f"GET {BUCKET}": ("500", 999)}, 2, "✗ The key does what the API needs"),
         ({"GetUser": ("throttle", 999)}, 1, "GetUser was not answered: Throttling. See"),
     ],
     ids=["passes", "S3 lasts", "IAM lasts"],
@@ -180,7 +180,7 @@ def test_aws_fails(tmp_path: Path, faults: dict[str, tuple[AwsHow, int]], code: 
         found, said = rotate(elsewhere(tmp_path / "root", s3={"endpoint": front.url}), "rotate_s3_credentials")
     assert found == code, said
     assert (file.read_bytes() == before) == (code != 0)
-    assert s3.agree() == []
+    assert s3.problems() == []
     assert says in said, said
 
 
@@ -199,14 +199,14 @@ def test_old_key_goes_only_after_its_quiet_time_and_may_come_back(tmp_path: Path
         code, said = rotate(root, name, stage=stage, quiet_seconds=2)
         assert code == 0, said
         assert {key.id: key.status for key in s3.keys().listed()}[old.id] == status
-        assert s3.agree() == []
+        assert s3.problems() == []
     code, said = rotate(root, name, stage="delete", quiet_seconds=3600)
     assert code == 1 and "inactive since" in said and "3600 s are asked for" in said, said
     time.sleep(2)
     code, said = rotate(root, name, stage="delete", quiet_seconds=2)
     assert code == 0, said
     assert old.id not in [key.id for key in s3.keys().listed()]
-    assert s3.agree() == []
+    assert s3.problems() == []
 
 
 # Approvals
@@ -233,12 +233,12 @@ def test_only_the_plan_that_was_approved_is_applied(tmp_path: Path) -> None:
     before = DOTENV.read_bytes()
     code, said = apply(root, yesterday)
     assert code == 4 and f"the approval is for plan '{yesterday}'" in said, said
-    assert DOTENV.read_bytes() == before and jwt_secret.problem() == ""
+    assert DOTENV.read_bytes() == before and jwt_secret.problems() == []
     today = plan(root)
     assert today != yesterday
     code, said = apply(root, today)
     assert code == 0, said
-    assert DOTENV.read_bytes() != before and jwt_secret.problem() == ""
+    assert DOTENV.read_bytes() != before and jwt_secret.problems() == []
     code, said = apply(root, today)
     assert code == 4, said  # it was for one rotation
     jwt_secret.idle()
@@ -259,5 +259,5 @@ def test_a_second_person_s_signature_lets_a_rotation_go_ahead(tmp_path: Path) ->
     assert code == 0, said
     code, said = apply(root, digest)
     assert code == 0 and "is approved — by bob" in said, said
-    assert jwt_secret.problem() == ""
+    assert jwt_secret.problems() == []
     jwt_secret.idle()
