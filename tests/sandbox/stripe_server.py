@@ -340,7 +340,7 @@ async def forget_events(request: web.Request) -> web.Response:
 async def retry_deliveries(request: web.Request) -> web.Response:
     """Send every undelivered event once more."""
     account = request.app[account_key]
-    for name, missing in account.undelivered.items():
+    for name, missing in list(account.undelivered.items()):  # new events are made meanwhile
         for endpoint in [account.endpoints[id] for id in missing if id in account.endpoints]:
             if await account.send(account.events[name], endpoint):
                 missing.discard(endpoint.id)
