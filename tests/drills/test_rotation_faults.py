@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from opslib import env_file, environment, procedure
+from opslib.api import token
 from tests.aws_front import Front as AwsFront, How as AwsHow
 from tests.drills import access_key as s3, database, jwt_secret, stripe_agreement as stripe
 from tests.drills.database import Saved
@@ -229,7 +230,7 @@ def test_only_the_plan_that_was_approved_is_applied(tmp_path: Path) -> None:
     root = elsewhere(tmp_path / "root", approval="digest")
     jwt_secret.idle()
     yesterday = plan(root)
-    jwt_secret.idle()  # somebody has replaced the secret meanwhile, and every process is another one
+    jwt_secret.idle(token.make())  # somebody has replaced the secret meanwhile, and every process is another one
     before = DOTENV.read_bytes()
     code, said = apply(root, yesterday)
     assert code == 4 and f"the approval is for plan '{yesterday}'" in said, said
