@@ -96,7 +96,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results: list[Row] = []
     try:
         for procedure, subjects in groupby(wanted, attrgetter("procedure")):
-            of_stages = [shard(sample(list(cases(one)), options.sample), options.shard) for one in subjects]
+            of_stages = [
+                shard(sample(list(cases(one)), options.sample), options.shard, wanted.index(one)) for one in subjects
+            ]
             for case in filter(None, chain.from_iterable(zip_longest(*of_stages))):
                 begun = time.monotonic()
                 result = Result("listed") if options.list else survive(case)
@@ -168,10 +170,13 @@ def sample(all_cases: list[Case], size: int | None) -> list[Case]:
     return [all_cases[(2 * n + 1) * len(all_cases) // (2 * size)] for n in range(size)]
 
 
-def shard(all_cases: list[Case], which: str) -> list[Case]:
-    """Give the cases of shard K/N: every Nth, so that each shard has as many of each kind."""
+def shard(all_cases: list[Case], which: str, turn: int = 0) -> list[Case]:
+    """Give the cases of shard K/N: every Nth, so that each shard has as many of each kind.
+
+    With each `turn` another shard begins, so that a few cases of many stages are spread over all shards.
+    """
     first, step = map(int, which.split("/"))
-    return all_cases[first - 1 :: step]
+    return all_cases[(first - 1 + turn) % step :: step]
 
 
 def survive(case: Case) -> Result:

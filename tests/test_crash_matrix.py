@@ -47,9 +47,11 @@ def test_sample_is_spread_over_all_cases() -> None:
 
 def test_shards_together_have_every_case_once() -> None:
     all_cases = [Case(JWT, [Kill("runner", number)]) for number in range(10)]
-    shards = [shard(all_cases, which) for which in ("1/3", "2/3", "3/3")]
-    assert sorted(len(part) for part in shards) == [3, 3, 4]
-    assert sorted((case for part in shards for case in part), key=all_cases.index) == all_cases
+    for turn in range(4):
+        shards = [shard(all_cases, which, turn) for which in ("1/3", "2/3", "3/3")]
+        assert sorted(len(part) for part in shards) == [3, 3, 4]
+        assert sorted((case for part in shards for case in part), key=all_cases.index) == all_cases
+    assert [len(shard(all_cases[:1], "1/3", turn)) for turn in range(3)] == [1, 0, 0]
 
 
 def test_one_that_does_not_survive_is_counted_and_fails_it() -> None:
