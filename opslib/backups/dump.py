@@ -117,7 +117,7 @@ def take(
 
 @contextlib.contextmanager
 def meanwhile(environment: Environment, run: str, places: list[Store]) -> Iterator[None]:
-    """Take a backup while the block runs, and wait for it at the end. If the block fails it leaves nothing behind.
+    """Take a backup while the block runs, and wait for it at the end. If the block fails, one that is half is removed.
 
     Raise as `take` does.
     """

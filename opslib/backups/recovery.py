@@ -61,19 +61,19 @@ class Recovery:
         """
         if self.swapped:
             return [], []
-        first = [*retention.clear(self.environment, stores(self.environment)[0]), self.beside(run, safety=safety)]
+        places = stores(self.environment)[0]
+        first = [*retention.clear(self.environment, places), self.beside(run, places if safety else [])]
         return first, [self.migrate()] if restore_point.pending(self.environment, self.backup) else []
 
-    def beside(self, run: str, *, safety: bool) -> Change:
+    def beside(self, run: str, saves: list[Store]) -> Change:
         """Make the change that restores the backup into a database of its own; it is whole once its note says so.
 
         One that a killed run has left is used if it is whole and of this backup, and else dropped. Meanwhile the
-        present is backed up, as `backup_database` does but for the proof.
+        present is backed up into the stores `saves`, if any, as `backup_database` does but for the proof.
         """
-        places = stores(self.environment)[0]
 
         def do() -> None:
-            with dump.meanwhile(self.environment, run, places) if safety else nullcontext():
+            with dump.meanwhile(self.environment, run, saves) if saves else nullcontext():
                 keep = self.whole
                 self._drop(*({self.copy} if keep else ()))
                 if not keep:
@@ -88,11 +88,11 @@ class Recovery:
         with self._admin() as admin:
             carried = [one.as_string(admin) for one in database_settings.statements(admin, self.live, self.copy)]
         arguments = restore.arguments(self.backup.manifest, self.copy, self.environment.recovery.jobs)
-        saves = [shlex.join(dump.DUMP), f"meanwhile, of {self.live}, into {' and '.join(map(str, places))}"]
+        saving = [shlex.join(dump.DUMP), f"meanwhile, of {self.live}, into {' and '.join(map(str, saves))}"]
         return Change(
-            "Restore the backup beside the live database" + (", and back that up meanwhile" if safety else ""),
+            "Restore the backup beside the live database" + (", and back that up meanwhile" if saves else ""),
             shows=[
-                *(saves if safety else ()),
+                *(saving if saves else ()),
                 f"fetch {self.place.address(self.backup.name + ARCHIVE)} and check it to the last byte",
                 f"CREATE DATABASE {self.copy} OWNER {self.backup.manifest.role} TEMPLATE template0",
                 shlex.join(arguments),
@@ -105,7 +105,7 @@ class Recovery:
             undo=self._drop,
             undo_shows=[
                 f"DROP DATABASE {self.copy}, which has never been live",
-                *(["a backup of the present stays, and is never `latest proven`"] if safety else ()),
+                *(["a backup of the present stays, and is never `latest proven`"] if saves else ()),
             ],
         )
 
