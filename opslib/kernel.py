@@ -139,6 +139,8 @@ def _sweep() -> None:
     for folder in Path(tempfile.gettempdir()).glob("runbook-*-*"):
         with contextlib.suppress(OSError):
             held = _hold(folder)
-            if time.time() - folder.stat().st_mtime > FRESH:
-                shutil.rmtree(folder, ignore_errors=True)
-            os.close(held)
+            try:
+                if time.time() - folder.stat().st_mtime > FRESH:
+                    shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(held)

@@ -35,7 +35,8 @@ SELECT pid, backend_type AS kind, coalesce(usename, '') AS role, coalesce(datnam
   coalesce(wait_event_type || ': ' || wait_event, '') AS waits_for,
   greatest(0, coalesce(extract(epoch FROM now() - CASE WHEN state = 'active' THEN query_start ELSE state_change END),
     0))::float8 AS age,
-  EXISTS (SELECT FROM pg_locks l WHERE l.pid = a.pid AND granted AND locktype = 'advisory' AND objid = {}) AS migrates,
+  pid IN (SELECT l.pid FROM pg_locks l WHERE l.pid > 0 AND granted AND locktype = 'advisory' AND objid = {})
+    AS migrates,
   CASE WHEN wait_event_type = 'Lock' THEN pg_blocking_pids(pid) ELSE '{{}}' END AS blocked_by
 FROM pg_stat_activity a WHERE pid <> pg_backend_pid() ORDER BY backend_start, pid"""
 
