@@ -72,7 +72,7 @@ def errors(found: Sequence[Trace]) -> list[dict[str, str]]:
 
 
 def table(counts: Mapping[str, int], now: Sequence[Cause], traces: Sequence[Trace]) -> list[dict[str, str]]:
-    """Make a row for each cause that was found: how many events it has, whether it stands now, when the log told it."""
+    """Make a row for each cause found: how many events it has, whether it stands now, when the log last told of it."""
     rows = []
     for cause in Cause:
         told = [t for t in traces if t.cause is cause or (cause is Cause.IGNORED and t.outcome == "ignored")]

@@ -16,7 +16,7 @@ from opslib.api import health
 from opslib.change import Change
 from opslib.environment import Environment
 from opslib.errors import ChangeFailed, RunbookError
-from opslib.payments.stripe_account import said, settings
+from opslib.payments.stripe_account import pages, said, settings
 
 ASKS = 8
 """Times that each signature is tried, over a connection of its own, so that every worker is asked."""
@@ -89,11 +89,8 @@ def undelivered(stripe: StripeClient, since: float, before: float) -> list[Event
 
     Stripe counts what it is still trying among them. Raise RunbookError if Stripe does not say.
     """
-    asked = {"delivery_success": False, "created": {"gte": int(since), "lt": int(before)}, "limit": 100}
-    events, problem = said(lambda: list(stripe.v1.events.list(asked).auto_paging_iter()))  # type: ignore[arg-type]
-    if events is None:
-        raise RunbookError(f"the undelivered events are not known: {problem}. Run again when Stripe answers.")
-    return events[::-1]
+    made = {"gte": int(since), "lt": int(before)}
+    return list(pages(stripe.v1.events.list, delivery_success=False, created=made))[::-1]
 
 
 def all_taken(stripe: StripeClient, since: float, before: float) -> tuple[bool, list[dict[str, str]]]:
