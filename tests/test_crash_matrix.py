@@ -7,7 +7,6 @@ import pytest
 from tests.crash_matrix import FAILED, Case, Kill, all_well, sample, shard, summary, survive
 from tests.crash_subjects import SUBJECTS
 from tests.drills import access_key, database, jwt_secret, stripe_agreement
-from tests.sandbox.credentials import Credentials
 
 BY_NAME = {str(subject): subject for subject in SUBJECTS}
 JWT, LOGIN = BY_NAME["rotate_jwt_secret compromised=True"], BY_NAME["rotate_database_password method=single"]
@@ -26,7 +25,7 @@ SAMPLE = [
 def idle(sandbox: None) -> Iterator[None]:
     """Other tests compare the plan of rotations that have not begun."""
     yield
-    jwt_secret.idle(Credentials.load().jwt_secret)
+    jwt_secret.first()
     database.first()
     stripe_agreement.first()
     access_key.one()

@@ -23,6 +23,11 @@ def idle(secret: str = "") -> None:
         standing.put({signing.KEY: secret or token.make(), signing.PREVIOUS: None}, NOTHING)
 
 
+def first() -> None:
+    """The secret that the stand-in was started with, and nothing staged."""
+    idle(Credentials.load().jwt_secret)
+
+
 def overlap(days: float = 8) -> None:
     """A rotation was ended so many days ago, and its old secret is not retired."""
     if signing.found(sandbox()) != "overlap" or not signing.staged(sandbox()).previous or problems():

@@ -13,7 +13,6 @@ from opslib import env_file, record
 from opslib.api import signing, token
 from tests import leaks, sandbox
 from tests.drills import jwt_secret, standing
-from tests.sandbox.credentials import Credentials
 from tests.sandbox.layout import LOGS, STATE
 
 pytestmark = pytest.mark.usefixtures("sandbox")
@@ -25,7 +24,7 @@ ODD = "%41 @:/#'\" $HOME ${x} \\d ümläut ✓ " + "0123456789" * 17
 def _leave_no_rotation(sandbox: None) -> Iterator[None]:
     """Other tests compare the plan of a rotation that has not begun."""
     yield
-    jwt_secret.idle(Credentials.load().jwt_secret)
+    jwt_secret.first()
 
 
 def rotate(*arguments: str) -> tuple[int, dict[str, Any], str]:
