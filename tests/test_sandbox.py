@@ -268,6 +268,14 @@ def assert_mended() -> None:
     assert pm2.serving() == {(worker["pid"], good) for worker in workers} and len(workers) == 2
 
 
+def test_the_workers_of_another_checkout_are_not_ours() -> None:
+    script = f"/elsewhere{CURRENT}/server/src/server.js"
+    with subprocess.Popen([BIN / "node", "-e", "setTimeout(() => {}, 60000)", script]) as other:
+        assert other.pid not in [found.pid for found in pm2.processes()]
+        assert {worker["pid"] for worker in pm2.workers()} <= {found.pid for found in pm2.processes()}
+        other.terminate()
+
+
 def test_stop_leaves_nothing_and_start_tells_who_has_a_port(credentials: Credentials) -> None:
     """Last in this file: it stops the stand-in, and starts it again."""
     pids = [pid for state in stand_in.status() for pid in state.pids]

@@ -113,7 +113,10 @@ def orphans() -> bool:
 def processes() -> list[psutil.Process]:
     """Return the daemon and every worker, also one whose daemon is gone."""
     script = str(CURRENT / "server" / "src" / "server.js")
-    ours = process.matching(lambda cmdline: any("node" in word for word in cmdline[:1]) and script in " ".join(cmdline))
+    # A worker's title is one word to the system or several: the script is a whole word of it either way.
+    ours = process.matching(
+        lambda cmdline: any("node" in word for word in cmdline[:1]) and script in " ".join(cmdline).split()
+    )
     return [*filter(None, [daemon()]), *ours]
 
 
