@@ -32,14 +32,14 @@ sandbox-stop: .venv/tester ## stop the stand-in and delete its state
 sandbox-status: .venv/tester ## say how the stand-in is
 	$(BIN)/python -m tests.sandbox status
 
-test: .venv/tester ## run all tests
-	$(BIN)/pytest
+test: .venv/tester ## run all tests but the long drills, in shards side by side
+	$(BIN)/python -m tests.shards
 
 crash-matrix: .venv/tester ## kill the rotations at every step, or SAMPLE=2 of each stage, run each again; about forty minutes
 	$(BIN)/python -m tests.crash_shards $(if $(SAMPLE),--sample $(SAMPLE))
 
-drills: .venv/tester ## run the long drills of every procedure on the stand-in; about an hour
-	$(BIN)/pytest -m long
+drills: .venv/tester ## run the long drills of every procedure on the stand-in, in shards side by side
+	$(BIN)/python -m tests.shards -m long
 
 check: .venv/tester ## lint and type-check
 	$(BIN)/ruff check
