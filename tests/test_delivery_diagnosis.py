@@ -13,7 +13,8 @@ from opslib.api import log
 from opslib.api.pm2 import Worker
 from opslib.payments import delivery_diagnosis, trace as traces
 from opslib.payments.cause import NEXT, Cause
-from opslib.payments.trace import PROBE, Trace
+from opslib.payments.trace import Trace
+from opslib.payments.webhook import PROBE
 
 ENV = environment.load("sandbox")
 NOW = time.time()

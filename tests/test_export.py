@@ -8,10 +8,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from place import SECRET, Place
 
 from opslib import export, record
 from opslib.errors import Refused
+from tests.place import SECRET, Place
 
 NASTY = '<script>alert(1)</script><img src=http://example.com/x.png> & "quotes" | pipes'
 CHANGE = """\

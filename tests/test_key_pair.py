@@ -1,7 +1,9 @@
 """A key pair in the staging file: whole or not at all, for its owner only, and gone when it is not needed any more."""
 
 import os
+from datetime import datetime
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -18,11 +20,16 @@ def staged(tmp_path: Path) -> StagedPair:
     (tmp_path / "shared/.env").write_text(f"{ID}={OLD.id}\n{SECRET}={OLD.secret}\n")
     (tmp_path / ".env").symlink_to("shared/.env")
     api = Api(name="api", url="http://127.0.0.1:9", pm2_home=tmp_path, env_file=tmp_path / ".env", release=tmp_path)
-    return StagedPair(Environment(title="t", approval="none", api=api, secrets=frozenset({ID, SECRET})))
+    return StagedPair(Environment(title="t", approval={"default": "none"}, api=api, secrets=frozenset({ID, SECRET})))
+
+
+def held(staged: StagedPair) -> tuple[Pair | None, Pair | None, Pair | None, datetime | None]:
+    """What it says now of the pair in force, the next one, the last one, and since when."""
+    return staged.current, staged.pending, staged.previous, staged.since
 
 
 def test_it_goes_from_pending_to_in_force_to_forgotten(staged: StagedPair) -> None:
-    assert (staged.current, staged.pending, staged.previous, staged.since) == (OLD, None, None, None)
+    assert held(staged) == (OLD, None, None, None)
     staged.stage(NEW)
     staged.keep()
     assert (staged.pending, staged.previous) == (NEW, OLD)
@@ -32,10 +39,9 @@ def test_it_goes_from_pending_to_in_force_to_forgotten(staged: StagedPair) -> No
     staged.keep()
     assert staged.previous == OLD
     staged.finish()
-    assert (staged.current, staged.pending, staged.previous) == (NEW, None, OLD)
-    assert staged.since
+    assert held(staged)[:3] == (NEW, None, OLD) and staged.since
     staged.reopen()
-    assert (staged.pending, staged.since) == (NEW, None)
+    assert held(staged) == (NEW, NEW, OLD, None)
     staged.finish()
     staged.deactivated(True)
     assert staged.inactive
@@ -47,7 +53,7 @@ class Killed(BaseException):
     """Stands for SIGKILL, which nothing that is being done handles."""
 
 
-def die(*_: object) -> None:
+def die(*_: object) -> NoReturn:
     raise Killed
 
 

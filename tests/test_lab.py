@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from place import SECRET, Place, states
+
+from tests.place import SECRET, Place, states
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 OPTIONS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
@@ -249,13 +250,10 @@ def test_one_kernel_and_no_terminal(lab: Lab) -> None:
 
 @pytest.fixture(scope="module")
 def browser(lab: Lab) -> Iterator[Any]:
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        sync_playwright = None
-    if sync_playwright is None or CHROMIUM is None:
-        said = f"{'Chromium' if CHROMIUM is None else 'playwright'} is not installed"
-        pytest.fail(said) if os.environ.get("CI") else pytest.skip(said)
+    if CHROMIUM is None:
+        pytest.fail("Chromium is not installed") if os.environ.get("CI") else pytest.skip("Chromium is not installed")
+    from playwright.sync_api import sync_playwright  # half a second, which is for these tests only
+
     with sync_playwright() as playwright, tempfile.TemporaryDirectory() as profile:
         context = playwright.chromium.launch_persistent_context(
             profile, executable_path=CHROMIUM, args=OPTIONS, viewport={"width": 1280, "height": 1400}
@@ -283,6 +281,7 @@ class Copy:
     def until(self, true: Callable[[dict[str, Any]], bool], seconds: float = 15) -> dict[str, Any]:
         """Wait until this is true of the file; give its content."""
         ends = time.monotonic() + seconds
+        content: dict[str, Any]
         while not true(content := json.loads(self.file.read_text(encoding="utf-8"))):
             assert time.monotonic() < ends, (content["metadata"]["opslib"], states(content))
             time.sleep(0.1)

@@ -120,8 +120,11 @@ def test_rotation_loses_nothing(file: Path, rotate: Callable[[Path], None]) -> N
     write(file, "before rotation\n")
     rotate(file)
     write(file, "after rotation\n")
-    between = {renamed_twice: ["between"], copied_and_cut_and_grown: ["much later (and 19 more)"]}.get(rotate, [])
-    assert texts(position) == ["before rotation", *between, "after rotation"]
+    between: dict[Callable[[Path], None], list[str]] = {
+        renamed_twice: ["between"],
+        copied_and_cut_and_grown: ["much later (and 19 more)"],
+    }
+    assert texts(position) == ["before rotation", *between.get(rotate, []), "after rotation"]
 
 
 def cut(file: Path) -> None:

@@ -61,10 +61,10 @@ def env(tmp_path: Path, front: Front, monkeypatch: pytest.MonkeyPatch) -> Enviro
     file.write_bytes(DOTENV.read_bytes())
     file.chmod(0o600)
     env_file.drop(env_file.edit(file, {"DATABASE_URL": front.url(known.database_url)}))  # type: ignore[arg-type]
-    (admin := tmp_path / "admin").write_text(front.url(known.postgres_url))
-    admin.chmod(0o600)
+    (reference := tmp_path / "admin").write_text(front.url(known.postgres_url))
+    reference.chmod(0o600)
     assert found.database
-    database = found.database.model_copy(update={"admin": f"file:{admin}"})
+    database = found.database.model_copy(update={"admin": f"file:{reference}"})
     return found.model_copy(update={"api": found.api.model_copy(update={"env_file": file}), "database": database})
 
 
@@ -81,7 +81,7 @@ class State:
     def of(cls, env: Environment) -> "State":
         login = Login(env)
         with cluster.connect_admin(Credentials.load()) as admin:
-            held = dict(
+            held: dict[str, str] = dict(
                 admin.execute(
                     "SELECT rolname, CASE WHEN rolcanlogin THEN rolpassword END FROM pg_authid WHERE rolname = ANY(%s)",
                     [[cluster.ROLE, TWIN]],

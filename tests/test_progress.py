@@ -40,7 +40,7 @@ def test_sizes_read_as_people_say_them(count: float, said: str) -> None:
 
 def test_a_long_step_reports_more_and_more_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(n / 4 for n in range(10_000))
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr("opslib.progress.time.monotonic", lambda: next(clock))
     shown: list[str] = []
     with progress.shown(shown.append):
         for second in range(9_000):

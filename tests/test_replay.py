@@ -52,7 +52,7 @@ class Api:
         return []
 
 
-def begin(api: Api, monkeypatch: pytest.MonkeyPatch, events: int = 6, **options: int) -> Replay:
+def begin(api: Api, monkeypatch: pytest.MonkeyPatch, events: int = 6, skip: int = 0, most: int = 1000) -> Replay:
     """A replay of events `a`, `b`, … in this order."""
     monkeypatch.setattr(webhook, "resend", api.resend)
     monkeypatch.setattr(log, "mark", api.mark)
@@ -66,7 +66,8 @@ def begin(api: Api, monkeypatch: pytest.MonkeyPatch, events: int = 6, **options:
     found.add(reversed(made), database, 0)
     found.judge(lambda created, kind, sent: Cause.NO_TRACE)
     stripe, target = cast(StripeClient, None), WebhookEndpoint.construct_from({"id": "we_1"}, "sk_test_none")
-    return Replay(environment.load("sandbox"), stripe, target, database, [], found, "stripe", "whsec_x", **options)
+    sandbox = environment.load("sandbox")
+    return Replay(sandbox, stripe, target, database, [], found, "stripe", "whsec_x", skip, most)
 
 
 def test_sends_each_once_in_order_and_agrees(monkeypatch: pytest.MonkeyPatch) -> None:

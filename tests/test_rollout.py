@@ -61,7 +61,7 @@ def test_two_of_one_plan_follow_each_other(env: Environment, played: Played) -> 
     before = env.api.env_file.read_bytes()
     staged: list[str] = []
     first = rollout(env, "Offer", {"OFFERED": Later("the staged one", lambda: staged[0])})
-    values = {"JWT_SECRET": Later("the staged one", lambda: staged[0]), "OFFERED": "old"}
+    values: dict[str, str | Later] = {"JWT_SECRET": Later("the staged one", lambda: staged[0]), "OFFERED": "old"}
     second = rollout(env, "Sign", values, replaces=["JWT_SECRET"])
     assert first.shows[0] == "set OFFERED in app/.env to the staged one"
     assert [shown.rpartition("HOME=pm2 ")[2] for shown in first.shows[1:]] == ["pm2 reload 0", "pm2 reload 1"]

@@ -99,7 +99,8 @@ def test_a_check_may_be_asked_again(world: World) -> None:
     run = begin()
     with pytest.raises(errors.CheckFailed):
         run.check("Well", False)
-    for forbidden in (lambda: run.plan(world.change()), run.finish):
+    later: tuple[Callable[[], None], ...] = (lambda: run.plan(world.change()), run.finish)
+    for forbidden in later:
         with pytest.raises(errors.CheckFailed, match=r"not answered yes: Well\. Ask it again"):
             forbidden()
     run.check("Well", True)

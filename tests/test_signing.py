@@ -22,9 +22,8 @@ def place(folder: Path, values: dict[str, str], staged: dict[str, str]) -> Envir
         (folder / name).chmod(0o600)
     api = {"name": "api", "url": "http://127.0.0.1:9", "pm2_home": folder, "env_file": folder / ".env"}
     tokens = {"route": "/api", "claims": {}, "longest": 1000}
-    return Environment(
-        title="t", approval="none", api={**api, "release": folder}, secrets=["JWT_SECRET"], tokens=tokens
-    )  # type: ignore[arg-type]
+    known = {"title": "t", "approval": "none", "api": {**api, "release": folder}, "secrets": ["JWT_SECRET"]}
+    return Environment.model_validate({**known, "tokens": tokens})
 
 
 @pytest.mark.parametrize(

@@ -143,12 +143,12 @@ def test_a_signature_is_what_stripe_s_library_takes() -> None:
     from stripe import Webhook
 
     payload = b'{ "id": "evt_1",\n"object":"event" }'
-    assert Webhook.construct_event(payload, webhook.header("whsec_x%", payload), "whsec_x%").id == "evt_1"  # type: ignore[no-untyped-call]
+    assert Webhook.construct_event(payload, webhook.header("whsec_x%", payload), "whsec_x%").id == "evt_1"
 
 
 def test_what_retry_after_asks_for_is_waited_for(env: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
-    monkeypatch.setattr(stripe_account.time, "sleep", waits.append)
+    monkeypatch.setattr("opslib.payments.stripe_account.time.sleep", waits.append)
     stripe = stripe_account.client(env, dashboard.create_key())
     dashboard.dashboard("faults", status=429, retry_after=7)
     dashboard.dashboard("faults", status=429)

@@ -18,14 +18,14 @@ from tests.drills import stripe_agreement as dashboard
 pytestmark = pytest.mark.usefixtures("sandbox", "quick")
 
 Answer = tuple[bool, str]
-PASSING = {
+PASSING: dict[str, dict[str, float]] = {
     "429": {"status": 429, "times": 2},
     "429 with Retry-After": {"status": 429, "times": 2, "retry_after": 0},
     "500": {"status": 500, "times": 2},
     "no answer": {"status": 0, "times": 2},
     "slow": {"seconds": 0.5, "times": 9},
 }
-LASTING = {
+LASTING: dict[str, dict[str, float]] = {
     "limits the rate": {"status": 429, "times": 99},
     "HTTP 500": {"status": 500, "times": 99},
     "HTTP 503": {"status": 503, "times": 99, "retry_after": 0},

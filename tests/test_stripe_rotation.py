@@ -1,6 +1,7 @@
 """A rotation of a Stripe secret: what it begins with, what stands in its way, and what a killed run leaves behind."""
 
 import os
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -129,7 +130,7 @@ def test_a_wrong_secret_is_given_up_for_the_right_one_and_the_old_one_stays(env:
 @pytest.mark.parametrize(("stage", "value"), [("key", NEW), ("webhook", "whsec_new")])
 def test_a_killed_run_is_carried_on(env: Environment, stage: Stage, value: str, killed: int, given: bool) -> None:
     first = begin(env, stage, value)
-    steps = [
+    steps: list[Callable[[], object]] = [
         lambda: first.staged.create(lambda: value),
         lambda: first.staged.keep(),
         lambda: write(env, first),

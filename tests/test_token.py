@@ -4,7 +4,7 @@ import base64
 import hmac
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,9 +20,10 @@ SECRET = "%41 @:/#'\" $HOME ümläut ✓"
 TOKENS = {"route": "/api/things", "claims": {"sub": "0", "kind": "access"}, "longest": 100}
 
 
-def environment(url: str = "http://127.0.0.1:9", tokens: dict[str, object] | None = TOKENS) -> Environment:  # type: ignore[assignment]
+def environment(url: str = "http://127.0.0.1:9", tokens: Mapping[str, object] | None = TOKENS) -> Environment:
     api = {"name": "api", "url": url, "pm2_home": "pm2", "env_file": ".env", "release": "app"}
-    return Environment(title="t", approval="none", api=api, secrets=["JWT_SECRET"], tokens=tokens)  # type: ignore[arg-type]
+    known = {"title": "t", "approval": "none", "api": api, "secrets": ["JWT_SECRET"], "tokens": tokens}
+    return Environment.model_validate(known)
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ def first_check() -> tuple[float, float]:
     """Plan a restart; give the seconds to the first check, and from the last step to the end."""
     begun = time.monotonic()
     checked = last = 0.0
-    command = [Path(sys.executable).with_name("runbook"), "run", "restart_api"]
+    command = [str(Path(sys.executable).with_name("runbook")), "run", "restart_api"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         for line in process.stdout:

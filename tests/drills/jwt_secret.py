@@ -62,6 +62,6 @@ def signed_by(secret: str) -> bool:
     request = Request(f"{sandbox().api.url}/api/auth/login", body, {"Content-Type": "application/json"})
     with urlopen(request, timeout=10) as answer:
         made = json.load(answer)["accessToken"]
-    text, _, signature = made.rpartition(".")
+    text, _, signature = str(made).rpartition(".")
     digest = hmac.digest(secret.encode(), text.encode(), "sha256")
     return base64.urlsafe_b64encode(digest).rstrip(b"=").decode() == signature

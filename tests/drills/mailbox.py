@@ -8,7 +8,7 @@ from tests.sandbox.credentials import Credentials
 from tests.sandbox.layout import SENDGRID, url
 
 
-def admin(what: str, method: str = "POST", **data: Any) -> Any:
+def admin(what: str, method: str = "POST", /, **data: Any) -> Any:
     """Ask for what only the administrator may."""
     headers = {"Authorization": f"Bearer {Credentials.load().stripe_admin_token}"}
     got = urllib3.request(method, f"{url(SENDGRID)}/_sandbox/{what}", json=data or {}, headers=headers, retries=False)

@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from urllib.parse import quote
@@ -364,7 +365,7 @@ def test_policy_deletes_by_name_and_never_the_last_proven_one() -> None:
         assert (code, outcome(made)) == (0, "applied"), text
     places, _ = store.stores(env)
     for number, one in enumerate(existing()):  # make them old
-        aged = backup.replace(one, taken=one.taken - timedelta(days=20 + number))
+        aged = replace(one, taken=one.taken - timedelta(days=20 + number))
         for place in places:
             backup.write(aged, place)
     old = existing()

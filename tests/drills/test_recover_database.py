@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -214,7 +214,7 @@ def rewritten(one: Backup, **manifest: Any) -> None:
         backup.write(replace(one, manifest=replace(one.manifest, **manifest)), place)
 
 
-DAMAGE = {
+DAMAGE: dict[str, tuple[Callable[[Backup], None], str]] = {
     "cut short": (lambda one: everywhere(one, lambda content: content[:-9]), "is cut short"),
     "a flipped byte": (
         lambda one: everywhere(one, lambda content: content[:900] + bytes([content[900] ^ 1]) + content[901:]),

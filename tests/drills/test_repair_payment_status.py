@@ -268,7 +268,7 @@ def test_what_changes_after_the_plan_is_refused(what: str) -> None:
     if what == "row":
         payments.ask("UPDATE payments SET amount = amount - 1 WHERE id = %s", [made[1].id])
     else:
-        data = {
+        data: dict[str, dict[str, Any]] = {
             "refund": {"charge": {"amount_refunded": 1}},
             "dispute": {"charge": {"disputed": True}},
             "amount": {"amount_received": 1},
@@ -423,8 +423,8 @@ def test_killed_it_is_run_again(change: str, after: float, victim: str) -> None:
         assert any(change in line and "under way" in line for line in iter(process.stdout.readline, ""))
         time.sleep(after)
         below = psutil.Process(process.pid).children(recursive=True) if victim == "kernel" else []
-        for one in [p for p in below if "ipykernel" in " ".join(p.cmdline())] or [process]:
-            os.kill(one.pid, signal.SIGKILL)
+        for pid in [p.pid for p in below if "ipykernel" in " ".join(p.cmdline())] or [process.pid]:
+            os.kill(pid, signal.SIGKILL)
         process.communicate(timeout=120)
     time.sleep(1.5)
     now = payments.rows(made)

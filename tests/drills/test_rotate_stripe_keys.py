@@ -218,8 +218,8 @@ def test_killed_it_is_run_again(stage: str, change: str, after: float, victim: s
             await_line(process, change)
             time.sleep(after)
             kernels = psutil.Process(process.pid).children(recursive=True) if victim == "kernel" else []
-            for one in [p for p in kernels if "ipykernel" in " ".join(p.cmdline())] or [process]:
-                os.kill(one.pid, signal.SIGKILL)
+            for pid in [p.pid for p in kernels if "ipykernel" in " ".join(p.cmdline())] or [process.pid]:
+                os.kill(pid, signal.SIGKILL)
             process.communicate(timeout=120)
         outcome, _, shown = rotate(stage, *given)
     assert outcome == "applied", shown

@@ -22,7 +22,7 @@ from tests import sandbox
 from tests.drills import stripe_agreement as stripe
 from tests.drills.webhooks import Ran, replay, triage, words
 from tests.sandbox import backlog
-from tests.sandbox.layout import PM2_HOME
+from tests.sandbox.layout import API, PM2_HOME, STRIPE, url
 
 pytestmark = [pytest.mark.usefixtures("sandbox"), pytest.mark.long]
 
@@ -232,25 +232,25 @@ def test_ids_with_characters_that_mean_something_elsewhere_are_harmless(tmp_path
     assert ran.outcome == "applied", ran.end
     assert backlog.noted() == {event["id"] for event in made}
     assert list(tmp_path.iterdir()) == []
-    url = env_file.read(environment.load("sandbox").api.env_file)["DATABASE_URL"]
-    with postgres.connect(url) as database:
+    address = env_file.read(environment.load("sandbox").api.env_file)["DATABASE_URL"]
+    with postgres.connect(address) as database:
         assert database.execute("SELECT count(*) AS n FROM payments").fetchone() == {"n": 300}
 
 
 def test_an_endpoint_that_leads_elsewhere_or_lacks_a_type_is_named_and_enabled() -> None:
     key = stripe.held("STRIPE_SECRET_KEY")
-    address = f"{stripe.url(stripe.STRIPE)}/v1/webhook_endpoints/{stripe.ENDPOINT}"
+    address = f"{url(STRIPE)}/v1/webhook_endpoints/{stripe.ENDPOINT}"
     change(address, key, **{"enabled_events[0]": "payment_intent.succeeded"})
     try:
         assert triage().standing == {"endpoint lacks the type"}
         assert triage("-p", "stage", "enable", apply=True).outcome == "applied"
         assert triage().standing == set()
-        change(address, key, url=f"{stripe.url(stripe.API)}/nowhere")
+        change(address, key, url=f"{url(API)}/nowhere")
         lost = triage()
         assert lost.outcome == "failed"
         assert "Correct the endpoint's URL" in lost.end
     finally:
-        change(address, key, url=f"{stripe.url(stripe.API)}/api/webhooks/stripe", **{"enabled_events[0]": "*"})
+        change(address, key, url=f"{url(API)}/api/webhooks/stripe", **{"enabled_events[0]": "*"})
 
 
 def change(address: str, key: str, **fields: str) -> None:

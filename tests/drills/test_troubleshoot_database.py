@@ -17,6 +17,7 @@ from urllib.parse import quote
 import psycopg
 import pytest
 from psycopg import sql
+from psycopg.conninfo import make_conninfo
 
 from opslib import environment, procedure
 from opslib.api import health
@@ -51,7 +52,7 @@ def client(name: str, **other: str) -> psycopg.Connection:
     """A session of the API's role, or another login, under this application name."""
     credentials = Credentials.load()
     login = {"user": cluster.ROLE, "password": credentials.database_password, "dbname": cluster.DATABASE} | other
-    return psycopg.connect(host=HOST, port=POSTGRES, application_name=name, autocommit=True, **login)
+    return psycopg.connect(make_conninfo(host=HOST, port=POSTGRES, application_name=name, **login), autocommit=True)
 
 
 def superuser() -> dict[str, str]:

@@ -37,7 +37,7 @@ def create_account(credentials: Credentials) -> None:
 
 def _client(service: str) -> Any:
     # Here, because the import takes half a second that most commands need not wait for.
-    import boto3  # type: ignore[import-untyped]
+    import boto3
 
     return boto3.client(
         service, endpoint_url=url(AWS), region_name=REGION, aws_access_key_id="setup", aws_secret_access_key="setup"

@@ -5,8 +5,8 @@ from calendar import timegm
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from botocore.auth import S3SigV4QueryAuth  # type: ignore[import-untyped]
-from botocore.awsrequest import AWSRequest  # type: ignore[import-untyped]
+from botocore.auth import S3SigV4QueryAuth
+from botocore.awsrequest import AWSRequest
 from moto.iam import access_control
 from moto.server import main
 

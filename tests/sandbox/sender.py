@@ -45,10 +45,10 @@ class Sender:
 
     async def run(self) -> Result:
         """Log in, send until the time is up or the input ends, and count what has arrived."""
-        options = {"timeout": ClientTimeout(total=TIMEOUT_SECONDS)}
+        timeout = ClientTimeout(total=TIMEOUT_SECONDS)
         async with (
-            ClientSession(url(API), connector=TCPConnector(force_close=True, limit=0), **options) as self.session,
-            ClientSession(connector=TCPConnector(force_close=True, limit=0), **options) as self.elsewhere,
+            ClientSession(url(API), connector=TCPConnector(force_close=True, limit=0), timeout=timeout) as self.session,
+            ClientSession(connector=TCPConnector(force_close=True, limit=0), timeout=timeout) as self.elsewhere,
         ):
             await self._log_in()
             if self.kinds is WRITES:
@@ -150,8 +150,8 @@ class Sender:
         self.result.writes, self.result.events = len(self.rents), len(self.intents)
         with postgres.connect_admin(self.credentials) as database:
             while True:
-                self.result.written = database.execute(rows, [self.rents]).fetchone()[0]
-                self.result.applied = database.execute(changed, [self.intents]).fetchone()[0]
+                [(self.result.written,)] = database.execute(rows, [self.rents]).fetchall()
+                [(self.result.applied,)] = database.execute(changed, [self.intents]).fetchall()
                 if self.result.applied == self.result.events or time.monotonic() > ends:
                     return
                 await asyncio.sleep(0.2)

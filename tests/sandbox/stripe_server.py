@@ -395,7 +395,7 @@ async def list_intents(request: web.Request) -> web.Response:
 
 
 @routes.get("/v1/payment_intents/{id}")
-async def show_intent(request: web.Request) -> web.Response:
+async def show_intent(request: web.Request) -> web.StreamResponse:
     """Show one intent."""
     if (intent := request.app[account_key].intents.get(request.match_info["id"])) is None:
         return await pass_on(request)
