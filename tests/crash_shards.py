@@ -1,4 +1,7 @@
-"""The crash matrix in shards side by side: `python -m tests.crash_shards [N] […]`; what follows N is for `tests.crash_matrix`."""
+"""The crash matrix in shards side by side: `python -m tests.crash_shards [N] […]`.
+
+What follows N, the number of shards, is for `tests.crash_matrix`.
+"""
 
 import json
 import subprocess

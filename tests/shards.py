@@ -1,8 +1,8 @@
 """Tests in shards side by side, as most of their time is waiting: `python -m tests.shards [PYTEST'S ARGUMENTS]`.
 
 A shard takes one file of tests after the other. Ports and folders of the stand-in are fixed: so each shard has
-namespaces of its own, in which it has the ports, and the stand-in's state and the records in its own memory. Where these
-may not be made (that takes root) the tests run in one shard, without any.
+namespaces of its own, in which it has the ports, and in memory the stand-in's state and the records. Where these may
+not be made (that takes root) the tests run one after the other, as plain pytest has them.
 """
 
 import os
