@@ -39,7 +39,7 @@ crash-matrix: .venv/tester ## kill the rotations at every step, or SAMPLE=2 of e
 	$(BIN)/python -m tests.crash_shards $(if $(SAMPLE),--sample $(SAMPLE))
 
 drills: .venv/tester ## run the long drills of every procedure on the stand-in, in shards side by side
-	$(BIN)/python -m tests.shards -m long
+	$(BIN)/python -m tests.shards -m long $(if $(ONLY),-k $(ONLY))
 
 check: .venv/tester ## lint and type-check
 	$(BIN)/ruff check
