@@ -16,10 +16,13 @@ from urllib.request import Request, urlopen
 import psutil
 import pytest
 
+from opslib import env_file
 from tests import sandbox as stand_in
 from tests.sandbox import pm2, postgres, process, release
 from tests.sandbox.credentials import Credentials
+from tests.sandbox.fault import ENDPOINT, stripe
 from tests.sandbox.layout import API, BIN, CURRENT, DOTENV, ENVIRONMENT, POSTGRES, PYTHON, STRIPE, url
+from tests.sandbox.stripe_server import Endpoint
 
 pytestmark = pytest.mark.usefixtures("sandbox")
 
@@ -85,6 +88,50 @@ def test_a_second_start_does_nothing() -> None:
     before = stand_in.status()
     assert stand_in.start() is False
     assert stand_in.status() == before
+
+
+ONE = f"/v1/webhook_endpoints/{ENDPOINT}"
+LEADS = {"url": f"{url(API)}/api/webhooks/stripe"}
+SENDING, ROLL = "/_sandbox/deliveries", f"/_sandbox/webhook_endpoints/{ENDPOINT}/roll"
+SECRET, KEY = "STRIPE_WEBHOOK_SECRET", "STRIPE_SECRET_KEY"
+
+
+@pytest.mark.parametrize(
+    ("broken", "mended", "said"),
+    [
+        ((ROLL, {}), (ROLL, {"secret": SECRET}), "no secret that signs is in the .env"),
+        (("/_sandbox/keys/expire", {"secret": KEY}), ("/_sandbox/keys", {"secret": KEY}), "the key in the .env is not"),
+        ((ONE, {"disabled": "true"}), (ONE, {"disabled": "false"}), "the endpoint is disabled"),
+        ((ONE, {"url": f"{url(API)}/nowhere"}), (ONE, LEADS), f"the endpoint leads to {url(API)}/nowhere"),
+        ((ONE, {"enabled_events[]": "a.b"}), (ONE, {"enabled_events[]": "*"}), "the endpoint is sent a.b only"),
+        ((SENDING, {"enabled": False}), (SENDING, {"enabled": True}), "events are not delivered"),
+        (("/_sandbox/faults", {"path": "/v1/x"}), ("/_sandbox/faults", {}), "1 requests will be answered with a fault"),
+    ],
+    ids=lambda one: one if isinstance(one, str) else "",
+)
+def test_status_names_what_was_left_behind(
+    broken: tuple[str, dict[str, Any]], mended: tuple[str, dict[str, Any]], said: str
+) -> None:
+    held = env_file.read(DOTENV)
+
+    def do(path: str, data: dict[str, Any]) -> str:
+        sent = {name: held.get(value, value) for name, value in data.items()}
+        stripe(path, **({"form": sent} if path == ONE else sent))
+        return problems()["stripe_server"] or ""
+
+    assert do(*broken).startswith(said)
+    assert do(*mended) == ""
+
+
+def test_an_endpoint_signs_with_its_secret_whatever_was_rolled_and_rolled_back() -> None:
+    endpoint = Endpoint(ENDPOINT, url(API), "first")
+    endpoint.roll("second", 0.2)
+    assert endpoint.secrets == ["second", "first"]
+    endpoint.roll("first", 0)
+    endpoint.roll("first", 0.1)
+    assert endpoint.secrets == ["first"]
+    time.sleep(0.3)  # past the end of what the first roll has overlapped
+    assert endpoint.secrets == ["first"] and ",v1=" in endpoint.signature(b"{}")
 
 
 def test_health_names_the_release() -> None:

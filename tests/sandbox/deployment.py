@@ -5,9 +5,9 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from . import admin, aws, fault, pm2, postgres, process, redis, release, seed, toolchain
+from . import admin, agreement, aws, fault, pm2, postgres, process, redis, release, seed, toolchain
 from .credentials import Credentials, write_private
 from .errors import SandboxError
 from .layout import ADMIN, API, BIN, DOTENV, ENVIRONMENT, INTENTS, LOCALSTRIPE, LOGS, RELEASES, SENDGRID, STATE, STRIPE
@@ -44,12 +44,18 @@ def status() -> list[State]:
     """Ask every part how it is."""
     with ThreadPoolExecutor() as pool:
         api = pool.submit(_api_state)
-        return [*pool.map(_state, parts()), api.result()]
+        return [*map(_agreed, pool.map(_state, parts())), api.result()]
 
 
 def _state(part: Part) -> State:
     found = part.process()
     return State(part.name, part.port, (found.pid,) if found else (), part.problem() if found else "not running")
+
+
+def _agreed(state: State) -> State:
+    if state.name != "stripe_server" or state.problem:
+        return state
+    return replace(state, problem=agreement.problem())
 
 
 def _api_state() -> State:

@@ -249,7 +249,7 @@ def _enable_endpoint() -> None:
     stripe(f"/v1/webhook_endpoints/{ENDPOINT}", form={"disabled": "false"})
 
 
-def stripe(path: str, *, form: dict[str, str] | None = None, **data: Any) -> dict[str, Any]:
+def stripe(path: str, /, *, form: dict[str, str] | None = None, **data: Any) -> dict[str, Any]:
     credentials = Credentials.load()
     key = credentials.stripe_secret_key if form is not None else credentials.stripe_admin_token
     connection = HTTPConnection(HOST, STRIPE, timeout=10)

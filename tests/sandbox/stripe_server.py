@@ -36,21 +36,34 @@ Json = dict[str, Any]
 
 @dataclass
 class Endpoint:
-    """A webhook endpoint and the secrets that sign what it is sent; after a roll two do for a while."""
+    """A webhook endpoint, the secret that signs what it is sent, and those that sign too for a while after a roll."""
 
     id: str
     url: str
-    secrets: list[str]
+    secret: str
     enabled_events: list[str] = field(default_factory=lambda: ["*"])
     status: str = "enabled"
     description: str | None = None
     created: int = field(default_factory=lambda: int(time.time()))
+    rolled: dict[str, float] = field(default_factory=dict)
+    """Until when each of the secrets before signs too, in seconds since 1970."""
+
+    @property
+    def secrets(self) -> list[str]:
+        """What signs now: the secret, always, and what was rolled not long ago."""
+        return [self.secret, *(secret for secret, until in self.rolled.items() if until > time.time())]
+
+    def roll(self, new: str, overlap: float) -> None:
+        """Sign with a new secret, and with the old one for so many seconds; one that comes back is old no more."""
+        self.rolled[self.secret] = time.time() + overlap
+        self.rolled.pop(new, None)
+        self.secret = new
 
     def export(self, *, with_secret: bool = False) -> Json:
         """Return the endpoint as the API shows it: its secret only at creation."""
-        shown = {name: value for name, value in vars(self).items() if name != "secrets"}
+        shown = {name: value for name, value in vars(self).items() if name not in ("secret", "rolled")}
         shown |= {"object": "webhook_endpoint", "api_version": API_VERSION, "livemode": False, "metadata": {}}
-        return shown | ({"secret": self.secrets[0]} if with_secret else {})
+        return shown | ({"secret": self.secret} if with_secret else {})
 
     def wants(self, event: Json) -> bool:
         """Tell whether the endpoint is to be sent `event`."""
@@ -93,7 +106,7 @@ class Account:
         self.faults: list[Fault] = []
         # Any key will do for localstripe: ours need not be told to it.
         self.backend = {"Authorization": "Bearer sk_test_localstripe"}
-        first = Endpoint("we_1PropertyPulse", f"{url(API)}/api/webhooks/stripe", [credentials.stripe_webhook_secret])
+        first = Endpoint("we_1PropertyPulse", f"{url(API)}/api/webhooks/stripe", credentials.stripe_webhook_secret)
         self.endpoints = {first.id: first}
         self.events: dict[str, Json] = {}  # oldest first
         self.undelivered: dict[str, set[str]] = {}  # event id → endpoint ids
@@ -281,17 +294,21 @@ async def expire_key(request: web.Request) -> web.Response:
     return web.json_response({})
 
 
+@routes.post("/_sandbox/account")
+async def show_what_is_set(request: web.Request) -> web.Response:
+    """Show what the Dashboard reveals of the keys and of each endpoint's secrets, and what the stand-in was told."""
+    account = request.app[account_key]
+    endpoints = [endpoint.export() | {"secrets": endpoint.secrets} for endpoint in account.endpoints.values()]
+    faults = sum(fault.times for fault in account.faults)
+    told = {"delivers": account.delivers, "faults": faults}
+    return web.json_response({"keys": list(account.keys), "endpoints": endpoints, **told})
+
+
 @routes.post("/_sandbox/webhook_endpoints/{id}/roll")
 async def roll_secret(request: web.Request) -> web.Response:
     """Give an endpoint a new secret; the old one signs too for `overlap_seconds`."""
     endpoint, data = request.app[account_key].endpoints[request.match_info["id"]], await request.json()
-    new, old = data.get("secret") or f"whsec_{secrets.token_hex(16)}", endpoint.secrets[0]
-    endpoint.secrets = [new, old]
-
-    def drop() -> None:
-        endpoint.secrets = [secret for secret in endpoint.secrets if secret != old]
-
-    asyncio.get_running_loop().call_later(data.get("overlap_seconds", 0), drop)
+    endpoint.roll(data.get("secret") or f"whsec_{secrets.token_hex(16)}", data.get("overlap_seconds", 0))
     return web.json_response(endpoint.export(with_secret=True))
 
 
@@ -438,7 +455,7 @@ async def create_endpoint(request: web.Request) -> web.Response:
     address, events = dict(data).get("url"), [value for name, value in data if name.startswith("enabled_events")]
     if not address or not events:
         return fail(400, f"Missing required param: {'enabled_events' if address else 'url'}.", code="parameter_missing")
-    endpoint = Endpoint(f"we_{secrets.token_hex(12)}", address, [f"whsec_{secrets.token_hex(16)}"], events)
+    endpoint = Endpoint(f"we_{secrets.token_hex(12)}", address, f"whsec_{secrets.token_hex(16)}", events)
     endpoint.description = dict(data).get("description")
     request.app[account_key].endpoints[endpoint.id] = endpoint
     return web.json_response(endpoint.export(with_secret=True))
