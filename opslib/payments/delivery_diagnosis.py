@@ -7,13 +7,17 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from opslib.api.pm2 import Worker
-from opslib.payments.cause import NEXT, Cause
+from opslib.payments.cause import FROM_ANYBODY, NEXT, Cause
 from opslib.payments.trace import Trace, moment
 
 AFTER = 3600
 """Seconds after an event was made in which what the API logged is taken to be about it; Stripe first tries at once."""
+AT_ONCE = 60
+"""Seconds in which it is taken to be about it though anybody may have sent that."""
 TRACELESS = (Cause.WRONG_URL, Cause.UNREACHABLE, Cause.SLOW)
 """What keeps events from the API without a line in its log."""
+UNPROBED = (Cause.NO_SCHEME, Cause.SPACED_SECRET, Cause.WRONG_SECRET)
+"""What only Stripe's own deliveries tell of."""
 SLACK = 0.5
 """Seconds by which clocks that are right may differ."""
 Judge = Callable[[float, str, bool], Cause]
@@ -21,20 +25,24 @@ Judge = Callable[[float, str, bool], Cause]
 
 
 def standing(found: Sequence[Trace], workers: Sequence[Worker], *, skew: float = 0) -> list[Cause]:
-    """Give `wrong secret` if the last delivery to these workers ended so: no probe tells what Stripe signs with.
+    """Give what the last signed delivery to these workers was refused for, if no probe tells of it: what Stripe signs
+    with, and how it arrives.
 
     What was logged before they started tells of a secret that they may not have any more.
     """
     started = time.time() - max((worker.up for worker in workers), default=0) + skew
-    signed = [trace for trace in found if trace.at >= started and trace.cause in (None, Cause.WRONG_SECRET)]
-    return [Cause.WRONG_SECRET] if signed and signed[-1].cause else []
+    signed = [trace.cause for trace in found if trace.at >= started and trace.cause in (None, *UNPROBED)]
+    return [cause for cause in signed[-1:] if cause]
 
 
 def nearest(failures: Sequence[Trace], created: float, *, skew: float = 0) -> Cause:
     """Give why an event of that time failed, by what the API logged next; failures are in order of time."""
-    place = bisect_left(failures, created + skew - SLACK, key=lambda trace: trace.at)
-    if place < len(failures) and failures[place].at - skew <= created + AFTER:
-        return failures[place].cause or Cause.REFUSED
+    for place in range(bisect_left(failures, created + skew - SLACK, key=lambda trace: trace.at), len(failures)):
+        late, cause = failures[place].at - skew - created, failures[place].cause or Cause.REFUSED
+        if late > AFTER:
+            break
+        if late <= AT_ONCE or cause not in FROM_ANYBODY:
+            return cause
     return Cause.NO_TRACE
 
 

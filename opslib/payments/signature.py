@@ -16,7 +16,7 @@ from opslib.api.pm2 import Worker
 from opslib.env_file import fingerprint
 from opslib.environment import Environment
 from opslib.payments import clock, delivery_diagnosis, trace as traces, webhook
-from opslib.payments.cause import Cause
+from opslib.payments.cause import FROM_ANYBODY, Cause
 from opslib.payments.stripe_account import settings
 from opslib.payments.trace import Trace
 
@@ -26,6 +26,8 @@ FUTURE = 600
 LOG_SECONDS = 2
 """How long a line may take from a worker to its log."""
 SECRETS = ("STRIPE_WEBHOOK_SECRET", "STRIPE_WEBHOOK_SECRET_PREVIOUS")
+FROM_OTHERS = {*FROM_ANYBODY, *delivery_diagnosis.UNPROBED}
+"""What may be logged of others while the probes are taken."""
 COMPACT, ODD, FUTURE_CASE = "valid, compact", "valid, odd white space", f"valid, {FUTURE} s in the future"
 
 
@@ -62,8 +64,9 @@ class Probed:
                 found.append(Cause.SLOW)
             elif not any(trace.cause is Cause.APP_ERROR for trace in self.traces):
                 found.append(Cause.UNREACHABLE)
-        logged = {trace.cause for trace in self.traces if trace.cause} - {Cause.WRONG_SECRET}
-        found += [cause for cause in Cause if cause in logged and cause is not Cause.REFUSED]
+        logged = {trace.cause for trace in self.traces if trace.cause}
+        said = [cause for cause in Cause if cause in logged and cause is not Cause.REFUSED]
+        found += [cause for cause in said if cause not in FROM_OTHERS]
         if not plain.keys() - {"taken"} and self.answers[ODD].keys() - {"taken"}:
             found.append(Cause.PARSED)  # parsed and written again, which only a compact body survives
         ahead = self.answers[FUTURE_CASE]
@@ -71,8 +74,9 @@ class Probed:
         if only_ahead or abs(self.skew or 0) > clock.APART:
             found.append(Cause.CLOCK)
         if "refused" in plain and not found:
-            stale = any(trace.cause is Cause.WRONG_SECRET for trace in self.traces)
-            found.append(Cause.STALE_SECRET if stale else Cause.REFUSED)
+            # Signed as the `.env` says: who does not find that right holds another.
+            stale = {Cause.SPACED_SECRET: Cause.STALE_SECRET, Cause.WRONG_SECRET: Cause.STALE_SECRET}
+            found += [stale.get(cause, cause) for cause in said] or [Cause.REFUSED]
         if any("taken" in self.answers[name] for name in self.wrong if not name.startswith("valid")):
             found.append(Cause.OPEN)
         return list(dict.fromkeys(found))
