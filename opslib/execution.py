@@ -16,7 +16,7 @@ _CHECKER = "rfc3987_syntax"
 _absent = sys.modules.setdefault(_CHECKER, None)  # type: ignore[arg-type]
 
 from nbclient import NotebookClient  # noqa: E402
-from nbclient.exceptions import CellExecutionError, DeadKernelError  # noqa: E402
+from nbclient.exceptions import CellExecutionComplete, CellExecutionError, DeadKernelError  # noqa: E402
 from nbformat import NotebookNode, from_dict  # noqa: E402
 
 if _absent is None:
@@ -27,7 +27,7 @@ from opslib.environment import Limits  # noqa: E402
 from opslib.errors import Outcome, RunbookError  # noqa: E402
 from opslib.kernel import Kernel  # noqa: E402
 from opslib.mask import mask  # noqa: E402
-from opslib.step import Step, now  # noqa: E402
+from opslib.step import Step, contradiction, ending, is_step, now, standing  # noqa: E402
 
 SAVE_SHARE = 10
 """A save that nothing demands waits until this many times the length of the last one has gone by."""
@@ -66,7 +66,10 @@ class Execution:
         self._reason = ""
         self._late = ""
         self._unsaved = False
+        self._unread = 0
         self._saved_at = self._save_took = 0.0
+        for cell in self.notebook.cells:
+            cell.metadata.pop("opslib", None)
         for cell in self._code_cells():
             cell.metadata["papermill"] = from_dict({"status": "pending"})
         record.sweep(path.parent)
@@ -94,14 +97,15 @@ class Execution:
         """Execute all cells, or as many as can be, and close the record. Give its path."""
         died = ""
         try:
-            client = _Client(self.notebook, kernel, self._on_output)
+            client = _Client(self.notebook, kernel, self._on_output, self._on_unread)
             client.kc = await kernel.client()
             for index, cell in enumerate(self.notebook.cells):
                 if cell.cell_type != "code" or not cell.source.strip():
                     continue
                 if self._stop.is_set() or not await self._execute(client, cell, index, *self._time()):
                     break
-            if self._changed() and not self._ended():
+            happened = record.steps(self.notebook)
+            if standing(happened) and not ending(happened):
                 await self._undo(client)
         except DeadKernelError:
             died = f"The kernel died ({_exit(await kernel.ended())})."
@@ -195,14 +199,18 @@ class Execution:
 
     def _judge(self, died: str) -> tuple[Outcome, str]:
         """Say how the run ended, from what its steps say and from what happened to it."""
-        end = self._ended()
-        changed = self._changed()
-        why = " ".join(part for part in (self._reason, died, end["why"] if end else "") if part)
+        happened = record.steps(self.notebook)
+        end, changed = ending(happened), standing(happened)
+        why = " ".join(part for part in (self._reason, died, end["why"] if end else "", self._doubt()) if part)
         if end and end["ok"]:
-            return Outcome(end["outcome"]), end["why"]
+            untrue = contradiction(happened, end["outcome"])
+            if not untrue:
+                return Outcome(end["outcome"]), " ".join(filter(None, (end["why"], self._doubt())))
+            why = f"{why} It was said to have ended as {end['outcome']}, which cannot be: {untrue}."
+            return Outcome.NEEDS_PERSON if changed or self._unread else Outcome.FAILED, why
         if changed and not end:
             return Outcome.NEEDS_PERSON, f"{why} Changed, not verified, not undone: {'; '.join(changed)}."
-        if changed or (end and end["outcome"] == Outcome.NEEDS_PERSON):
+        if changed or self._unread or (end and end["outcome"] == Outcome.NEEDS_PERSON):
             return Outcome.NEEDS_PERSON, why
         if self.stopped_by or self._late == "run":
             return Outcome.INTERRUPTED, why
@@ -214,9 +222,15 @@ class Execution:
         broken = next((c for c in cells if c.metadata["papermill"]["status"] not in ("completed", "pending")), None)
         if broken is not None:
             return Outcome.FAILED, _error(broken)
-        if any(one["step"] == "start" for one in record.steps(self.notebook)):
+        if any(one["step"] == "start" for one in happened):
             return Outcome.FAILED, WITHOUT_END
         return Outcome.PLANNED, "every cell ran, and none of them began a run"
+
+    def _doubt(self) -> str:
+        """Say that the kernel has sent what cannot be taken for what it claims to be: it counts for nothing."""
+        if not self._unread:
+            return ""
+        return f"The kernel sent what cannot be read, {self._unread} times: none of that counts as a step of the run."
 
     def _close(self, outcome: Outcome, why: str) -> Path:
         self.outcome, self.why = outcome, mask.text(why)
@@ -241,19 +255,35 @@ class Execution:
         except (OSError, RunbookError) as error:
             self.why += f" Nor can it be saved elsewhere: {error}"
 
-    def _on_output(self, step: Step | None) -> bool:
-        """Take note of an output; whether it is on disk now."""
+    def _on_output(self, said: object, cell: NotebookNode) -> bool:
+        """Take note of an output, and of the step that it says it is; whether that is on disk now."""
         self._unsaved = True
-        if step is not None:
-            self._on_step(step)
-            if step.get("progress"):  # what the next one replaces is not worth a save
-                return False
-        if step is None or step["step"] not in ("change", "undo"):
+        if said is None:
+            self._save_if_due()
+            return False
+        if not is_step(said):
+            return self._on_unread()
+        self._on_step(said)
+        if said.get("progress"):  # what the next one replaces is not worth a save
+            return False
+        kept = cell.metadata.setdefault("opslib", from_dict({"steps": []})).steps
+        # What the outputs become, the kernel decides. The last step repeats all before it, which are here already.
+        kept.append(from_dict({key: value for key, value in said.items() if key != "steps"}))
+        if said["step"] not in ("change", "undo"):
             self._save_if_due()
             return not self._unsaved
         with suppress(RunbookError):  # the last save says so
             self.save()
+        if self._unsaved and said.get("state") == "applying":
+            kept.pop()  # the kernel is told so, and does not begin it
         return not self._unsaved
+
+    def _on_unread(self) -> bool:
+        """Take note of a message that cannot be read."""
+        self._unread += 1
+        self._unsaved = True
+        self._save_if_due()
+        return False
 
     def _save_if_due(self) -> None:
         waited = time.monotonic() - self._saved_at
@@ -264,33 +294,42 @@ class Execution:
     def _code_cells(self) -> list[NotebookNode]:
         return [cell for cell in self.notebook.cells if cell.cell_type == "code" and cell.source.strip()]
 
-    def _changed(self) -> list[str]:
-        return record.standing(record.steps(self.notebook))
-
-    def _ended(self) -> Step | None:
-        return next((one for one in record.steps(self.notebook) if one["step"] == "end"), None)
-
 
 class _Client(NotebookClient):
     """nbclient, told of each step as it comes, and of the kernel's death by the process itself."""
 
-    def __init__(self, notebook: NotebookNode, kernel: Kernel, on_output: Callable[[Step | None], bool]) -> None:
+    def __init__(
+        self,
+        notebook: NotebookNode,
+        kernel: Kernel,
+        on_output: Callable[[object, NotebookNode], bool],
+        on_unread: Callable[[], bool],
+    ) -> None:
         super().__init__(notebook, timeout=None, iopub_timeout=60, raise_on_iopub_timeout=True, record_timing=False)
         self.kernel = kernel
         self.lost_reply = False
         self._on_output = on_output
+        self._on_unread = on_unread
 
     def process_message(self, msg: dict[str, Any], cell: NotebookNode, cell_index: int) -> NotebookNode | None:
-        msg["content"] = mask.tree(msg["content"])
-        if msg["content"].get("execution_state") == "idle":
-            # A kernel that is interrupted between a cell's end and its reply never sends the reply.
-            asyncio.get_running_loop().call_later(LOST_AFTER, self._give_up, self.task_poll_for_reply)
-        output = super().process_message(msg, cell, cell_index)
-        if msg["msg_type"] not in ("status", "execute_input"):
-            step = (msg["content"].get("metadata") or {}).get("opslib")
-            saved = self._on_output(step)
-            if step and step.get("state") == "applying" and not step.get("progress"):
-                self.kernel.answer(saved)
+        said, read, output = None, True, None
+        try:
+            content = msg["content"] = mask.tree(msg["content"])
+            if content.get("execution_state") == "idle":
+                # A kernel that is interrupted between a cell's end and its reply never sends the reply.
+                asyncio.get_running_loop().call_later(LOST_AFTER, self._give_up, self.task_poll_for_reply)
+            metadata = content.get("metadata")
+            said = metadata.get("opslib") if isinstance(metadata, dict) else None
+            output = super().process_message(msg, cell, cell_index)
+        except CellExecutionComplete:
+            raise
+        except Exception:  # a kernel can send anything: none of that may keep the run from its end, or from its undo
+            read = self._on_unread()
+        saved = False
+        if read and msg["msg_type"] not in ("status", "execute_input"):
+            saved = self._on_output(said, cell)
+        if isinstance(said, dict) and said.get("state") == "applying" and not said.get("progress"):
+            self.kernel.answer(saved)
         return output
 
     def _give_up(self, reply: "asyncio.Future[Any] | None") -> None:

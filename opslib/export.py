@@ -14,7 +14,7 @@ from pygments.formatters import HtmlFormatter
 
 from opslib import record
 from opslib.errors import Outcome, Refused
-from opslib.step import Step, line
+from opslib.step import Step, line, standing
 from opslib.table import Rows
 
 MEANINGS: dict[str, str] = {
@@ -52,12 +52,25 @@ img { max-width: 100%; } a.anchor-link { display: none; }
 @media print { body { margin: 0; max-width: none; font-size: 11pt; } }
 """
 
+_BEGINS = """<!doctype html>
+<html lang="en">
+<head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
+"""
+"""How each page begins, by which one is told from a file of somebody else's."""
+
 
 def html(file: Path) -> Path:
-    """Render a record beside it, for this user only; give the file. Raise Refused if it is none that can be read."""
+    """Render a record beside it, for this user only; give the file.
+
+    Raise Refused if it is no record that can be read, or if the page's name is that of a file which is no such page.
+    """
     about = record.head(file)
     if not about:
         raise Refused(f"{file}: found no record that can be read; `runbook records` lists those there are")
+    to = file.with_suffix(".html")
+    if to.exists() and not to.read_bytes().startswith(_BEGINS.encode()):
+        raise Refused(f"{to}: found a file that is no page of a record, and would be lost. Move it away first.")
     notebook = reads(file.read_text(encoding="utf-8"), as_version=4)
     title = f"{about['title']} — {about['environment']}"
     body = "\n".join(
@@ -71,11 +84,7 @@ def html(file: Path) -> Path:
         ]
     )
     style = _STYLE + HtmlFormatter(style="default").get_style_defs(".highlight")  # type: ignore[no-untyped-call]
-    page = f"""<!doctype html>
-<html lang="en">
-<head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
-<title>{escape(title)}</title>
+    page = f"""{_BEGINS}<title>{escape(title)}</title>
 <style>
 {style}
 </style></head>
@@ -84,7 +93,6 @@ def html(file: Path) -> Path:
 </body>
 </html>
 """
-    to = file.with_suffix(".html")
     record.save(to, page.encode("utf-8", "backslashreplace"), durable=False)
     return to
 
@@ -98,7 +106,7 @@ def _summary(file: Path, about: dict[str, Any], steps: list[Step]) -> str:
         "Procedure": f"{about['procedure']} ({'carries its plan out' if about.get('apply') else 'plan only'})",
         "Environment": about["environment"],
         "Why it ended so": about.get("why"),
-        "Changed, not undone": "" if good or state == Outcome.FAILED else "; ".join(record.standing(steps)),
+        "Changed, not undone": "" if good or state == Outcome.FAILED else "; ".join(standing(steps)),
         "Operator": about.get("operator"),
         "Reason": about.get("reason"),
         "Incident": about.get("incident"),

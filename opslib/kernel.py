@@ -2,40 +2,32 @@
 
 import asyncio
 import contextlib
-import fcntl
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-import time
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opslib.errors import RunbookError
+from opslib.scratch import Scratch
 
 if TYPE_CHECKING:
     from jupyter_client.asynchronous.client import AsyncKernelClient
 
 # No history file: a run leaves nothing behind but its record.
 ARGUMENTS = ("--HistoryManager.enabled=False", "--IPKernelApp.quiet=True")
-FRESH = 60
-"""Seconds for which a folder is left alone that nobody holds: its runner may not have come to that yet."""
 
 
 class Kernel:
     """One IPython kernel, in the Python that runs this, its sockets in a folder that only this user can open."""
 
     def __init__(self, *, run: str, record: Path, cwd: Path) -> None:
-        _sweep()
         self._client: AsyncKernelClient | None = None
-        self._folder = Path(
-            tempfile.mkdtemp(prefix=f"runbook-{os.getpid()}-")
-        )  # short, for a socket's path of 107 bytes
-        self._held = _hold(self._folder)
+        self._scratch = Scratch("kernel")  # its name is short, for a socket's path of 107 bytes
+        self._folder = self._scratch.path
         self._file = self._folder / "kernel.json"
         connection = {
             "transport": "ipc",
@@ -119,28 +111,4 @@ class Kernel:
         if not self._errors.closed:
             self._errors.close()
             os.close(self._answers)
-            os.close(self._held)
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def _hold(folder: Path) -> int:
-    """Lock a folder until what this gives is closed, or its process gone. Raise OSError if somebody has it."""
-    held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(held)
-        raise
-    return held
-
-
-def _sweep() -> None:
-    """Remove the folders of runners that were killed: a live one holds its own, whether its pid can be seen or not."""
-    for folder in Path(tempfile.gettempdir()).glob("runbook-*-*"):
-        with contextlib.suppress(OSError):
-            held = _hold(folder)
-            try:
-                if time.time() - folder.stat().st_mtime > FRESH:
-                    shutil.rmtree(folder, ignore_errors=True)
-            finally:
-                os.close(held)
+        self._scratch.remove()

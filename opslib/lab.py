@@ -8,7 +8,6 @@ import json
 import os
 import secrets
 import sys
-import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +20,8 @@ from tornado.web import HTTPError
 from traitlets import default
 
 from opslib import form, procedure, record, working_copy
+from opslib.errors import Refused
+from opslib.scratch import Scratch
 
 PORT = 8888
 SHORT = 107 - len("/run/kernel-00000000-0000-0000-0000-000000000000-ipc-5")
@@ -103,7 +104,10 @@ class Contents(AsyncFileContentsManager):
     async def _save_notebook(self, os_path: str, nb: Any, capture_validation_error: Any = None) -> None:
         file = Path(os_path)
         if file.is_relative_to(record.folder()):
-            working_copy.keep(file, nb)
+            try:
+                working_copy.keep(file, nb)
+            except Refused as error:  # it was sealed since this save was let in
+                raise HTTPError(403, str(error), reason=str(error)) from None
         else:
             await super()._save_notebook(os_path, nb, capture_validation_error)
 
@@ -156,8 +160,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--port", type=int, default=PORT, help=f"default {PORT}, or the next that is free")
     options = parser.parse_args(arguments)
     record.folder().mkdir(mode=0o700, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="lab-") as folder:
-        _serve(options, Path(folder))
+    with Scratch("lab") as folder:
+        _serve(options, folder)
 
 
 def _serve(options: argparse.Namespace, folder: Path) -> None:

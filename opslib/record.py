@@ -6,10 +6,15 @@ import hashlib
 import json
 import os
 import socket
+import stat
+import time
+import uuid
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
+from itertools import count
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +22,13 @@ import psutil
 
 from opslib.errors import Outcome, Refused, RunbookError
 from opslib.procedure import root
-from opslib.step import Step, now
+from opslib.step import Step, is_step, now, told
 
 PACKAGES = ("opslib", "papermill", "nbclient", "ipykernel", "psycopg", "boto3", "stripe", "pandas")
+PARTIAL = ".opslib.tmp"
+"""How the name of a file ends that a save has not put in its place yet."""
+FRESH = 60
+"""Seconds for which such a file is left alone that nobody holds: its save may not have come to that yet."""
 _BEGINNING = 1 << 16
 
 
@@ -54,7 +63,11 @@ def process() -> dict[str, Any]:
 def dumps(notebook: dict[str, Any]) -> bytes:
     """Write a notebook as JSON with its metadata first, so that a listing need not read the outputs."""
     ordered = {"metadata": notebook["metadata"], "nbformat": 4, "nbformat_minor": 5, "cells": notebook["cells"]}
-    return json.dumps(ordered, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+    try:
+        text = json.dumps(ordered, indent=1, ensure_ascii=False, allow_nan=False)
+    except ValueError:  # a number that JSON has no word for
+        text = json.dumps(_finite(ordered), indent=1, ensure_ascii=False)
+    return text.encode("utf-8", "backslashreplace") + b"\n"
 
 
 def save(file: Path, content: bytes, *, durable: bool = True) -> None:
@@ -62,47 +75,78 @@ def save(file: Path, content: bytes, *, durable: bool = True) -> None:
 
     Raise RunbookError, with what is in place left as it was, if the disk is full or the folder closed.
     """
-    try:
+    with _saving(file):
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        partial = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+        partial = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
         try:
-            with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as to:
+            with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as to:
+                fcntl.flock(to, fcntl.LOCK_EX)  # so that a sweep sees that it lives, from wherever it looks
                 to.write(content)
                 to.flush()
                 if durable:
                     os.fsync(to.fileno())
-            os.replace(partial, file)
+                os.replace(partial, file)
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
-    except OSError as error:
-        what = "Free space there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "Make the folder writable"
-        raise RunbookError(f"{file}: the record cannot be saved: {error.strerror}. {what}, then go on.") from None
+
+
+@contextmanager
+def alone(where: Path) -> Iterator[None]:
+    """Look at a folder of records and write there while no other claim or save of a copy does. Raise RunbookError."""
+    with _saving(where):
+        where.mkdir(parents=True, exist_ok=True, mode=0o700)
+        held = os.open(where, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with _saving(where):
+            fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(held)
+
+
+def claim(file: Path, content: bytes) -> None:
+    """Have the first content of a run's record in its place: from then on no other run writes there.
+
+    A file that is no record is replaced, as papermill does with its outputs, unless it lies among the records. Raise
+    Refused, with a name that is free, where a record of any state is, or was: the ledger keeps its name.
+    """
+    with alone(file.parent):
+        with _saving(file):
+            why = _taken(file)
+        if why:
+            others = (file.with_stem(f"{file.stem}-{number}") for number in count(2))
+            free = next(other for other in others if not os.path.lexists(other) and not _taken(other))
+            raise Refused(f"{file}: {why}, and nothing writes over it. Give the record another name, as {free.name}.")
+        save(file, content, durable=False)
 
 
 def sweep(where: Path) -> None:
     """Remove what saves of processes that were killed have left in a folder of records."""
-    for partial in where.glob(".*.ipynb.*.tmp"):
-        pid = partial.suffixes[-2][1:]
-        if pid.isdigit() and not psutil.pid_exists(int(pid)):
-            with suppress(OSError):
+    for partial in where.glob(f".*{PARTIAL}"):
+        with suppress(OSError), partial.open("rb") as left:
+            fcntl.flock(left, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if time.time() - os.fstat(left.fileno()).st_mtime > FRESH:
                 partial.unlink()
 
 
 def seal(file: Path) -> None:
     """Enter the digest of a finished record into the ledger, behind the digest of the entry before.
 
-    Raise RunbookError, with the ledger left as it was, if it cannot be written.
+    Raise Refused if a record of this name was sealed before: that seal holds. Raise RunbookError, with the ledger left
+    as it was, if it cannot be written.
     """
-    ledger = folder() / "ledger.jsonl"
+    ledger, name = folder() / "ledger.jsonl", _relative(file)
     try:
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         ledger.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with os.fdopen(os.open(ledger, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "rb+", buffering=0) as entries:
             fcntl.flock(entries, fcntl.LOCK_EX)
             whole, end, _ = entries.read().rpartition(b"\n")  # what follows was cut short by a kill: no entry
+            if _has(whole, name):
+                raise Refused(f"{name}: is not sealed: a record of this name was sealed before, and that seal holds.")
             previous = hashlib.sha256(whole.rpartition(b"\n")[2]).hexdigest() if whole else ""
-            entry = {"record": _relative(file), "sha256": digest, "sealed": now(), "previous": previous}
+            entry = {"record": name, "sha256": digest, "sealed": now(), "previous": previous}
             size = entries.seek(len(whole + end))
             try:
                 entries.truncate()
@@ -119,26 +163,37 @@ def seal(file: Path) -> None:
 
 
 def steps(notebook: dict[str, Any]) -> list[Step]:
-    """Give the steps of the last run in a notebook, in the order in which they happened."""
-    found: list[Step] = []
-    for cell in notebook["cells"]:
-        for output in cell.get("outputs", ()):
-            one = output.get("metadata", {}).get("opslib")
-            if one:
-                found.append(one)
-    ends = [one for one in found if one["step"] == "end"]
-    if ends:
-        return list(ends[-1]["steps"])
-    found.sort(key=lambda one: str(one["at"]))
+    """Give the steps of the last run in a notebook, in the order in which they happened.
+
+    A runner keeps in each cell what it saw there, whatever becomes of the outputs. Of a working copy, and of a record
+    older than that, the outputs tell; and the last step, which repeats those that a cell run again has lost.
+    """
+    cells = notebook["cells"]
+    found = told(one for cell in cells for one in kept(cell))
+    if found and "opened" not in _at(notebook, "metadata", "opslib", dict):
+        return found
+    found = sorted(found or (one for cell in cells for one in shown(cell)), key=lambda one: str(one["at"]))
     begins = [i for i, one in enumerate(found) if one["step"] == "start"]
-    return found[begins[-1] :] if begins else found
+    found = found[begins[-1] :] if begins else found
+    ends = [one for one in found if one["step"] == "end"]
+    if not ends:
+        return found
+    repeated = [one for one in ends[-1].get("steps", []) if is_step(one) and one["step"] != "end"]
+    known = {(one["step"], one["title"]) for one in repeated}
+    # It leaves none out unless somebody has written it: what acted is told all the same.
+    acted = [one for one in found if one["step"] in ("change", "undo") and (one["step"], one["title"]) not in known]
+    return [*repeated, *acted, ends[-1]]
 
 
-def standing(happened: list[Step]) -> list[str]:
-    """Give the titles of the changes that were begun and not undone, oldest first."""
-    undone = {one["title"].removeprefix("Undo: ") for one in happened if one["step"] == "undo" and one["ok"]}
-    begun = [one["title"] for one in happened if one["step"] == "change" and one.get("state") != "not done"]
-    return [title for title in begun if title not in undone]
+def kept(cell: dict[str, Any]) -> list[Step]:
+    """Give the steps that were seen in a cell."""
+    return [one for one in _at(cell, "metadata", "opslib", "steps", list) if is_step(one)]
+
+
+def shown(cell: dict[str, Any]) -> list[Step]:
+    """Give the steps that the outputs of a cell show."""
+    said = [_at(output, "metadata", "opslib", dict) for output in _at(cell, "outputs", list)]
+    return [one for one in said if is_step(one)]
 
 
 @dataclass(frozen=True)
@@ -195,16 +250,20 @@ def problems(only: list[Path] | None = None) -> list[str]:
     sealed: dict[Path, str] = {}
     ledger = folder() / "ledger.jsonl"
     previous = ""
-    *lines, rest = ledger.read_bytes().split(b"\n") if ledger.exists() else [b""]
+    *lines, rest = _ledger().split(b"\n")
     if rest:
         wrong.append(f"{ledger}:{len(lines) + 1}: is cut short: sealing was, or the ledger was cut")
     for number, line in enumerate(lines, 1):
         try:
             entry = json.loads(line)
-            sealed[_absolute(entry["record"])] = entry["sha256"]
+            file, digest = _absolute(entry["record"]), str(entry["sha256"])
             follows = entry["previous"] == previous
         except (ValueError, KeyError, TypeError):
             follows = False
+        else:
+            if file in sealed:
+                wrong.append(f"{ledger}:{number}: seals {entry['record']} once more: its first seal holds")
+            sealed.setdefault(file, digest)
         if not follows:
             wrong.append(f"{ledger}:{number}: does not follow the entry before it: the ledger was cut or altered")
         previous = hashlib.sha256(line).hexdigest()
@@ -227,9 +286,7 @@ def problems(only: list[Path] | None = None) -> list[str]:
 
 def is_sealed(file: Path) -> bool:
     """Whether the ledger has this record."""
-    ledger = folder() / "ledger.jsonl"
-    name = json.dumps(_relative(file))
-    return ledger.exists() and any(f'"record": {name}' in line for line in ledger.read_text().splitlines())
+    return _has(_ledger(), _relative(file))
 
 
 def head(file: Path) -> dict[str, Any] | None:
@@ -248,6 +305,66 @@ def head(file: Path) -> dict[str, Any] | None:
         return None
     about = found.get("opslib", {}) if isinstance(found, dict) else None
     return about if isinstance(about, dict) else None
+
+
+def _taken(file: Path) -> str:
+    """Say why a run's record cannot lie here; empty if it can."""
+    if is_sealed(file):
+        return "is the name of a record that was sealed"
+    if not os.path.lexists(file):
+        return ""
+    if not stat.S_ISREG(file.lstat().st_mode):
+        return "is no regular file"
+    about = head(file)
+    if not about:
+        return "lies among the records" if file.resolve().is_relative_to(folder()) else ""
+    one = summary(file)
+    states = {"running": "is under way", "interrupted": "was cut short"}
+    return f"is the record of a run that {states.get(one.outcome, 'has ended')}" if one else "is a working copy"
+
+
+def _ledger() -> bytes:
+    ledger = folder() / "ledger.jsonl"
+    return ledger.read_bytes() if ledger.is_file() else b""
+
+
+def _has(entries: bytes, name: str) -> bool:
+    """Whether a record of this name was sealed."""
+    needle = json.dumps(name).encode()
+    return needle in entries and any(_name(line) == name for line in entries.splitlines() if needle in line)
+
+
+def _name(line: bytes) -> object:
+    try:
+        return json.loads(line)["record"]
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+@contextmanager
+def _saving(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        what = "Free space there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "Make the folder writable"
+        raise RunbookError(f"{file}: the record cannot be saved: {error.strerror}. {what}, then go on.") from None
+
+
+def _at(tree: Any, *path: Any) -> Any:
+    """Give what lies at the end of a path of keys if it is of the type that ends it, else an empty one of that."""
+    *keys, kind = path
+    for key in keys:
+        tree = tree.get(key) if isinstance(tree, dict) else None
+    return tree if isinstance(tree, kind) else kind()
+
+
+def _finite(tree: Any) -> Any:
+    """Give a JSON-like value with the numbers that JSON has no word for as text."""
+    if isinstance(tree, dict):
+        return {key: _finite(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_finite(value) for value in tree]
+    return str(tree) if isinstance(tree, float) and not isfinite(tree) else tree
 
 
 def _alive(process: Any) -> bool:

@@ -33,13 +33,16 @@ async def run(
 ) -> "Execution":
     """Run a procedure headless; the record lies at `path`, or where records lie.
 
-    A parameter that does not fit is refused before a kernel starts, in a record that says so. Raise Refused where the
-    environment is not known either: then there is no place for a record.
+    A parameter that does not fit is refused before a kernel starts, in a record that says so. Raise Refused where there
+    is no place for a record: the environment is not known either, or `path` has another record, or had.
     """
     started, identity = now(), uuid.uuid4().hex[:8]
     environment = environments.load(str(given.get("environment", default_environment(procedure))))
     path = path or record.path(environment.name, procedure.name, started, identity)
     refusal, values, kernel = "", {}, None
+    about = {"id": identity, "procedure": procedure.name, "environment": environment.name, "started": started}
+    unbegun = {**about, "process": record.process()}
+    record.claim(path, record.dumps({"metadata": {"opslib": unbegun}, "cells": []}))
     try:
         know(environment)
         values = bind(procedure, given)
@@ -47,14 +50,15 @@ async def run(
         kernel = Kernel(run=identity, record=path, cwd=procedures.root())
     except Refused as error:
         refusal = str(error)
-    except OSError as error:
+    except (OSError, RunbookError) as error:
+        path.unlink()  # nothing of this run has happened
         raise RunbookError(f"no kernel can be started: {error}") from None
     try:
         # Nothing is awaited before there is an execution, so none of the signals is told to one that is not there.
         with _signals(lambda number: execution.stop(number)):
             from opslib.execution import Execution
 
-            about = {"id": identity, "started": started, **describe(procedure, environment, values)}
+            about |= describe(procedure, environment, values)
             notebook = procedure.copy(values)
             execution = Execution(notebook, about, path, environment.limits if values else Limits(), on_step)
             if kernel is None:

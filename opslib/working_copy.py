@@ -1,5 +1,6 @@
 """A working copy: what a person steps through in JupyterLab, never the procedure itself; it becomes the record."""
 
+import json
 import re
 import uuid
 from collections.abc import Mapping
@@ -9,10 +10,10 @@ from typing import Any
 from urllib.parse import urlencode
 
 from opslib import environment as environments, record, runner
-from opslib.errors import RunbookError
+from opslib.errors import Outcome, Refused, RunbookError
 from opslib.mask import know, mask
 from opslib.procedure import Procedure
-from opslib.step import now
+from opslib.step import Step, contradiction, ending, now, standing
 
 _LINK = re.compile(r"\]\((?:\./)?(?P<name>\w+)\.ipynb(?:#[^)]*)?\)")
 _WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -58,12 +59,12 @@ def refresh(notebook: dict[str, Any]) -> bool:
     happened = record.steps(notebook)
     if not happened:
         return False
-    first, last = happened[0], happened[-1]
+    first, end = happened[0], ending(happened)
     about["started"] = first["at"]
     about |= {key: first[key] for key in ("operator", "process", "apply", "reason", "incident") if key in first}
-    if last["step"] != "end" or not all(cell["execution_count"] for cell in cells if _ends(cell)):
+    if end is None or not all(cell["execution_count"] for cell in cells if _ends(cell)):
         return False
-    about |= {"finished": last["at"], "outcome": last["outcome"], "why": last["why"]}
+    about |= {"finished": end["at"], **_judge(end, happened)}
     for cell in cells:
         cell["outputs"] = [output for output in cell["outputs"] if _WIDGET not in output.get("data", {})]
     return True
@@ -75,18 +76,22 @@ def is_open(file: Path) -> bool:
 
 
 def keep(file: Path, notebook: dict[str, Any]) -> None:
-    """Save what JupyterLab has of a working copy, and seal it once its run is over."""
-    # What the copy is was settled when it was made: nothing that a browser sends may change that.
-    about = record.head(file) or {}
-    notebook["metadata"]["opslib"] = about
-    for cell in notebook["cells"]:
-        cell["metadata"].pop("trusted", None)
-    with suppress(RunbookError):  # the kernel has masked what it sent; a broken file must not cost the record
-        know(environments.load(about["environment"]))
-    over = refresh(notebook)
-    record.save(file, record.dumps(mask.tree(notebook)))
-    if over:
-        record.seal(file)
+    """Save what JupyterLab has of a working copy, and seal it once its run is over. Raise Refused if it was sealed."""
+    with record.alone(file.parent):
+        if not is_open(file):
+            raise Refused(f"{file.name}: its record is closed. Open a new copy at /runbook")
+        # What the copy is was settled when it was made: nothing that a browser sends may change that.
+        about = record.head(file) or {}
+        notebook["metadata"]["opslib"] = about
+        for cell in notebook["cells"]:
+            cell["metadata"].pop("trusted", None)
+        with suppress(RunbookError):  # the kernel has masked what it sent; a broken file must not cost the record
+            know(environments.load(about["environment"]))
+        _remember(notebook, json.loads(file.read_bytes()))
+        over = refresh(notebook)
+        record.save(file, record.dumps(mask.tree(notebook)))
+        if over:
+            record.seal(file)
 
 
 def _next_copy(procedure: Procedure, values: Mapping[str, Any], forms: str) -> dict[str, Any]:
@@ -114,5 +119,27 @@ def _state(cell: dict[str, Any]) -> dict[str, Any]:
 
 
 def _ends(cell: dict[str, Any]) -> bool:
-    said = [output.get("metadata", {}).get("opslib", {}) for output in cell["outputs"]]
-    return any(one.get("step") == "end" for one in said)
+    return any(one["step"] == "end" for one in record.shown(cell))
+
+
+def _remember(notebook: dict[str, Any], before: dict[str, Any]) -> None:
+    """Keep in each cell the steps that were once saved in it, whatever has become of its outputs since."""
+    kept = {cell["id"]: record.kept(cell) for cell in before["cells"]}
+    for cell in notebook["cells"]:
+        seen = kept.get(cell["id"], [])
+        for one in record.shown(cell):
+            begun = one["step"] == "change" and one["title"] not in {known["title"] for known in seen}
+            if one not in seen and (begun or not one.get("progress")):
+                seen.append(one)
+        cell["metadata"].pop("opslib", None)
+        if seen:
+            cell["metadata"]["opslib"] = {"steps": seen}
+
+
+def _judge(end: Step, happened: list[Step]) -> dict[str, str]:
+    """Say how the run ended: as its last step says, unless the steps before it say otherwise."""
+    untrue = contradiction(happened, end["outcome"]) if end["ok"] else "; ".join(standing(happened))
+    if not untrue or end["outcome"] == Outcome.NEEDS_PERSON:
+        return {"outcome": end["outcome"], "why": end["why"]}
+    outcome = Outcome.NEEDS_PERSON if standing(happened) else Outcome.FAILED
+    return {"outcome": outcome.value, "why": f"{end['why']} It says {end['outcome']}, which cannot be: {untrue}."}

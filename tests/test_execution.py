@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,7 +17,6 @@ from typing import Any
 import pytest
 
 from opslib import record
-from opslib.kernel import Kernel
 from tests.place import Place, states
 
 CHECK = "run.check('The sky is blue', True)"
@@ -49,6 +47,12 @@ APPLY = "run.apply(set_it)"
 VERIFY = "run.verify('It is set', lambda: read() == 'new', within=1)"
 FINISH = "run.finish()"
 LETTERS = {"p": "pending", "r": "running", "c": "completed", "f": "failed", "i": "interrupted"}
+
+SAY = "from IPython.display import clear_output, publish_display_data\n"
+FORGE = SAY + "publish_display_data({{'text/plain': 'x'}}, metadata={{'opslib': {}}})"
+END = "{'step': 'end', 'at': '2026-01-01T00:00:00Z', 'title': 'x', 'ok': True, 'outcome': '%s', 'why': 'so'}"
+ONE_ID = "import uuid; one = uuid.UUID(int=7); uuid.uuid4 = lambda: one"
+UNREAD = "none of that counts as a step of the run"
 
 HALF = "put('half'); raise OSError('broken pipe')"
 
@@ -125,6 +129,30 @@ CASES = [
          why="SIGKILL.*not undone: Set it"),
     Case("killed_after", [CHECK, SET, APPLY, "die()", FINISH], "needs-person", 3, "cccfp", APPLIED, "new",
          why="SIGKILL.*not undone: Set it"),
+    Case("cleared_then_killed", [CHECK, SET, f"{APPLY}\n{SAY}clear_output()\ndie()", FINISH], "needs-person", 3, "ccfp",
+         APPLIED, "new", why="SIGKILL.*not undone: Set it"),
+    Case("cleared_late_then_killed", [CHECK, SET, f"{APPLY}\n{SAY}clear_output(wait=True)\nprint(1)\ndie()", FINISH],
+         "needs-person", 3, "ccfp", APPLIED, "new", why="SIGKILL.*not undone: Set it"),
+    Case("updated_then_killed", [CHECK, f"{SET}\n{ONE_ID}", APPLY, f"{SAY}publish_display_data({{'text/plain': 'x'}}, "
+         "transient={'display_id': one.hex}, update=True)\ndie()", FINISH], "needs-person", 3, "cccfp", APPLIED, "new",
+         why="SIGKILL.*not undone: Set it"),
+    Case("cleared_and_applied", [CHECK, SET, f"{APPLY}\n{SAY}clear_output()", VERIFY, FINISH], "applied", 0, "ccccc",
+         f"{APPLIED} verify end", "new"),
+    *(
+        Case(f"forged_{outcome}_{when}", [CHECK, SET, *cells, "die()", FINISH], "needs-person", 3, "ccccfp",
+             steps, "new", why="SIGKILL.*not undone: Set it|cannot be")
+        for outcome in ("applied", "planned")
+        for when, cells, steps in (
+            ("before", [FORGE.format(END % outcome), APPLY], f"{PLANNED} end change"),
+            ("after", [APPLY, FORGE.format(END % outcome)],
+             f"{APPLIED} end"),
+        )
+        if (outcome, when) != ("applied", "after")  # that is what it would say itself
+    ),
+    Case("mangled_planned", [FORGE.format("{'step': 'change', 'at': 'now', 'title': 3}"), *ALL], "planned", 0, "cccccc",
+         f"{APPLIED} verify end", arguments=[], why=UNREAD),
+    Case("mangled_failed", [CHECK, SET, FORGE.format("['end']"), "1 / 0", FINISH], "needs-person", 3, "cccfp",
+         f"{PLANNED} end", why=UNREAD),
     Case("killed_in_undo", [CHECK, made(HALF, "die()"), *ALL[2:]], "needs-person", 3, "ccfpp", f"{APPLIED}( undo)?",
          "half", why="not undone: Set it"),
     Case("cell_late_before", [CHECK, SET, "time.sleep(60)", *ALL[2:]], "failed", 1, "ccippp", f"{PLANNED} end",
@@ -350,8 +378,9 @@ def test_killed_at_any_moment(place: Place) -> None:
                 assert (cell["execution_count"], cell["outputs"]) == (None, [])
     listed = [json.loads(line) for line in place.runbook("records", "--json").stdout.splitlines()]
     assert {one["outcome"] for one in listed} <= {"interrupted", "planned"}
-    torn = folder / f".{files[0].name}.{runs[0].pid}.tmp"  # as a kill in the middle of a save does
+    torn = folder / f".{files[0].name}.0123abcd{record.PARTIAL}"  # as a kill in the middle of a save does
     torn.write_text("{")
+    os.utime(torn, (time.time() - 120,) * 2)
     assert place.run("busy")[0] == 0
     assert not list(folder.glob(".*"))
 
@@ -443,35 +472,32 @@ def test_a_records_folder_that_cannot_be_written(place: Place) -> None:
 # The same notebook under papermill
 
 
-def papermill(place: Place, name: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Run a procedure by plain papermill, with our engine."""
-    command = [
-        sys.executable,
-        "-m",
-        "papermill",
-        "--engine",
-        "runbook",
-        f"notebooks/{name}.ipynb",
-        f"records/{name}.ipynb",
-    ]
+def papermill(place: Place, name: str, *arguments: str, output: str = "") -> "subprocess.Popen[str]":
+    """Start a procedure by plain papermill, with our engine unless told otherwise."""
+    command = [sys.executable, "-m", "papermill", "--engine", "runbook"]
+    command += [f"notebooks/{name}.ipynb", output or f"records/{name}.ipynb", *arguments]
     variables = {**place.variables, "PYTHONWARNINGS": "ignore"}
-    return subprocess.run(
-        [*command, *arguments], cwd=place.folder, env=variables, capture_output=True, text=True, timeout=60
-    )
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=place.folder, env=variables, stdout=pipe, stderr=pipe, text=True)
+
+
+def ends(process: "subprocess.Popen[str]") -> tuple[int, str]:
+    """Wait for a command; give its exit code and what it said of what went wrong."""
+    err = process.communicate(timeout=100)[1]
+    return process.returncode, err
 
 
 def test_papermill_makes_the_same_record(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     place.write("act", *ALL, tags={2: "apply"})
     place.write("fail", CHECK, SET, APPLY, "1 / 0", FINISH, tags={2: "apply"})
-    done = {name: papermill(place, name, "-p", "apply", "True") for name in ("act", "fail")}
-    done["unknown"] = papermill(place, "act", "-p", "aply", "True") if done["act"].returncode else done["act"]
+    done = {name: ends(papermill(place, name, "-p", "apply", "True")) for name in ("act", "fail")}
     monkeypatch.setenv("RUNBOOK_ROOT", str(place.folder))
     acted, failed = (json.loads((place.folder / f"records/{name}.ipynb").read_text()) for name in ("act", "fail"))
-    assert (done["act"].returncode, acted["metadata"]["opslib"]["outcome"]) == (0, "applied"), done["act"].stderr
+    assert (done["act"][0], acted["metadata"]["opslib"]["outcome"]) == (0, "applied"), done["act"]
     assert_true_cells(acted, "cccccccc")
     assert kinds(acted) == f"{APPLIED} verify end"
-    assert (done["fail"].returncode, failed["metadata"]["opslib"]["outcome"]) == (1, "undone")
-    assert "RunFailed: undone: ZeroDivisionError" in done["fail"].stderr
+    assert (done["fail"][0], failed["metadata"]["opslib"]["outcome"]) == (2, "undone")
+    assert "Error: undone: ZeroDivisionError" in done["fail"][1]
     assert_true_cells(failed, "ccccccfp")
     files = [place.folder / f"records/{name}.ipynb" for name in ("act", "fail")]
     assert record.problems(files) == []
@@ -480,30 +506,49 @@ def test_papermill_makes_the_same_record(place: Place, monkeypatch: pytest.Monke
 
 def test_papermill_refuses_what_is_not_declared(place: Place) -> None:
     place.write("act", *ALL, tags={2: "apply"})
-    done = papermill(place, "act", "-p", "aply", "True")
-    assert done.returncode == 1
-    assert "RunFailed: refused: act has no parameter 'aply'; did you mean apply?" in done.stderr
+    code, said = ends(papermill(place, "act", "-p", "aply", "True"))
+    assert code == 4
+    assert "Error: refused: act has no parameter 'aply'; did you mean apply?" in said
     refused = json.loads((place.folder / "records/act.ipynb").read_text())
     assert_true_cells(refused, "pppppppp")
     assert not (place.folder / "value").exists()
 
 
+def test_papermill_writes_over_no_record(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it tells the engine where it will write or not, names this engine or another, or executes nothing."""
+    monkeypatch.setenv("RUNBOOK_ROOT", str(place.folder))
+    place.write("act", "open('ran', 'a').write('.')", FINISH)
+    (place.folder / "out.ipynb").write_text('{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}')
+    first = [papermill(place, "act"), papermill(place, "act", output="out.ipynb")]
+    assert [ends(one)[0] for one in first] == [0, 0]  # what is no record is replaced, as papermill always did
+    files = [place.folder / "records/act.ipynb", place.folder / "out.ipynb"]
+    before = [file.read_bytes() for file in files]
+    assert all(record.is_sealed(file) for file in files)
+    (place.folder / "ran").unlink()
+    late = "--no-request-save-on-cell-execute"
+    again = [papermill(place, "act"), papermill(place, "act", late), papermill(place, "act", late, output="out.ipynb")]
+    for process in again:
+        code, said = ends(process)
+        assert code == 4, said
+        assert re.search(r"is the name of a record that was sealed.+as (act|out)-2\.ipynb", said)
+    others = [papermill(place, "act", "--prepare-only"), papermill(place, "act", "--engine", "nbclient")]
+    for process in others:
+        code, said = ends(process)
+        assert code == 1
+        assert "is a sealed record, and nothing writes over it" in said
+    assert [file.read_bytes() for file in files] == before
+    assert not (place.folder / "ran").exists()
+    assert record.problems() == []
+
+
+def test_two_runs_onto_one_name(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNBOOK_ROOT", str(place.folder))
+    place.write("act", "import time; time.sleep(3)", FINISH)
+    codes = sorted(ends(one)[0] for one in [papermill(place, "act"), papermill(place, "act")])
+    assert codes == [0, 4]
+    assert [entry.name for entry in (place.folder / "records").iterdir()].count("act.ipynb") == 1
+    assert record.problems() == []
+
+
 def test_the_tests_leave_no_kernel_behind() -> None:
     assert kernels(os.getpid()) == []
-
-
-def test_what_killed_runners_left_is_removed_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    left, new = tmp_path / "runbook-1-left", tmp_path / "runbook-1-new"
-    for folder in (left, new):
-        folder.mkdir()
-        (folder / "kernel.json").touch()
-    live = Kernel(run="a", record=tmp_path / "a.ipynb", cwd=tmp_path)
-    (folder,) = set(tmp_path.glob("runbook-*")) - {left, new}
-    for old in (left, folder):
-        os.utime(old, (time.time() - 120,) * 2)
-    other = Kernel(run="b", record=tmp_path / "b.ipynb", cwd=tmp_path)
-    assert (left.exists(), new.exists(), folder.exists()) == (False, True, True)
-    live.end()
-    other.end()
-    assert not folder.exists()

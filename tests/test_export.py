@@ -124,3 +124,14 @@ def test_no_record(tmp_path: Path) -> None:
     file.write_text("{}")
     with pytest.raises(Refused, match="found no record that can be read"):
         export.html(file)
+
+
+def test_a_page_replaces_its_like_and_no_other_file(place: Place) -> None:
+    place.write("look", 'run.check("Is it well", True)', "run.finish()")
+    file, page = _render(place, "look")
+    assert export.html(file).read_text(encoding="utf-8") == page
+    others = file.with_suffix(".html")
+    others.write_text("<!doctype html>\n<p>Notes of mine")
+    with pytest.raises(Refused, match="no page of a record, and would be lost"):
+        export.html(file)
+    assert others.read_text() == "<!doctype html>\n<p>Notes of mine"

@@ -1,9 +1,12 @@
 """Records: whole, sealed, and chained, so that whatever happens to one of them shows."""
 
+import fcntl
+import hashlib
 import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from opslib import record
 from opslib.cli import main
 from opslib.errors import Refused, RunbookError
+from opslib.step import step
 
 SEAL = "import sys; from pathlib import Path; from opslib import record; [record.seal(Path(p)) for p in sys.argv[1:]]"
 
@@ -139,10 +143,132 @@ def test_a_seal_that_fails_leaves_the_ledger_as_it_was(monkeypatch: pytest.Monke
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
+    after = make("b")
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(RunbookError, match="the record is not sealed: No space left on device"):
-        record.seal(record.folder() / "test/a.ipynb")
+        record.seal(after)
     assert ledger().read_bytes() == before
+
+
+def test_a_name_is_sealed_once(capsys: pytest.CaptureFixture[str]) -> None:
+    (file,) = sealed("a")
+    before = ledger().read_bytes()
+    for move in (lambda: None, lambda: make("a", outcome="failed"), file.unlink, lambda: make("a")):
+        move()
+        if file.exists():
+            with pytest.raises(Refused, match="a record of this name was sealed before"):
+                record.seal(file)
+    assert ledger().read_bytes() == before
+
+
+def test_a_name_that_is_in_the_ledger_twice(capsys: pytest.CaptureFixture[str]) -> None:
+    """As older versions left it: the first entry of a name is its record's, so what came over it shows."""
+    (file,) = sealed("a")
+    first = ledger().read_bytes()
+    make("a", outcome="failed")
+    ledger().unlink()
+    record.seal(file)
+    (line,) = ledger().read_bytes().splitlines()
+    entry = {**json.loads(line), "previous": hashlib.sha256(first[:-1]).hexdigest()}
+    ledger().write_bytes(first + json.dumps(entry).encode() + b"\n")
+    code, said = verify(capsys)
+    assert code == 1
+    assert "ledger.jsonl:2: seals test/a.ipynb once more: its first seal holds" in said
+    assert "test/a.ipynb: was altered after it was sealed" in said
+    assert said.count("\n") == 2
+
+
+# Who may write where
+
+
+GONE = {"pid": 2**22 + 1}
+
+
+@pytest.mark.parametrize(
+    ("about", "seal", "moved", "why"),
+    [
+        ({}, True, False, "is the name of a record that was sealed"),
+        ({}, True, True, "is the name of a record that was sealed"),
+        ({}, False, False, "is the record of a run that has ended"),
+        ({"outcome": "", "finished": ""}, False, False, "is the record of a run that is under way"),
+        ({"outcome": "", "finished": "", "process": GONE}, False, False, "is the record of a run that was cut short"),
+        ({"started": ""}, False, False, "is a working copy"),
+    ],
+    ids=["sealed", "sealed and moved away", "not sealed", "running", "interrupted", "never started"],
+)
+@pytest.mark.parametrize("inside", [True, False], ids=["among the records", "elsewhere"])
+def test_where_a_record_is_no_other_one_goes(
+    about: dict[str, Any], seal: bool, moved: bool, why: str, inside: bool, root: Path
+) -> None:
+    file = make("nightly", **about)
+    if not inside:
+        file = file.rename(root / "nightly.ipynb")
+    if seal:
+        record.seal(file)
+    if moved:
+        file.rename(root / "moved.ipynb")
+    (file.parent / "nightly-2.ipynb").touch()
+    before = {one.name: one.read_bytes() for one in file.parent.iterdir() if one.is_file()}
+    with pytest.raises(Refused, match=rf"nightly\.ipynb: {why}, and nothing .+ another name, as nightly-3\.ipynb"):
+        record.claim(file, b"{}")
+    assert {one.name: one.read_bytes() for one in file.parent.iterdir() if one.is_file()} == before
+    record.claim(file.with_stem("nightly-3"), b"{}")
+
+
+def test_what_is_no_record_is_replaced_but_never_among_the_records(root: Path) -> None:
+    plain = b'{"metadata": {"papermill": {}}, "cells": []}'
+    for file, free in ((root / "out.ipynb", True), (record.folder() / "test/out.ipynb", False)):
+        record.save(file, plain)
+        if free:
+            record.claim(file, b"{}")
+        else:
+            with pytest.raises(Refused, match="lies among the records"):
+                record.claim(file, b"{}")
+        assert file.read_bytes() == (b"{}" if free else plain)
+    os.mkfifo(root / "pipe")
+    with pytest.raises(Refused, match="is no regular file"):
+        record.claim(root / "pipe", b"{}")
+
+
+CLAIM = """\
+import json, sys
+from pathlib import Path
+from opslib import record
+from opslib.errors import Refused
+about = {"started": "2026-01-01T00:00:00.000Z", "id": sys.argv[2], "process": record.process()}
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    record.claim(Path(sys.argv[1]), record.dumps({"metadata": {"opslib": about}, "cells": []}))
+    print("got it")
+except Refused as error:
+    print(error)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("before", [None, b"{}"], ids=["a new name", "over what is no record"])
+def test_of_many_runs_onto_one_name_one_gets_it(before: bytes | None, root: Path) -> None:
+    file = root / "out.ipynb"
+    if before:
+        file.write_bytes(before)
+    pipe = subprocess.PIPE
+    variables = {**os.environ, "RUNBOOK_ROOT": str(root)}
+    mine = [
+        subprocess.Popen([sys.executable, "-c", CLAIM, file, str(i)], stdin=pipe, stdout=pipe, text=True, env=variables)
+        for i in range(8)
+    ]
+    assert [one.stdout and one.stdout.readline() for one in mine] == ["ready\n"] * 8
+    for one in mine:
+        assert one.stdin
+        one.stdin.write("go\n")
+        one.stdin.flush()
+    said = [one.stdout.readline() for one in mine if one.stdout]
+    for one in mine:
+        one.communicate()
+    (winner,) = [i for i, line in enumerate(said) if line == "got it\n"]
+    assert sum("is under way, and nothing writes over it" in line for line in said) == 7
+    assert (record.head(file) or {})["id"] == str(winner)
 
 
 def test_many_processes_seal_at_once(root: Path) -> None:
@@ -183,18 +309,31 @@ def test_a_save_is_private_and_whole_or_not_at_all(root: Path, monkeypatch: pyte
 
 
 def test_what_killed_saves_have_left_is_swept(root: Path) -> None:
-    gone = subprocess.Popen(["true"])
-    gone.wait()
-    for pid in (gone.pid, os.getpid()):
-        (root / f".a.ipynb.{pid}.tmp").touch()
-    (root / ".a.ipynb.notes.tmp").touch()
-    record.sweep(root)
-    assert {one.name for one in root.iterdir()} == {f".a.ipynb.{os.getpid()}.tmp", ".a.ipynb.notes.tmp"}
+    """Not what a save holds, in whatever container, nor what is new, nor what somebody else calls so."""
+    names = ("left", "held", "new")
+    for name in names:
+        (root / f".a.ipynb.{name}.opslib.tmp").touch()
+    (root / ".a.ipynb.4711.tmp").touch()
+    for file in root.iterdir():
+        os.utime(file, (time.time() - (0 if ".new." in file.name else 120),) * 2)
+    with (root / ".a.ipynb.held.opslib.tmp").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        record.sweep(root)
+    assert {one.name for one in root.iterdir()} == {
+        ".a.ipynb.held.opslib.tmp",
+        ".a.ipynb.new.opslib.tmp",
+        ".a.ipynb.4711.tmp",
+    }
 
 
 def test_any_text_can_be_saved() -> None:
     content = record.dumps({"metadata": {}, "cells": [{"source": "\ud800 \x00 ü"}]})
     assert json.loads(content)["cells"] == [{"source": "\ud800 \x00 ü"}]
+
+
+def test_what_json_has_no_word_for_is_saved_as_text() -> None:
+    content = record.dumps({"metadata": {}, "cells": [{"a": [float("nan"), 1.5], "b": float("-inf")}]})
+    assert json.loads(content, parse_constant=pytest.fail)["cells"] == [{"a": ["nan", 1.5], "b": "-inf"}]
 
 
 # Listings
@@ -270,14 +409,17 @@ def test_a_record_is_found_by_the_end_of_its_name(name: str, found: str | None) 
 
 
 def test_steps_that_a_cell_lost_are_told_by_the_end() -> None:
-    start, check, end = ({"step": kind, "at": str(i)} for i, kind in enumerate(("start", "check", "end")))
-    cells = [{"outputs": [{"metadata": {"opslib": {**end, "steps": [start, check, end]}}}]}]
-    assert [one["step"] for one in record.steps({"cells": cells})] == ["start", "check", "end"]
-    again = [
-        {
-            "outputs": [
-                {"metadata": {"opslib": one}} for one in (check, start, {**start, "at": "3"}, {**check, "at": "4"})
-            ]
-        }
-    ]
-    assert [one["at"] for one in record.steps({"cells": again})] == ["3", "4"]
+    start = {**step("start", "Begin", True), "apply": False, "at": "2026-01-01T00:00:01Z"}
+    check = {**step("check", "It is well", True), "at": "2026-01-01T00:00:02Z"}
+    end = step("end", "Planned", True, outcome="planned", why="")
+    change = {**step("change", "Set it", None, state="applying"), "at": "2026-01-01T00:00:03Z"}
+
+    def shown(*steps: dict[str, Any]) -> dict[str, Any]:
+        return {"cells": [{"outputs": [{"metadata": {"opslib": one}} for one in steps]}]}
+
+    told = record.steps(shown({**end, "steps": [start, check, end]}))
+    assert [one["step"] for one in told] == ["start", "check", "end"]
+    later = ({**start, "at": "2026-01-01T00:00:04Z"}, {**check, "at": "2026-01-01T00:00:05Z"})
+    assert record.steps(shown(check, start, *later)) == list(later)
+    told = record.steps(shown(start, change, {**end, "steps": [start, check, 3, {"step": "x"}, end]}))
+    assert [one["step"] for one in told] == ["start", "check", "change", "end"]
