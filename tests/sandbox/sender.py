@@ -6,7 +6,7 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -29,10 +29,10 @@ UPLOAD_SECONDS = 2
 class Sender:
     """What is sent, and what came of it."""
 
-    def __init__(self, rate: int, seconds: float, writes: bool) -> None:
+    def __init__(self, rate: int, seconds: float, kinds: Sequence[str] = READS) -> None:
         self.rate = rate
         self.seconds = seconds
-        self.kinds = WRITES if writes else READS
+        self.kinds = kinds
         self.credentials = Credentials.load()
         self.result = Result()
         self.latencies: list[float] = []
@@ -51,7 +51,7 @@ class Sender:
             ClientSession(connector=TCPConnector(force_close=True, limit=0), timeout=timeout) as self.elsewhere,
         ):
             await self._log_in()
-            if self.kinds is WRITES:
+            if self.kinds is not READS:
                 # A key of its own: the API's is being rotated.
                 self.key = (await self._stripe("_sandbox/keys", self.credentials.stripe_admin_token))["secret"]
             print("sending", flush=True)
@@ -94,11 +94,12 @@ class Sender:
         if answer := await self._ask("POST", "/api/payments", json={"tenantId": 1, "amount": 100}):
             self.rents.append(answer["id"])
 
-    async def _upload(self) -> None:
-        """Have an upload signed, and upload a while later, as somebody does who chooses a file."""
+    async def _upload(self) -> Any:
+        """Have an upload signed, and upload a while later, as somebody does who chooses a file; tell whether it did."""
         if answer := await self._ask("POST", "/api/uploads/signed-url", json={"fileName": "lease.pdf"}):
             await asyncio.sleep(UPLOAD_SECONDS)
-            await self._ask("PUT", answer["url"], data=b"lease")
+            return await self._ask("PUT", answer["url"], data=b"lease")
+        return None
 
     async def _intent(self) -> None:
         """Have the API make a payment intent, and cancel it at Stripe, which makes an event of that."""
@@ -124,23 +125,30 @@ class Sender:
         self.latencies.append((time.monotonic() - begun) * 1000)
         if not reason:
             return found
+        self._failed(begun, reason)
+        return None
+
+    def _failed(self, begun: float, reason: str) -> None:
         self.result.failed += 1
         self.reasons[reason] += 1
         if len(self.result.first_failures) < 5:
             self.result.first_failures.append(f"after {begun - self.started:.2f} s: {reason}")
-        return None
 
-    async def _stripe(self, path: str, key: str) -> Any:
-        return await self._ask("POST", f"{url(STRIPE)}/{path}", headers={"Authorization": f"Bearer {key}"})
+    async def _stripe(self, path: str, key: str, **form: str) -> Any:
+        headers = {"Authorization": f"Bearer {key}"}
+        return await self._ask("POST", f"{url(STRIPE)}/{path}", headers=headers, data=form or None)
 
     async def _log_in(self) -> None:
         login = {"email": self.credentials.login_email, "password": self.credentials.login_password}
         async with self.session.post("/api/auth/login", json=login) as answer:
             if answer.status != 200:
                 raise SandboxError(f"the login for the traffic answered {answer.status}")
-            tokens = await answer.json()
-            self.session.headers["Authorization"] = f"Bearer {tokens['accessToken']}"
-            self.refresh_token = tokens["refreshToken"]
+            self._carry(await answer.json())
+
+    def _carry(self, tokens: Any) -> None:
+        """Let the requests carry these from now on."""
+        self.session.headers["Authorization"] = f"Bearer {tokens['accessToken']}"
+        self.refresh_token = tokens["refreshToken"]
 
     async def _arrivals(self) -> None:
         """Count in the database the rows of the requests that were answered, and those that the events have changed."""
@@ -165,5 +173,5 @@ class Sender:
 
 
 if __name__ == "__main__":
-    sender = Sender(int(sys.argv[1]), float(sys.argv[2]), sys.argv[3] == "writes")
+    sender = Sender(int(sys.argv[1]), float(sys.argv[2]), WRITES if sys.argv[3] == "writes" else READS)
     print(json.dumps(asdict(asyncio.run(sender.run()))), flush=True)

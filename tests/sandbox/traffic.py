@@ -10,7 +10,7 @@ from .errors import SandboxError
 from .layout import PYTHON, ROOT
 
 MOST_RATE = 1000
-MOST_SECONDS = 300
+MOST_SECONDS = 1800
 TIMEOUT_SECONDS = 10
 ARRIVAL_SECONDS = 45
 """How long an event is waited for: Stripe gives up after 31."""
@@ -56,6 +56,12 @@ class Result:
         """Whether requests were written and events made, and each of them is in the database."""
         return self.written == self.writes > 0 and self.applied == self.events > 0
 
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """Read what the sender has printed."""
+        found = json.loads(text)
+        return cls(**found | {"workers": [(pid, release) for pid, release in found["workers"]]})
+
 
 class Traffic:
     """Load on the API while the block runs, or for `seconds`; `result` is there once it has ended.
@@ -64,7 +70,7 @@ class Traffic:
     write a row, upload a file, or have Stripe send an event, and the result waits until the last event has arrived.
     """
 
-    def __init__(self, *, rate: int = 200, seconds: float = MOST_SECONDS, writes: bool = False) -> None:
+    def __init__(self, *, rate: int = 200, seconds: float = 300, writes: bool = False) -> None:
         if not 1 <= rate <= MOST_RATE or not 0 < seconds <= MOST_SECONDS:
             found = f"rate {rate}, seconds {seconds:g}"
             raise SandboxError(f"{found}: the rate must be 1 to {MOST_RATE}, the seconds up to {MOST_SECONDS}")
@@ -73,11 +79,14 @@ class Traffic:
         self.writes = writes
         self.result = Result()
 
-    def __enter__(self) -> Self:
+    @property
+    def _command(self) -> tuple[str, ...]:
         sender = f"{__package__}.sender"
-        command = (PYTHON, "-m", sender, str(self.rate), str(self.seconds), "writes" if self.writes else "reads")
+        return (PYTHON, "-m", sender, str(self.rate), str(self.seconds), "writes" if self.writes else "reads")
+
+    def __enter__(self) -> Self:
         self._process = subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            self._command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         assert self._process.stdout
         if self._process.stdout.readline() != "sending\n":
@@ -96,5 +105,4 @@ class Traffic:
         answer, reason = self._process.communicate(timeout=self.seconds + 2 * TIMEOUT_SECONDS + ARRIVAL_SECONDS)
         if self._process.returncode:
             raise SandboxError(f"the traffic ended early: {reason.strip().splitlines()[-1]}")
-        found = json.loads(answer)
-        self.result = Result(**found | {"workers": [(pid, release) for pid, release in found["workers"]]})
+        self.result = type(self.result).read(answer)
