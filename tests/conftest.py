@@ -2,21 +2,16 @@
 
 import signal
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from opslib import env_file, environment, record
 from tests import leaks, sandbox as standin
 from tests.place import Place
-from tests.sandbox.credentials import Credentials
 
 # Where tests run in the background these are ignored, and so they would be in the runs that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
-KNOWN = {"postgres_user", "login_email"}  # of the credentials, those that are no secret
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -39,9 +34,6 @@ def sandbox() -> Iterator[None]:
     started = standin.start()
     standin.mend()
     yield
-    secrets = {name: value for name, value in asdict(Credentials.load()).items() if name not in KNOWN}
-    env = environment.load("sandbox")
-    secrets |= {key: value for key, value in env_file.read(env.api.env_file).items() if key in env.secrets}
-    assert leaks.found(secrets, [record.folder(), env.api.pm2_home / "logs", env.api.pm2_home / "pm2.log"]) == []
+    assert leaks.left() == []
     if started:
         standin.stop()

@@ -6,8 +6,14 @@ import json
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from urllib.parse import quote, quote_plus, urlsplit
+
+from opslib import env_file, environment, record
+from tests.sandbox.credentials import Credentials
+
+KNOWN = {"postgres_user", "login_email"}  # of the credentials, those that are no secret
 
 
 def found(secrets: Mapping[str, str], places: Iterable[Path]) -> list[str]:
@@ -15,6 +21,14 @@ def found(secrets: Mapping[str, str], places: Iterable[Path]) -> list[str]:
     files = [file for place in places for file in (place.rglob("*") if place.is_dir() else [place]) if file.is_file()]
     forms = _forms(secrets)
     return [leak for file in files for leak in _within(str(file), file.read_bytes(), forms)]
+
+
+def left() -> list[str]:
+    """Say which secret of the running stand-in stands in a record, an export or a log that is left of it."""
+    env = environment.load("sandbox")
+    secrets = {name: value for name, value in asdict(Credentials.load()).items() if name not in KNOWN}
+    secrets |= {key: value for key, value in env_file.read(env.api.env_file).items() if key in env.secrets}
+    return found(secrets, [record.folder(), env.api.pm2_home / "logs", env.api.pm2_home / "pm2.log"])
 
 
 def shown(secrets: Mapping[str, str], texts: Mapping[str, str]) -> list[str]:

@@ -1,0 +1,263 @@
+"""Drills of every procedure while life goes on: people log in, write, pay and get mail, and Stripe tells of it."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from opslib import procedure
+from opslib.backups import swap
+from tests import leaks, sandbox
+from tests.drills import (
+    access_key,
+    backups,
+    database,
+    jwt_secret,
+    payments,
+    recovery,
+    slow_query,
+    standing,
+    stripe_agreement as stripe,
+)
+from tests.sandbox import postgres
+from tests.sandbox.credentials import Credentials, write_private
+from tests.sandbox.layout import ADMIN
+from tests.sandbox.life import Life, Lived
+
+pytestmark = [pytest.mark.usefixtures("fresh", "still"), pytest.mark.long]
+
+RATE = 60
+AWAY_SECONDS = 2
+"""For how long a recovery may take the API away, as it says itself."""
+CLOCKS_SECONDS = 1
+"""By how much a row may be older than the snapshot that it came too late for: its time is that of its statement."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """A run that has ended."""
+
+    procedure: str
+    parameters: dict[str, object]
+    begun: float
+    ended: float
+    code: int
+    record: dict[str, Any]
+    said: str
+
+    def __str__(self) -> str:
+        stage = self.parameters.get("stage", "")
+        return f"{self.procedure} {stage}".strip()
+
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+        return self.ended - self.begun
+
+
+@dataclass
+class Operator:
+    """Who applies procedures, one after the other, while life goes on."""
+
+    done: list[Done] = field(default_factory=list)
+
+    def apply(self, name: str, **parameters: object) -> None:
+        """Apply a procedure, and keep what came of it."""
+        given = [word for key, value in parameters.items() for word in ("-p", key, str(value))]
+        begun = time.time()
+        code, record, said = backups.run("--reason", "drill", *given, name=name)
+        self.done.append(Done(name, parameters, begun, time.time(), code, record, said))
+
+
+def check_email_delivery(operator: Operator) -> None:
+    """A message is sent."""
+    operator.apply("check_email_delivery", send_to="somebody@tenant.example")
+
+
+def check_webhook_signatures(operator: Operator) -> None:
+    """An event is sent again."""
+    operator.apply("check_webhook_signatures")
+
+
+def troubleshoot_database(operator: Operator) -> None:
+    """Somebody has locked the pending payments, and idles."""
+    sandbox.break_("idle-in-transaction")
+    operator.apply("troubleshoot_database", older_than_seconds=1)
+    sandbox.mend("idle-in-transaction")
+
+
+def tune_queries(operator: Operator) -> None:
+    """A table has grown, and is read from end to end."""
+    with slow_query.seeded() as connection:
+        slow_query.ask(connection)
+        operator.apply("tune_queries", seconds=1, create_index=slow_query.INDEX)
+
+
+def repair_payment_status(operator: Operator) -> None:
+    """Payments are paid at Stripe, and not here: of two Stripe has an event to send again, of two it has none."""
+    kinds = [kind for kind in payments.KINDS if kind.name in ("paid", "paid, its event undelivered")]
+    made = payments.make([(kind, status) for kind in kinds for status in ("PENDING", "FAILED")])
+    operator.apply("repair_payment_status", wait_seconds=4)
+    assert {row["status"] for row in payments.rows(made).values()} == {"PAID"}
+
+
+def triage_stripe_webhooks(operator: Operator) -> None:
+    """Stripe has delivered nothing for a while."""
+    sandbox.break_("webhook-backlog")
+    operator.apply("triage_stripe_webhooks", stage="replay", retrying_minutes=0)
+
+
+def restart_api(operator: Operator) -> None:
+    """One worker after the other."""
+    operator.apply("restart_api", settle_seconds=2)
+
+
+def rotate_jwt_secret(operator: Operator) -> None:
+    """The secret that it replaces is retired a week later."""
+    operator.apply("rotate_jwt_secret", settle_seconds=2)
+
+
+def rotate_s3_credentials(operator: Operator) -> None:
+    """All three stages, without the time in between."""
+    operator.apply("rotate_s3_credentials", settle_seconds=2)
+    for stage in ("deactivate", "delete"):
+        operator.apply("rotate_s3_credentials", stage=stage, compromised=True, settle_seconds=2)
+
+
+def rotate_stripe_keys(operator: Operator) -> None:
+    """All four stages, and the Dashboard's part in between."""
+    old = stripe.held(stripe.KEY)
+    write_private(ADMIN / "new_stripe_secret_key", stripe.create_key())
+    operator.apply("rotate_stripe_keys", stage="key", settle_seconds=2)
+    stripe.dashboard("keys/expire", secret=old)
+    operator.apply("rotate_stripe_keys", stage="retire-key", old_key_last_used="leaked", settle_seconds=2)
+    write_private(ADMIN / "new_stripe_webhook_secret", stripe.roll())
+    operator.apply("rotate_stripe_keys", stage="webhook", settle_seconds=2)
+    operator.apply("rotate_stripe_keys", stage="retire-webhook", settle_seconds=2)
+
+
+def rotate_database_password(operator: Operator) -> None:
+    """Two roles in turn."""
+    operator.apply("rotate_database_password", settle_seconds=2)
+    operator.apply("rotate_database_password", stage="retire", settle_seconds=2)
+
+
+def backup_database(operator: Operator) -> None:
+    """Taken, and proven."""
+    operator.apply("backup_database")
+
+
+def recover_database(operator: Operator) -> None:
+    """From the newest backup, then what it says has to be replayed is."""
+    if not backups.existing():
+        recovery.proven()
+    operator.apply("recover_database", confirm=postgres.DATABASE)
+    operator.apply("triage_stripe_webhooks", stage="replay", retrying_minutes=0)
+
+
+# What the stand-in's own faults and logins are used for comes before the rotation of these.
+WAYS: dict[str, Callable[[Operator], None]] = {
+    way.__name__: way
+    for way in (
+        check_email_delivery,
+        check_webhook_signatures,
+        troubleshoot_database,
+        tune_queries,
+        repair_payment_status,
+        triage_stripe_webhooks,
+        restart_api,
+        rotate_jwt_secret,
+        rotate_s3_credentials,
+        rotate_stripe_keys,
+        rotate_database_password,
+        backup_database,
+        recover_database,
+    )
+}
+
+
+@pytest.fixture(scope="module")
+def fresh(sandbox: None) -> Iterator[None]:
+    """A stand-in that was just started, here and for the drills that follow."""
+    _start_anew()
+    yield
+    _start_anew()
+
+
+def _start_anew() -> None:
+    assert leaks.left() == []
+    sandbox.stop()
+    sandbox.start()
+
+
+@pytest.fixture
+def still() -> None:
+    """No procedure is under way, and none has left anything."""
+    recovery.clean()
+    payments.clear()
+    jwt_secret.idle()
+    access_key.one()
+    if stripe.held(database.KEY) != Credentials.load().database_url:
+        database.first()
+    stripe.first()
+
+
+def test_every_procedure_is_applied_once_in_a_row() -> None:
+    assert set(WAYS) == set(procedure.names())
+    operator = Operator()
+    with Life(rate=RATE) as life:
+        for way in WAYS.values():
+            way(operator)
+    judge(life.result, operator)
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_a_procedure_is_applied(name: str) -> None:
+    operator = Operator()
+    with Life(rate=RATE) as life:
+        time.sleep(2)
+        WAYS[name](operator)
+        time.sleep(2)
+    judge(life.result, operator)
+
+
+def judge(life: Lived, operator: Operator) -> None:
+    """Show what each run cost, and see that it was nothing, but for what a recovery says that it loses."""
+    print(f"\n{life}")
+    failed = {one: life.failed_within(one.begun, one.ended) for one in operator.done}
+    for one, reasons in failed.items():
+        print(f"{one!s:<40} exit {one.code}, {one.seconds:5.1f} s, {len(reasons)} failed {sorted(set(reasons))}")
+    assert not [f"{one}: exit {one.code}\n{one.said}" for one in operator.done if one.code]
+    recovered = [one for one in operator.done if one.procedure == "recover_database"]
+    costly = {str(one): reasons for one, reasons in failed.items() if reasons and one not in recovered}
+    assert not costly, costly
+    assert sum(len(failed[one]) for one in recovered) <= AWAY_SECONDS * RATE * len(recovered)
+    assert life.seconds >= operator.done[-1].ended - operator.done[0].begun, "the life has ended before the last run"
+    assert life.mails and life.uploads and not (life.lost_events or life.lost_mails or life.unpaid), life
+    assert unexplained(life, recovered) == []
+
+
+def unexplained(life: Lived, recovered: list[Done]) -> list[tuple[int, int]]:
+    """Give the lost writes that no recovery has put aside: those after its backup, which are in what it replaced."""
+    left = set(life.lost_writes)
+    olds = [one.name for one in swap.siblings(standing.sandbox()) if one.kind == "old"]
+    assert len(olds) == len(recovered)
+    for name, run in zip(reversed(olds), recovered, strict=True):
+        taken = datetime.fromisoformat(shown(run, "The backup")["taken"]) - timedelta(seconds=CLOCKS_SECONDS)
+        with postgres.connect_admin(Credentials.load(), name) as old:
+            found = old.execute("SELECT id, amount FROM payments WHERE created_at >= %s", [taken]).fetchall()
+        aside = {(row, amount) for row, amount in found}
+        print(f"{run} has put {len(left & aside)} acknowledged writes aside in {name}")
+        left -= aside
+    return sorted(left)
+
+
+def shown(run: Done, title: str) -> dict[str, str]:
+    """Give what a run has noted under this title."""
+    outputs = [output for cell in run.record["cells"] for output in cell.get("outputs", [])]
+    steps = [step for output in outputs if (step := output.get("metadata", {}).get("opslib"))]
+    row: dict[str, str] = next(step for step in steps if step["title"] == title)["evidence"][0]
+    return row
