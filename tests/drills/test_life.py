@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -30,13 +31,15 @@ from tests.sandbox.life import Life, Lived
 pytestmark = [pytest.mark.usefixtures("fresh", "still"), pytest.mark.long]
 
 RATE = 60
+TAIL_SECONDS = 2
+"""How long life goes on before and after: what is broken then goes on failing."""
 AWAY_SECONDS = 2
 """For how long a recovery may take the API away, as it says itself."""
 CLOCKS_SECONDS = 1
 """By how much a row may be older than the snapshot that it came too late for: its time is that of its statement."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Done:
     """A run that has ended."""
 
@@ -46,21 +49,15 @@ class Done:
     ended: float
     code: int
     record: dict[str, Any]
-    said: str
 
     def __str__(self) -> str:
         stage = self.parameters.get("stage", "")
         return f"{self.procedure} {stage}".strip()
 
-    @property
-    def seconds(self) -> float:
-        """How long it took."""
-        return self.ended - self.begun
-
 
 @dataclass
 class Operator:
-    """Who applies procedures, one after the other, while life goes on."""
+    """Who applies procedures, one after the other, while life goes on, and goes no further than to one that fails."""
 
     done: list[Done] = field(default_factory=list)
 
@@ -69,7 +66,8 @@ class Operator:
         given = [word for key, value in parameters.items() for word in ("-p", key, str(value))]
         begun = time.time()
         code, record, said = backups.run("--reason", "drill", *given, name=name)
-        self.done.append(Done(name, parameters, begun, time.time(), code, record, said))
+        self.done.append(Done(name, parameters, begun, time.time(), code, record))
+        assert code == 0, said
 
 
 def check_email_delivery(operator: Operator) -> None:
@@ -205,39 +203,44 @@ def still() -> None:
     stripe.first()
 
 
+@contextmanager
+def living() -> Iterator[Operator]:
+    """Let life go on around an operator; then show what each run cost, and see that it was nothing.
+
+    A recovery may take the API away for a moment, and loses what it says that it loses.
+    """
+    operator, life = Operator(), Life(rate=RATE)
+    try:
+        with life:
+            yield operator
+    finally:
+        got = life.result
+        failed = {one: got.failed_within(one.begun, one.ended) for one in operator.done}
+        print(f"\n{got}")
+        for one, reasons in failed.items():
+            seconds = f"{one.ended - one.begun:5.1f} s"
+            print(f"{one!s:<40} exit {one.code}, {seconds}, {len(reasons)} failed {sorted(set(reasons))}")
+    recovered = [one for one in operator.done if one.procedure == "recover_database"]
+    assert not {str(one): reasons for one, reasons in failed.items() if reasons and one not in recovered}
+    assert sum(len(failed[one]) for one in recovered) <= AWAY_SECONDS * RATE * len(recovered)
+    assert got.seconds >= operator.done[-1].ended - operator.done[0].begun, "life has ended before the last run"
+    assert got.mails and got.uploads and not (got.lost_events or got.lost_mails or got.unpaid), got
+    assert unexplained(got, recovered) == []
+
+
 def test_every_procedure_is_applied_once_in_a_row() -> None:
     assert set(WAYS) == set(procedure.names())
-    operator = Operator()
-    with Life(rate=RATE) as life:
+    with living() as operator:
         for way in WAYS.values():
             way(operator)
-    judge(life.result, operator)
 
 
 @pytest.mark.parametrize("name", WAYS)
 def test_a_procedure_is_applied(name: str) -> None:
-    operator = Operator()
-    with Life(rate=RATE) as life:
-        time.sleep(2)
+    with living() as operator:
+        time.sleep(TAIL_SECONDS)
         WAYS[name](operator)
-        time.sleep(2)
-    judge(life.result, operator)
-
-
-def judge(life: Lived, operator: Operator) -> None:
-    """Show what each run cost, and see that it was nothing, but for what a recovery says that it loses."""
-    print(f"\n{life}")
-    failed = {one: life.failed_within(one.begun, one.ended) for one in operator.done}
-    for one, reasons in failed.items():
-        print(f"{one!s:<40} exit {one.code}, {one.seconds:5.1f} s, {len(reasons)} failed {sorted(set(reasons))}")
-    assert not [f"{one}: exit {one.code}\n{one.said}" for one in operator.done if one.code]
-    recovered = [one for one in operator.done if one.procedure == "recover_database"]
-    costly = {str(one): reasons for one, reasons in failed.items() if reasons and one not in recovered}
-    assert not costly, costly
-    assert sum(len(failed[one]) for one in recovered) <= AWAY_SECONDS * RATE * len(recovered)
-    assert life.seconds >= operator.done[-1].ended - operator.done[0].begun, "the life has ended before the last run"
-    assert life.mails and life.uploads and not (life.lost_events or life.lost_mails or life.unpaid), life
-    assert unexplained(life, recovered) == []
+        time.sleep(TAIL_SECONDS)
 
 
 def unexplained(life: Lived, recovered: list[Done]) -> list[tuple[int, int]]:

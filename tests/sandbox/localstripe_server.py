@@ -59,8 +59,15 @@ def _when(payment: seed.Payment) -> int:
     return int(when.timestamp())
 
 
+async def list_intents(_: web.Request) -> web.Response:
+    """List the intents by what orders them: each that is shown whole takes a walk over all there is."""
+    intents = [thing for key, thing in resources.store.items() if key.startswith("payment_intent:")]
+    return web.json_response([{"id": intent.id, "created": intent.created} for intent in intents])
+
+
 if __name__ == "__main__":
     # It would write all it holds to a fixed file outside our folder, at each change.
     resources.Store.dump_to_disk = lambda self: None
+    app.router.add_get("/_config/payment_intents", list_intents)
     app.cleanup_ctx.append(fill)
     web.run_app(app, host=HOST, port=LOCALSTRIPE, access_log=None, print=None)

@@ -184,8 +184,8 @@ def fail(status: int, message: str, **details: str) -> web.Response:
     return web.json_response({"error": {"message": message, "type": "invalid_request_error", **details}}, status=status)
 
 
-def page(items: list[Json], query: dict[str, str], path: str) -> web.Response:
-    """Answer with one page of `items`, which are newest first."""
+def page(items: list[Json], query: Mapping[str, str], path: str) -> Json:
+    """Give one page of `items`, which are newest first."""
     limit = min(int(query.get("limit", 10)), 100)
     place = {item["id"]: index for index, item in enumerate(items)}
     if before := query.get("ending_before"):
@@ -194,7 +194,7 @@ def page(items: list[Json], query: dict[str, str], path: str) -> web.Response:
     else:
         begin = place.get(query.get("starting_after", ""), -1) + 1
         chosen, more = items[begin : begin + limit], len(items) > begin + limit
-    return web.json_response({"object": "list", "url": path, "has_more": more, "data": chosen})
+    return {"object": "list", "url": path, "has_more": more, "data": chosen}
 
 
 def _created_within(thing: Json, query: Mapping[str, str]) -> bool:
@@ -402,13 +402,13 @@ async def alter_intent(request: web.Request) -> web.Response:
 async def list_intents(request: web.Request) -> web.Response:
     """List intents, newest first, by when they were made."""
     account, query = request.app[account_key], request.query
-    listed = f"{url(LOCALSTRIPE)}/v1/payment_intents?limit=10000"
-    async with account.session.get(listed, headers=account.backend) as answered:
-        intents = [*account.intents.values(), *(await answered.json())["data"]]
+    async with account.session.get(f"{url(LOCALSTRIPE)}/_config/payment_intents") as answered:
+        intents = [*account.intents.values(), *(await answered.json())]
     intents = [intent for intent in intents if _created_within(intent, query)]
-    expand = [value for name, value in query.items() if name.startswith("expand")]
     newest = sorted(intents, key=lambda intent: (intent["created"], intent["id"]), reverse=True)
-    return page([_expanded(intent, expand) for intent in newest], dict(query), request.path)
+    answer, expand = page(newest, query, request.path), [value for name, value in query.items() if "expand" in name]
+    answer["data"] = [_expanded(await _whole(account, intent), expand) for intent in answer["data"]]
+    return web.json_response(answer)
 
 
 @routes.get("/v1/payment_intents/{id}")
@@ -417,6 +417,16 @@ async def show_intent(request: web.Request) -> web.StreamResponse:
     if (intent := request.app[account_key].intents.get(request.match_info["id"])) is None:
         return await pass_on(request)
     return web.json_response(_expanded(intent, [value for name, value in request.query.items() if "expand" in name]))
+
+
+async def _whole(account: Account, listed: Json) -> Json:
+    """Give all of an intent, of which localstripe lists only what orders it."""
+    if listed["id"] in account.intents:
+        return listed
+    address = f"{url(LOCALSTRIPE)}/v1/payment_intents/{listed['id']}"
+    async with account.session.get(address, headers=account.backend) as answered:
+        intent: Json = await answered.json()
+        return intent
 
 
 def _expanded(intent: Json, expand: list[str]) -> Json:
@@ -445,7 +455,7 @@ async def show_balance(_: web.Request) -> web.Response:
 async def list_endpoints(request: web.Request) -> web.Response:
     """List the webhook endpoints."""
     endpoints = [endpoint.export() for endpoint in reversed(request.app[account_key].endpoints.values())]
-    return page(endpoints, dict(request.query), request.path)
+    return web.json_response(page(endpoints, request.query, request.path))
 
 
 @routes.post("/v1/webhook_endpoints")
@@ -496,7 +506,8 @@ async def list_events(request: web.Request) -> web.Response:
 
     # No more than the page shows, and one to know whether there is another.
     most = None if query.get("ending_before") else 1 + min(int(query.get("limit", 10)), 100)
-    return page([account.export(event) for event in islice(filter(wanted, events), most)], query, request.path)
+    found = [account.export(event) for event in islice(filter(wanted, events), most)]
+    return web.json_response(page(found, query, request.path))
 
 
 @routes.get("/v1/events/{id}")
