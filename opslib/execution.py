@@ -102,7 +102,9 @@ class Execution:
             for index, cell in enumerate(self.notebook.cells):
                 if cell.cell_type != "code" or not cell.source.strip():
                     continue
-                if self._stop.is_set() or not await self._execute(client, cell, index, *self._time()):
+                if self._stop.is_set():
+                    break
+                if not await self._execute(client, cell, index, *self._time()) and not self._verified():
                     break
             happened = record.steps(self.notebook)
             if standing(happened) and not ending(happened):
@@ -205,9 +207,12 @@ class Execution:
         if end and end["ok"]:
             untrue = contradiction(happened, end["outcome"])
             if not untrue:
-                return Outcome(end["outcome"]), " ".join(filter(None, (end["why"], self._doubt())))
+                said = why if end.get("cut_short") else " ".join(filter(None, (end["why"], self._doubt())))
+                return Outcome(end["outcome"]), said
             why = f"{why} It was said to have ended as {end['outcome']}, which cannot be: {untrue}."
             return Outcome.NEEDS_PERSON if changed or self._unread else Outcome.FAILED, why
+        if changed and self._verified():
+            return Outcome.APPLIED, f"{why} What was changed is verified and stays. The run did not come to its end."
         if changed and not end:
             return Outcome.NEEDS_PERSON, f"{why} Changed, not verified, not undone: {'; '.join(changed)}."
         if changed or self._unread or (end and end["outcome"] == Outcome.NEEDS_PERSON):
@@ -293,6 +298,11 @@ class Execution:
 
     def _code_cells(self) -> list[NotebookNode]:
         return [cell for cell in self.notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+
+    def _verified(self) -> bool:
+        """Whether the last step says that nothing is left to verify: what fails from there on undoes nothing."""
+        happened = record.steps(self.notebook)
+        return bool(happened) and bool(happened[-1].get("verified"))
 
 
 class _Client(NotebookClient):

@@ -22,6 +22,7 @@ TEXT_LIMIT = 2000
 
 # A comment may begin with what is allowed: `# [5..600] seconds …` or `# [graceful|hard] how …`.
 _ALLOWED = re.compile(r"\[(?:(?P<low>-?[\d.]+?)\.\.(?P<high>-?[\d.]+)|(?P<choices>[^\]|]+(?:\|[^\]|]+)+))\]\s*")
+_VERIFY = "run.verify("
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -114,6 +115,19 @@ class Procedure:
         cells = [[cell["cell_type"], cell["source"]] for cell in self.notebook["cells"]]
         return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
 
+    @property
+    def verifies(self) -> dict[int, int]:
+        """The code cells that ask a verify, by their number; of each the line of the last one."""
+        asked = {}
+        for number, source in enumerate(self._code()):
+            if lines := [line for line, text in enumerate(source.splitlines(), 1) if _VERIFY in text]:
+                asked[number] = lines[-1]
+        return asked
+
+    def cell(self, source: str) -> int:
+        """Give the number of the code cell with this source, -1 if there is none."""
+        return next((number for number, own in enumerate(self._code()) if own.strip() == source.strip()), -1)
+
     def bind(self, given: Mapping[str, object]) -> dict[str, Any]:
         """Check the given values against the declared parameters; give all of them, defaults filled in."""
         for name in given:
@@ -142,6 +156,9 @@ class Procedure:
         }
         notebook["cells"].insert(at, injected)
         return notebook
+
+    def _code(self) -> list[str]:
+        return [cell["source"] for cell in self.notebook["cells"] if cell["cell_type"] == "code"]
 
     def _first_lines(self) -> list[str]:
         first = self.notebook["cells"][0]["source"] if self.notebook["cells"] else self.name

@@ -2,7 +2,9 @@
 
 import atexit
 import getpass
+import linecache
 import os
+import sys
 import time
 import uuid
 from collections.abc import Callable
@@ -54,9 +56,9 @@ def start(
 
 
 def stop(why: str) -> None:
-    """Undo what the current run has changed, and end it. The runner calls this when nobody else can."""
+    """End the current run; what it has changed stays if it is verified. The runner calls this when nobody else can."""
     if _current is not None:
-        _current.stop(RunbookError(why))
+        _current.leave(RunbookError(why))
 
 
 class Run:
@@ -72,6 +74,11 @@ class Run:
         """The changes that were begun and not undone, oldest first."""
         self._done: dict[str, Step] = {}
         self._checks: dict[str, bool] = {}
+        self._failed: dict[str, str] = {}
+        """What was to be looked at and failed, and why. After the last verify that undoes nothing."""
+        self._passed: set[int] = set()
+        """The cells that have run to their end, and since the last change that comes before them."""
+        self._reached = (-1, 0)
         self._planned: dict[str, dict[str, str]] = {}
         self._digest = ""
         self._approval = approval
@@ -98,8 +105,10 @@ class Run:
         `evidence` is shown as a table; `otherwise` says what to do when the answer is no.
         """
         self._open()
+        self._reach()
         ok = answer is True
-        self._checks[title] = ok
+        if ok or not self.verified:
+            self._checks[title] = ok
         self._show(step("check", title, ok, otherwise="" if ok else otherwise), evidence)
         if not ok:
             raise CheckFailed(f"not so: {title}. {otherwise or 'Nothing was changed by this step.'}")
@@ -133,6 +142,7 @@ class Run:
         A change that fails is undone, with all before it, and the run ends. Raise ChangeFailed, PlanVoid, NotApproved.
         """
         self._open()
+        self._reach()
         for one in planned:
             if one.title in self._done:
                 self._redisplay(self._done[one.title])
@@ -156,6 +166,7 @@ class Run:
         """
         self._open()
         if not self.applies:
+            self._reach()
             self._show(step("verify", title, None, note="asked after the change"))
             return
         ends = time.monotonic() + within
@@ -173,6 +184,8 @@ class Run:
             self._show(step("verify", title, False, otherwise=f"{_said(error)} {otherwise}"), _evidence(error), display)
             self.stop(error)
             raise
+        if ok:
+            self._reach()
         self._show(step("verify", title, bool(ok), otherwise="" if ok else otherwise), evidence, display)
         if not ok:
             failed = VerifyFailed(f"still not so after {within:g} s: {title}. {otherwise}")
@@ -180,9 +193,24 @@ class Run:
             raise failed
 
     def note(self, title: str, evidence: Any = None) -> None:
-        """Record what was seen, without judging it."""
+        """Record what was seen, without judging it; what has to be asked for is a function that gives it.
+
+        One that fails is shown so. It raises what it failed with, unless every verify has been asked: then nothing
+        that was changed hangs on it, and the run goes on and says at its end what it has not seen.
+        """
         self._open()
-        self._show(step("note", title, None), evidence)
+        self._reach()
+        display, begun = Display(), self._mark(step("note", title, None, progress=True))
+        try:
+            with progress.shown(lambda text: display.show({**begun, "note": text})):
+                seen = table.rows(evidence() if callable(evidence) else evidence)
+        except BaseException as error:
+            self._fail(step("note", title, False, otherwise=_said(error)), error, display)
+            if not self.verified or not isinstance(error, Exception):
+                raise
+            return
+        self._failed.pop(title, None)
+        self._show(step("note", title), seen, display)
 
     def finish(self) -> None:
         """End a run whose checks all held; its record is complete. Asked again in JupyterLab, say how it ended."""
@@ -190,14 +218,16 @@ class Run:
             Display().show(self._closing)
             return
         self._open()
+        self._reach()
         if wrong := [title for title, ok in self._checks.items() if not ok]:
             raise CheckFailed(f"a check is not answered yes: {'; '.join(wrong)}. Ask it again first.")
-        if missing := [title for title in self._planned if self.applies and title not in self._done]:
+        if missing := self._missing:
             raise ChangeFailed(f"planned and not applied: {'; '.join(missing)}. Run the cells that apply them.")
+        held = f"what had to hold held; {self._unseen}" if self._failed else "all checks held"
         if self.applies:
-            self._end(Outcome.APPLIED, "all checks held")
+            self._end(Outcome.APPLIED, held)
         else:
-            self._end(Outcome.PLANNED, "all checks held, nothing was changed; to carry it out, run it with apply")
+            self._end(Outcome.PLANNED, f"{held}, nothing was changed; to carry it out, run it with apply")
 
     def approve(self, digest: str, *, by: str = "") -> Step:
         """Approve this plan and give the step that says so. Raise PlanVoid if another was shown since."""
@@ -240,6 +270,7 @@ class Run:
             if not _recorded():
                 raise RunbookError("the record cannot be saved, so this change was not begun.")
             self.in_force.append(one)
+            self._passed = {number for number in self._passed if number < self._reached[0]}
             with progress.shown(lambda text: display.show({**begun, "note": text, "progress": True})):
                 one.do()
         except BaseException as error:
@@ -253,6 +284,55 @@ class Run:
         done = {**begun, "ok": True, "state": "applied", "ended": now(), "note": _took(begun["at"])}
         self._done[one.title] = done
         self._show(done, display=display)
+
+    @property
+    def verified(self) -> bool:
+        """Whether all that was planned is applied, and no cell of the notebook has a verify that is still to come."""
+        cell, line = self._reached
+        asked = self.procedure.verifies
+        ahead = [n for n, last in asked.items() if n not in self._passed and (n != cell or last > line)]
+        return bool(asked) and not ahead and not self._missing
+
+    def passed(self, source: str) -> None:
+        """Take note of a cell that has run to its end."""
+        self._passed.add(self.procedure.cell(source))
+        self._failed.pop(_first(source), None)
+
+    def broke(self, source: str, error: BaseException) -> None:
+        """Take note of a cell that has failed: after the last verify it is shown, and undoes nothing."""
+        if not self.verified or isinstance(error, KeyboardInterrupt):
+            self.leave(error)
+        else:
+            self._fail(step("note", _first(source), False, otherwise=_said(error)), error)
+
+    def leave(self, error: BaseException) -> None:
+        """End the run where nobody goes on with it: what is verified stays, anything else is undone."""
+        if self.ended or not self.in_force or not self.verified:
+            self.stop(error)
+            return
+        unseen = f", and {self._unseen}" if self._failed else ""
+        self._end(Outcome.APPLIED, f"{_said(error)} What was changed is verified and stays{unseen}.", cut_short=True)
+
+    def _fail(self, one: Step, error: BaseException, display: Display | None = None) -> None:
+        self._failed[one["title"]] = _said(error)
+        self._show(one, _evidence(error), display)
+
+    def _mark(self, one: Step) -> Step:
+        # The runner reads it, whatever befalls the kernel from here on.
+        return one | {"verified": True} if self.verified else one
+
+    @property
+    def _missing(self) -> list[str]:
+        return [title for title in self._planned if self.applies and title not in self._done]
+
+    @property
+    def _unseen(self) -> str:
+        return "not seen: " + "; ".join(f"{title} ({why})" for title, why in self._failed.items())
+
+    def _reach(self) -> None:
+        """Take note of the line of the notebook that has called."""
+        frame = sys._getframe(2)
+        self._reached = self.procedure.cell("".join(linecache.getlines(frame.f_code.co_filename))), frame.f_lineno
 
     def stop(self, error: BaseException) -> None:
         """Undo what is in force, newest first, and end the run; at an undo that fails, stop and say what stands."""
@@ -280,12 +360,12 @@ class Run:
             self._show(step("undo", title, True), display=display)
         self._end(Outcome.UNDONE, f"{_said(error)} What this run had changed was put back.")
 
-    def _end(self, outcome: Outcome, why: str) -> None:
+    def _end(self, outcome: Outcome, why: str, **more: Any) -> None:
         self.ended = outcome
         self.release()
         why = masking.mask.text(why)
         good = outcome in (Outcome.PLANNED, Outcome.APPLIED)
-        last = step("end", f"{outcome.capitalize()}: {why}", good, outcome=outcome.value, why=why)
+        last = step("end", f"{outcome.capitalize()}: {why}", good, outcome=outcome.value, why=why, **more)
         # A cell that was run again has lost its earlier output, so the last step repeats them all.
         self._closing = {**last, "steps": [*self.steps, last]}
         Display().show(self._closing)
@@ -353,6 +433,7 @@ class Run:
             raise Refused(f"this run has ended as {self.ended}. Start it again, in a new copy if its record is sealed.")
 
     def _show(self, one: Step, evidence: Any = None, display: Display | None = None) -> None:
+        one = self._mark(one)
         self.steps.append(one)
         rows = table.rows(evidence)
         if one.get("otherwise"):
@@ -404,10 +485,19 @@ def operator() -> str:
 
 
 def _after_cell(result: Any) -> None:
-    """End the run when a cell has failed and nobody is there to mend it and go on."""
+    """Tell the run how a cell has ended; one that has failed ends it where nobody is there to mend it and go on."""
+    if _current is None or _current.ended:
+        return
     error = result.error_in_exec or result.error_before_exec
-    if error is not None and headless() and _current is not None and not _current.ended:
-        _current.stop(error)
+    if error is None:
+        _current.passed(result.info.raw_cell)
+    elif headless() or (_current.verified and not isinstance(error, KeyboardInterrupt)):
+        _current.broke(result.info.raw_cell, error)
+
+
+def _first(source: str) -> str:
+    """Name a cell by its first line."""
+    return f"The cell `{source.strip().partition(chr(10))[0][:60]}` has failed"
 
 
 def _said(error: BaseException) -> str:

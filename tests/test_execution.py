@@ -100,6 +100,16 @@ while True:
 LATE = "{cell: 4, run: 90, undo: 10}"
 OVER = "{cell: 60, run: 8, undo: 10}"
 ALL = [CHECK, SET, APPLY, VERIFY, FINISH]
+HELD = "what had to hold held; not seen: "
+STAYS = "What was changed is verified and stays"
+TWO = "run.verify('It is there', lambda: True); run.note('Seen', 1)"
+LOOK = "run.note('A look', lambda: 1 / 0); reached = True"
+REACHED = "run.note('Reached', reached)"
+
+
+def behind(*cells: str) -> list[str]:
+    """Cells that follow what is changed and verified."""
+    return [CHECK, SET, APPLY, VERIFY, *cells]
 
 
 CASES = [
@@ -122,7 +132,43 @@ CASES = [
          why="still not so after 1 s: It is set"),
     Case("verify_raises", [CHECK, SET, APPLY, "run.verify('It is set', lambda: 1 / 0)", FINISH], "undone", 2, "cccfp",
          f"{APPLIED} verify undo end", why="ZeroDivisionError"),
-    Case("without_finish", ALL[:-1], "undone", 2, "ccccc", f"{APPLIED} verify undo end", why=r"run\.finish"),
+    Case("look_fails", behind(LOOK, REACHED, FINISH), "applied", 0, "ccccccc", f"{APPLIED} verify note note end", "new",
+         why=rf"^{HELD}A look \(ZeroDivisionError: division by zero\)$"),
+    Case("look_fails_in_a_plan", behind(LOOK, REACHED, FINISH), "planned", 0, "ccccccc",
+         f"{APPLIED} verify note note end", arguments=[], why=f"^{HELD}A look .*nothing was changed"),
+    Case("look_fails_in_the_verify_s_cell", [CHECK, SET, APPLY, f"{VERIFY}\n{LOOK}", REACHED, FINISH], "applied", 0,
+         "cccccc", f"{APPLIED} verify note note end", "new", why=f"^{HELD}A look"),
+    Case("look_gives_what_cannot_be_shown", behind("run.note('A look', lambda: iter([1, *object()]))", FINISH),
+         "applied", 0, "cccccc", f"{APPLIED} verify note end", "new", why=f"^{HELD}A look .TypeError"),
+    Case("look_fails_before_the_verify", [CHECK, SET, APPLY, LOOK, VERIFY, FINISH], "undone", 2, "cccfpp",
+         f"{APPLIED} note undo end", why="ZeroDivisionError.*put back"),
+    Case("look_fails_between_verifies", [CHECK, SET, APPLY, f"{VERIFY}\n{LOOK}\n{TWO}", FINISH], "undone", 2,
+         "cccfp", f"{APPLIED} verify note undo end", why="ZeroDivisionError.*put back"),
+    Case("look_fails_before_the_last_change", [CHECK, SET, f"{TWO}\n{LOOK}", APPLY, FINISH], "failed", 1, "ccfpp",
+         f"{PLANNED} verify note note end", why="ZeroDivisionError.*Nothing was changed"),
+    Case("verify_that_is_not_asked", [CHECK, SET, APPLY, VERIFY, f"if read() == 'old':\n    {TWO}", LOOK, FINISH],
+         "applied", 0, "ccccccc", f"{APPLIED} verify note end", "new", why=f"^{HELD}A look"),
+    Case("cell_breaks_behind", behind("1 / 0", "run.note('Reached', 1)", FINISH), "applied", 0, "ccccfcc",
+         f"{APPLIED} verify note note end", "new", why=rf"^{HELD}The cell `1 / 0` has failed \(ZeroDivisionError"),
+    Case("check_is_false_behind", behind("run.check('It is blue', False)", FINISH), "applied", 0, "ccccfc",
+         f"{APPLIED} verify check note end", "new", why=f"^{HELD}The cell .*not so: It is blue"),
+    Case("exit_behind", behind("raise SystemExit", FINISH), "applied", 0, "ccccfc", f"{APPLIED} verify note end", "new",
+         why=f"^{HELD}The cell .*SystemExit"),
+    Case("killed_behind", behind("die()", FINISH), "applied", 0, "ccccfp", f"{APPLIED} verify", "new",
+         why=f"SIGKILL.*{STAYS}"),
+    Case("killed_in_a_long_look", behind("import threading\nfrom opslib import progress\n"
+         "run.note('A look', lambda: [time.sleep(1.2), progress.report('half'), time.sleep(.3), die()])", FINISH),
+         "applied", 0, "ccccfp", f"{APPLIED} verify note", "new", why=f"SIGKILL.*{STAYS}"),
+    Case("cell_late_behind", behind("time.sleep(60)", FINISH), "applied", 0, "ccccip", f"{APPLIED} verify end", "new",
+         limits=LATE, why=f"The cell was over its time of 4 s. .*{STAYS}"),
+    Case("run_late_behind", behind("run.note('A look', lambda: time.sleep(60))", FINISH), "applied", 0, "ccccip",
+         f"{APPLIED} verify note end", "new", limits=OVER,
+         why=f"The run was over its time of 8 s. .*{STAYS}, and not seen: A look"),
+    Case("stubborn_behind", behind(STUBBORN, FINISH), "applied", 0, "ccccip", f"{APPLIED} verify", "new",
+         signals=[("waiting", INT)], limits="{undo: 1}", why=f"Stopped by SIGINT. It did not stop.*{STAYS}"),
+    Case("without_finish", ALL[:-1], "applied", 0, "ccccc", f"{APPLIED} verify end", "new",
+         why=rf"run\.finish.*{STAYS}"),
+    Case("without_verify_or_finish", ALL[:-2], "undone", 2, "cccc", f"{APPLIED} undo end", why=r"run\.finish"),
     Case("plan_without_finish", ALL[:-1], "failed", 1, "cccc", f"{APPLIED} verify", arguments=[], why=r"run\.finish"),
     Case("killed_before", [CHECK, SET, "die()", *ALL[2:]], "failed", 1, "ccfppp", PLANNED, why="SIGKILL"),
     Case("killed_during", [CHECK, made("put('half'); die()"), *ALL[2:]], "needs-person", 3, "ccfpp", APPLIED, "half",
@@ -177,6 +223,10 @@ CASES = [
                  "interrupted", 128 + number, "cccip", f"{APPLIED} verify undo end", signals=[("waiting", number)]),
             Case(f"{name}_between_cells", [CHECK, SET, APPLY, f"os.kill(os.getppid(), {number:d}); time.sleep(.01)",
                  VERIFY, FINISH], "interrupted", 128 + number, "ccc*pp*", f"{APPLIED} undo end"),
+            Case(f"{name}_behind", behind(WAIT, FINISH), "applied", 0, "ccccip", f"{APPLIED} verify end", "new",
+                 signals=[("waiting", number)], why=f"Stopped by SIG{name}. .*{STAYS}"),
+            Case(f"{name}_between_cells_behind", behind(f"os.kill(os.getppid(), {number:d}); time.sleep(.01)", FINISH),
+                 "applied", 0, "cccc*p*", f"{APPLIED} verify end", "new", why=f"Stopped by SIG{name}. .*{STAYS}"),
             Case(f"{name}_twice", [CHECK, made(undo="reach('undoing')"), APPLY, WAIT, FINISH], "needs-person", 3,
                  "cccip", f"{APPLIED}( undo)?", "new", signals=[("waiting", number), ("undoing", number)],
                  why="not undone: Set it"),
@@ -490,7 +540,9 @@ def ends(process: "subprocess.Popen[str]") -> tuple[int, str]:
 def test_papermill_makes_the_same_record(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     place.write("act", *ALL, tags={2: "apply"})
     place.write("fail", CHECK, SET, APPLY, "1 / 0", FINISH, tags={2: "apply"})
-    done = {name: ends(papermill(place, name, "-p", "apply", "True")) for name in ("act", "fail")}
+    place.write("look", *behind(LOOK, FINISH), tags={2: "apply"})
+    place.write("break", *behind("1 / 0", FINISH), tags={2: "apply"})
+    done = {name: ends(papermill(place, name, "-p", "apply", "True")) for name in ("act", "fail", "look", "break")}
     monkeypatch.setenv("RUNBOOK_ROOT", str(place.folder))
     acted, failed = (json.loads((place.folder / f"records/{name}.ipynb").read_text()) for name in ("act", "fail"))
     assert (done["act"][0], acted["metadata"]["opslib"]["outcome"]) == (0, "applied"), done["act"]
@@ -499,7 +551,12 @@ def test_papermill_makes_the_same_record(place: Place, monkeypatch: pytest.Monke
     assert (done["fail"][0], failed["metadata"]["opslib"]["outcome"]) == (2, "undone")
     assert "Error: undone: ZeroDivisionError" in done["fail"][1]
     assert_true_cells(failed, "ccccccfp")
-    files = [place.folder / f"records/{name}.ipynb" for name in ("act", "fail")]
+    for name, code, letters in (("look", 0, "ccccccccc"), ("break", 1, "cccccccfc")):  # papermill minds every error
+        looked = json.loads((place.folder / f"records/{name}.ipynb").read_text())
+        assert (done[name][0], looked["metadata"]["opslib"]["outcome"]) == (code, "applied"), done[name][1]
+        assert looked["metadata"]["opslib"]["why"].startswith(HELD)
+        assert_true_cells(looked, letters)
+    files = [place.folder / f"records/{name}.ipynb" for name in done]
     assert record.problems(files) == []
     assert all(record.is_sealed(file) for file in files)
 

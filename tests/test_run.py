@@ -274,6 +274,48 @@ def test_cells_again_and_out_of_order(
     assert (variables["calls"], variables["run"].ended) == (calls, ended)
 
 
+BEHIND = {
+    "setup": "from opslib import Change, start\nfine = False\nrun = start('look', environment='test', apply=True)\n"
+    "put = Change('Set it', ['set'], lambda: None, lambda: 'old', lambda: None)\nrun.plan(put)",
+    "apply": "run.apply(put)",
+    "first": "run.verify('First', lambda: True)",
+    "last": "run.verify('Last', lambda: True)\nrun.note('Beside it', lambda: fine or 1 / 0)",
+    "note": "run.note('A look', lambda: fine or 1 / 0)",
+    "raw": "fine or 1 / 0",
+    "mend": "fine = True",
+    "finish": "run.finish()",
+}
+BESIDE, LOOK, RAW = (f"{name} (ZeroDivisionError: division by zero)" for name in (
+    "Beside it", "A look", "The cell `fine or 1 / 0` has failed"))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("cells", "seen"),
+    [
+        ("setup apply first last note raw! finish", [BESIDE, LOOK, RAW]),
+        ("setup apply first last note raw! mend last note raw finish", []),
+        ("setup apply last! first note! finish", [BESIDE, LOOK]),  # the last cell was not run to its end
+        ("setup first last! note! apply note! finish", [BESIDE, LOOK]),  # verified before the change is not verified
+        ("setup apply note! first note! last note finish", [LOOK, BESIDE]),
+        ("setup apply raw! first raw! mend last raw finish", []),
+    ],
+)
+def test_a_look_behind_the_last_verify_fails_and_undoes_nothing(
+    place: Place, capsys: pytest.CaptureFixture[str], cells: str, seen: list[str]
+) -> None:
+    place.write("look", *BEHIND.values(), start=False)
+    shell = InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}}))
+    for name in cells.split():
+        result = shell.run_cell(BEHIND[name.rstrip("!")])
+        error = result.error_in_exec or result.error_before_exec
+        assert (error is not None) == name.endswith("!"), (name, error)
+    run = shell.user_ns["run"]
+    InteractiveShell.clear_instance()
+    assert (run.ended, [one.title for one in run.in_force]) == ("applied", ["Set it"])
+    why = f"what had to hold held; not seen: {'; '.join(seen)}" if seen else "all checks held"
+    assert run._closing["why"] == why
+
+
 def test_a_failed_cell_ends_a_run_that_nobody_watches(
     cell: Callable[[str], ExecutionResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:

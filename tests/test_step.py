@@ -132,7 +132,7 @@ class Ground:
 
     def execute(self, source: str) -> Execution:
         """Execute a cell and close its record, as a run does."""
-        cell = {
+        cell: dict[str, Any] = {
             "cell_type": "code",
             "id": "a",
             "metadata": {},

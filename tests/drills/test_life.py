@@ -11,6 +11,7 @@ import pytest
 
 from opslib import procedure
 from opslib.backups import swap
+from opslib.database.login import KEY
 from tests import leaks, sandbox
 from tests.drills import (
     access_key,
@@ -198,7 +199,7 @@ def still() -> None:
     payments.clear()
     jwt_secret.idle()
     access_key.one()
-    if stripe.held(database.KEY) != Credentials.load().database_url:
+    if stripe.held(KEY) != Credentials.load().database_url:
         database.first()
     stripe.first()
 

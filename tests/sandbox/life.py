@@ -43,7 +43,8 @@ class Lived(Result):
     """Intents that have succeeded, whose rows are there and do not say so."""
 
     def __str__(self) -> str:
-        lost = {"writes": self.lost_writes, "events": self.lost_events, "mails": self.lost_mails, "unpaid": self.unpaid}
+        lost: dict[str, Sequence[object]] = {"writes": self.lost_writes, "events": self.lost_events}
+        lost |= {"mails": self.lost_mails, "unpaid": self.unpaid}
         lines = [f"{self.mails} mails and {self.uploads} uploads accepted", *self.first_failures]
         lines += [f"lost {name}: {len(these)}, {these[:5]}" for name, these in lost.items() if these]
         return "\n".join([super().__str__(), *lines])
