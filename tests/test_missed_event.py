@@ -1,72 +1,140 @@
 """The events that may have to be sent again: all pages, in their order, of the types that the endpoint is sent."""
 
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import stripe
+from stripe import Event, StripeClient
 
 from opslib import environment
+from opslib.environment import Environment
 from opslib.errors import RunbookError
-from opslib.payments import missed_event
+from opslib.payments import missed_event, stripe_account
+from opslib.payments.missed_event import Missed
+from tests.drills import stripe_agreement as dashboard
+from tests.sandbox import postgres
+from tests.sandbox.credentials import Credentials
 
-BEGUN = datetime.now(UTC) - timedelta(hours=1)
+PREFIX = "evt_missed_"
+AGO = 10 * 86400
+"""Seconds: longer ago than anything that happens at the stand-in by itself."""
+BEGUN = datetime.fromtimestamp(int(time.time()) - AGO, UTC)
+PAID = {"amount": 100, "status": "succeeded", "captured": True, "paid": True}
+KINDS: dict[str, Any] = {
+    "payment_intent.succeeded": {"id": "pi_1", "object": "payment_intent", "latest_charge": None, **PAID},
+    "charge.refunded": {"id": "ch_1", "object": "charge", "payment_intent": None, "metadata": {"get": "x"}, **PAID},
+    "balance.available": {"object": "balance", "available": [{"amount": 1, "currency": "usd"}]},
+    "customer.deleted": {"id": "cus_1", "object": "customer", "deleted": True},
+    "invoice.paid": {"id": None, "object": "invoice", "items": {"object": "list", "data": []}},
+}
+"""What events are about, in the shapes that Stripe gives them."""
+
+on_the_stand_in = pytest.mark.usefixtures("sandbox", "made")
 
 
-class Events:
-    """Stripe's list of events, newest first, two a page; notes what was asked."""
+def event(number: int, kind: str, thing: dict[str, Any]) -> dict[str, Any]:
+    """An event made so many seconds after BEGUN, as Stripe sends it."""
+    about = {"id": f"{PREFIX}{number:04}", "object": "event", "created": int(BEGUN.timestamp()) + number}
+    return about | {"type": kind, "data": {"object": thing, "previous_attributes": {"status": None}}}
 
-    def __init__(self, kinds: list[str]) -> None:
-        self.asked: dict[str, Any] = {}
-        at = int(time.time())
-        self._all = [
-            SimpleNamespace(id=f"evt_{n}", type=kind, created=at - n, data=SimpleNamespace(object={"id": f"pi_{n}"}))
-            for n, kind in enumerate(kinds)
+
+@pytest.fixture(name="made", scope="module")
+def _made(sandbox: None) -> Iterator[None]:
+    """Events of every kind at Stripe, more than two pages of them; none of them is sent."""
+    events = [event(number, *list(KINDS.items())[number % len(KINDS)]) for number in range(250)]
+    dashboard.dashboard("events", events=events)
+    yield
+    dashboard.dashboard("events/forget", prefix=PREFIX)
+
+
+@pytest.fixture(name="env")
+def _env() -> Environment:
+    return environment.load("sandbox")
+
+
+def client(env: Environment) -> StripeClient:
+    return stripe_account.reader(env, dashboard.held(dashboard.KEY))
+
+
+def ours(rows: list[dict[str, str]]) -> list[str]:
+    return [row["event"] for row in rows if row["event"].startswith(PREFIX)]
+
+
+@on_the_stand_in
+def test_every_page_is_read_and_events_of_every_kind_can_be_shown(
+    env: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(missed_event, "SHOWN", 1000)
+    missed = Missed(missed_event.made(client(env), BEGUN))
+    assert ours(missed.rows) == [f"{PREFIX}{number:04}" for number in range(250)]
+    assert [row["object"] for row in missed.rows[:5]] == ["pi_1", "ch_1", "", "cus_1", ""]
+    assert {row["type"]: row["events"] for row in missed.counted if row["type"] == "balance.available"} == {
+        "balance.available": "50"
+    }
+
+
+@on_the_stand_in
+def test_only_what_the_endpoint_is_sent_and_no_more_than_a_little_before(env: Environment) -> None:
+    later = BEGUN + timedelta(seconds=missed_event.OVERLAP + 200)
+    found = list(missed_event.made(client(env), later, ["charge.refunded", "customer.deleted"]))
+    names = [one.id for one in found if one.id.startswith(PREFIX)]
+    assert names == [f"{PREFIX}{number:04}" for number in range(249, 199, -1) if number % 5 in (1, 3)]
+
+
+@on_the_stand_in
+def test_what_a_recovered_database_has_noted_is_left_out(env: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(missed_event, "BATCH", 7)
+    with postgres.connect_admin(Credentials.load()) as connection:
+        note = "INSERT INTO webhook_events (id, type) SELECT unnest(%s::text[]), 'x'"
+        connection.execute(note, ([f"{PREFIX}{number:04}" for number in range(0, 250, 2)],))
+    try:
+        assert ours(missed_event.since(env, BEGUN, recovered=True)().rows) == [
+            f"{PREFIX}{number:04}" for number in range(1, 200, 2)
         ]
-
-    def list(self, asked: dict[str, Any]) -> Any:
-        self.asked = asked
-        after = asked.get("starting_after")
-        first = next((n for n, one in enumerate(self._all, 1) if one.id == after), 0)
-        return SimpleNamespace(data=self._all[first : first + 2], has_more=len(self._all) > first + 2)
+        assert len(missed_event.since(env, BEGUN, recovered=False)()) >= 250
+    finally:
+        with postgres.connect_admin(Credentials.load()) as connection:
+            connection.execute("DELETE FROM webhook_events WHERE id LIKE %s", (f"{PREFIX}%",))
 
 
-def client(events: Any) -> Any:
-    return SimpleNamespace(v1=SimpleNamespace(events=events))
-
-
-def test_oldest_first_and_only_what_the_endpoint_is_sent() -> None:
-    events = Events(["a", "b", "a", "c"])
-    rows = missed_event.made(client(events), BEGUN, ["a", "c"])
-    assert [(row["event"], row["object"]) for row in rows] == [("evt_3", "pi_3"), ("evt_2", "pi_2"), ("evt_0", "pi_0")]
-    assert events.asked["created"]["gte"] == int(BEGUN.timestamp()) - missed_event.OVERLAP
-    assert len(missed_event.made(client(events), BEGUN)) == 4
-
-
-def test_no_more_than_stripe_keeps_is_asked_for() -> None:
-    events = Events([])
-    missed_event.made(client(events), datetime(2020, 1, 1, tzinfo=UTC))
-    assert abs(events.asked["created"]["gte"] - (time.time() - 30 * 86400)) < 5
-
-
-def test_stripe_that_does_not_say_is_an_error_with_its_reason() -> None:
-    def refuse(asked: object) -> None:
-        raise stripe.AuthenticationError("no")
-
+@on_the_stand_in
+def test_stripe_that_does_not_say_is_an_error_with_its_reason_and_is_asked_again(env: Environment) -> None:
+    missed = missed_event.since(env, BEGUN, recovered=False)
+    dashboard.dashboard("faults", path="/v1/events", status=401)
     with pytest.raises(RunbookError, match="not known: refused"):
-        missed_event.made(client(SimpleNamespace(list=refuse)), BEGUN)
+        missed()
+    assert missed() is missed()
 
 
-def test_counted_by_type_with_the_first_and_the_last() -> None:
-    rows = [{"event": str(n), "type": kind, "made": f"0{n}", "object": ""} for n, kind in enumerate("abb")]
-    assert missed_event.counted(rows) == [
-        {"type": "b", "events": "2", "first": "01", "last": "02"},
-        {"type": "a", "events": "1", "first": "00", "last": "00"},
+@on_the_stand_in
+def test_no_more_than_stripe_keeps_is_asked_for(env: Environment) -> None:
+    old = event(0, "charge.refunded", KINDS["charge.refunded"]) | {"id": f"{PREFIX}old"}
+    dashboard.dashboard("events", events=[old | {"created": int(time.time()) - missed_event.KEPT - 60}])
+    found = {one.id for one in missed_event.made(client(env), datetime(2020, 1, 1, tzinfo=UTC))}
+    assert f"{PREFIX}0000" in found and f"{PREFIX}old" not in found
+
+
+def test_of_many_the_oldest_are_kept_and_all_are_counted() -> None:
+    newest_first = (
+        Event.construct_from(event(number, kind, KINDS[kind]), "sk_test_none")
+        for number in range(9999, -1, -1)
+        for kind in [list(KINDS)[number % 3 % 2]]
+    )
+    missed = Missed(newest_first)
+    *rows, last = missed.rows
+    assert ours(rows) == [f"{PREFIX}{number:04}" for number in range(missed_event.SHOWN)]
+    assert last == {"made": "…", "event": f"and {10_000 - missed_event.SHOWN} more, in order"}
+    assert [(row["type"], row["events"]) for row in missed.counted] == [
+        ("payment_intent.succeeded", "6667"),
+        ("charge.refunded", "3333"),
+        ("all", "10000"),
     ]
+    assert missed.counted[0]["first"] < missed.counted[1]["first"] < missed.counted[1]["last"]
+    assert len(missed) == 10_000
 
 
-def test_environment_without_stripe_says_so() -> None:
-    env = environment.load("sandbox").model_copy(update={"stripe": None})
-    assert missed_event.missed(env, BEGUN) == ([], "parameters/sandbox.yaml has no `stripe`")
+def test_an_environment_without_stripe_says_so(env: Environment) -> None:
+    with pytest.raises(RunbookError, match=r"parameters/sandbox.yaml has no `stripe`"):
+        missed_event.since(env.model_copy(update={"stripe": None}), BEGUN, recovered=False)()

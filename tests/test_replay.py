@@ -1,6 +1,12 @@
 """A replay against an API that takes and refuses as told: order, each once, when it stops, what it says of that."""
 
+import json
+import threading
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import pytest
 from stripe import Event, StripeClient, WebhookEndpoint
@@ -9,31 +15,31 @@ from opslib import environment
 from opslib.api import log
 from opslib.database.postgres import Connection
 from opslib.errors import ChangeFailed, UndoFailed
-from opslib.payments import delivery, replay, trace, webhook
+from opslib.payments import delivery, replay, trace
 from opslib.payments.cause import Cause
 from opslib.payments.delivery import Deliveries
 from opslib.payments.replay import Replay
 from opslib.payments.trace import Trace
 
+KEY = "sk_test_none"
+
 
 class Api:
-    """Takes what it is sent, but for what it refuses; stands for Stripe, the log and the database at once."""
+    """Takes what it is sent, but for what it refuses or loses; stands for the log and the database at once."""
 
-    def __init__(self, refuses: set[str], problems: dict[str, str] | None = None) -> None:
-        self.refuses, self.problems = refuses, problems or {}
+    def __init__(self, refuses: Collection[str] = (), *, loses: Collection[str] = ()) -> None:
+        self.refuses, self.loses = refuses, loses
         self.sent: list[str] = []
         self.taken: set[str] = set()
         self.logged: list[Trace] = []
 
-    def resend(self, stripe: object, event: str, target: str) -> str:
-        if problem := self.problems.get(event):
-            return problem
+    def receive(self, event: str) -> None:
+        """Be sent an event."""
         self.sent.append(event)
         if event in self.refuses:
             self.logged.append(Trace(0, 1, Cause.APP_ERROR, f"TypeError: {event}\n  at webhooks.js"))
-        else:
+        elif event not in self.loses:
             self.taken.add(event)
-        return ""
 
     def execute(self, query: str, parameters: list[list[str]]) -> Any:
         found = [{"id": name} for name in parameters[0] if name in self.taken] if query == delivery.TAKEN else []
@@ -52,27 +58,89 @@ class Api:
         return []
 
 
-def begin(api: Api, monkeypatch: pytest.MonkeyPatch, events: int = 6, skip: int = 0, most: int = 1000) -> Replay:
-    """A replay of events `a`, `b`, … in this order."""
-    monkeypatch.setattr(webhook, "resend", api.resend)
-    monkeypatch.setattr(log, "mark", api.mark)
-    monkeypatch.setattr(trace, "read", lambda environment, positions: api.logged)
-    monkeypatch.setattr(replay, "WITHIN", 0.2)
-    monkeypatch.setattr(Deliveries, "pending", lambda self, stripe: 0)
-    found, database = Deliveries(0, 1000), cast(Connection, api)
-    data = {"object": {"id": "pi_1", "object": "payment_intent"}}
-    fields = {"object": "event", "type": "a.b", "pending_webhooks": 1, "data": data}
-    made = [Event.construct_from({**fields, "id": chr(97 + n), "created": n}, "sk_test_none") for n in range(events)]
-    found.add(reversed(made), database, 0)
-    found.judge(lambda created, kind, sent: Cause.NO_TRACE)
-    stripe, target = cast(StripeClient, None), WebhookEndpoint.construct_from({"id": "we_1"}, "sk_test_none")
-    sandbox = environment.load("sandbox")
-    return Replay(sandbox, stripe, target, database, [], found, "stripe", "whsec_x", skip, most)
+def event(name: str, created: int) -> dict[str, Any]:
+    """An event as Stripe sends it."""
+    about = {"id": name, "object": "event", "type": "a.b", "created": created, "pending_webhooks": 1}
+    return about | {"data": {"object": {"id": "pi_1", "object": "payment_intent"}}}
 
 
-def test_sends_each_once_in_order_and_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
-    api = Api(set())
-    again = begin(api, monkeypatch)
+class Stripe(ThreadingHTTPServer):
+    """Sends the API again what it is asked to, unless that is one that it `fails` at; lists what the API has not."""
+
+    def __init__(self, api: Api, names: str, fails: Collection[str]) -> None:
+        super().__init__(("127.0.0.1", 0), Answer)
+        self.api, self.fails = api, fails
+        self.events = [event(name, created) for created, name in enumerate(names)]
+
+    def client(self) -> StripeClient:
+        """A client of the library's own that asks here."""
+        address = f"http://127.0.0.1:{self.server_port}"
+        return StripeClient(KEY, base_addresses={"api": address}, max_network_retries=0)
+
+
+class Answer(BaseHTTPRequestHandler):
+    """One question to that Stripe."""
+
+    def do_GET(self) -> None:
+        assert isinstance(self.server, Stripe) and urlsplit(self.path).path == "/v1/events"
+        missing = [one for one in self.server.events if one["id"] not in self.server.api.taken]
+        self._say(200, {"object": "list", "has_more": False, "data": missing[::-1]})
+
+    def do_POST(self) -> None:
+        assert isinstance(self.server, Stripe)
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        *_, name, retry = self.path.split("/")
+        assert retry == "retry"
+        if name in self.server.fails:
+            self._say(500, {"error": {"message": "out of order"}})
+            return
+        self.server.api.receive(name)
+        self._say(200, event(name, 0))
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+    def _say(self, status: int, answer: dict[str, Any]) -> None:
+        body = json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+class Begin:
+    """Begins replays of events `a`, `b`, … in this order."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, servers: ExitStack) -> None:
+        self._patch, self._servers = monkeypatch, servers
+
+    def __call__(
+        self, api: Api, *, events: int = 6, fails: Collection[str] = (), skip: int = 0, most: int = 1000
+    ) -> Replay:
+        self._patch.setattr(log, "mark", api.mark)
+        self._patch.setattr(trace, "read", lambda environment, positions: api.logged)
+        self._patch.setattr(replay, "WITHIN", 0.2)
+        server = self._servers.enter_context(Stripe(api, "abcdefgh"[:events], fails))
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+        self._servers.callback(server.shutdown)
+        found, database = Deliveries(0, 1000), cast(Connection, api)
+        found.add((Event.construct_from(one, KEY) for one in reversed(server.events)), database, 0)
+        found.judge(lambda created, kind, sent: Cause.NO_TRACE)
+        target = WebhookEndpoint.construct_from({"id": "we_1"}, KEY)
+        env = environment.load("sandbox")
+        return Replay(env, server.client(), target, database, [], found, "stripe", "whsec_x", skip, most)
+
+
+@pytest.fixture
+def begin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Begin]:
+    with ExitStack() as servers:
+        yield Begin(monkeypatch, servers)
+
+
+def test_sends_each_once_in_order_and_agrees(begin: Begin) -> None:
+    api = Api()
+    again = begin(api)
     again.change().do()
     assert api.sent == list("abcdef")
     assert again.compared()[0]
@@ -80,17 +148,17 @@ def test_sends_each_once_in_order_and_agrees(monkeypatch: pytest.MonkeyPatch) ->
     assert api.sent == list("abcdef")
 
 
-def test_what_has_arrived_meanwhile_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    api = Api(set())
-    again = begin(api, monkeypatch)
+def test_what_has_arrived_meanwhile_is_not_sent(begin: Begin) -> None:
+    api = Api()
+    again = begin(api)
     api.taken |= {"b", "d"}
     again.change().do()
     assert api.sent == list("acef")
 
 
-def test_stops_at_the_first_refusal_and_says_what_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stops_at_the_first_refusal_and_says_what_stays(begin: Begin) -> None:
     api = Api({"c"})
-    change = begin(api, monkeypatch).change()
+    change = begin(api).change()
     with pytest.raises(ChangeFailed, match=r"refused c, made at 1970.*error in the handler: TypeError: c") as stopped:
         change.do()
     assert api.sent == list("abc")
@@ -100,17 +168,17 @@ def test_stops_at_the_first_refusal_and_says_what_stays(monkeypatch: pytest.Monk
         change.undo()
 
 
-def test_nothing_is_to_be_undone_where_the_first_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    change = begin(Api({"a"}), monkeypatch).change()
+def test_nothing_is_to_be_undone_where_the_first_is_refused(begin: Begin) -> None:
+    change = begin(Api({"a"})).change()
     with pytest.raises(ChangeFailed):
         change.do()
     assert change.undo is not None
     change.undo()
 
 
-def test_leaves_out_as_many_as_it_may_and_not_one_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leaves_out_as_many_as_it_may_and_not_one_more(begin: Begin) -> None:
     api = Api({"b", "e"})
-    again = begin(api, monkeypatch, skip=2)
+    again = begin(api, skip=2)
     again.change().do()
     assert [row["event"] for row in again.refused] == ["b", "e"]
     assert again.compared() == (
@@ -118,37 +186,35 @@ def test_leaves_out_as_many_as_it_may_and_not_one_more(monkeypatch: pytest.Monke
         [again.compared()[1][0] | {"refused and left out": "2", "sent again and taken": "4"}],
     )
     with pytest.raises(ChangeFailed, match="-p skip_refused 2"):
-        begin(Api({"b", "e"}), monkeypatch, skip=1).change().do()
+        begin(Api({"b", "e"}), skip=1).change().do()
 
 
-def test_an_event_that_leaves_no_trace_is_refused_with_that_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    api = Api(set())
-    again = begin(api, monkeypatch, skip=1, events=1)
-    monkeypatch.setattr(webhook, "resend", lambda stripe, event, target: "")
+def test_an_event_that_leaves_no_trace_is_refused_with_that_reason(begin: Begin) -> None:
+    again = begin(Api(loses={"a"}), skip=1, events=1)
     again.change().do()
     assert again.refused[0]["reason"] == "not in the database, and the API's log has no error of it"
 
 
-def test_what_stripe_does_not_send_stops_it_however_many_may_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    api = Api(set(), {"b": "b was not sent again: HTTP 500"})
-    again = begin(api, monkeypatch, skip=5)
-    with pytest.raises(ChangeFailed, match="b was not sent again"):
+def test_what_stripe_does_not_send_stops_it_however_many_may_be_left_out(begin: Begin) -> None:
+    api = Api()
+    again = begin(api, skip=5, fails={"b"})
+    with pytest.raises(ChangeFailed, match="b was not sent again: HTTP 500: out of order"):
         again.change().do()
     assert (api.sent, again.refused) == (["a"], [])
 
 
-def test_one_run_sends_no_more_than_it_is_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    api = Api(set())
-    again = begin(api, monkeypatch, most=4)
+def test_one_run_sends_no_more_than_it_is_to(begin: Begin) -> None:
+    api = Api()
+    again = begin(api, most=4)
     assert "4 events" in again.change().replaces()
     again.change().do()
     assert api.sent == list("abcd")
     assert again.compared()[1][0]["left for another run"] == "2"
 
 
-def test_the_comparison_fails_where_the_database_has_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
-    api = Api(set())
-    again = begin(api, monkeypatch)
+def test_the_comparison_fails_where_the_database_has_fewer(begin: Begin) -> None:
+    api = Api()
+    again = begin(api)
     again.change().do()
     api.taken.discard("c")
     ok, (row,) = again.compared()

@@ -1,58 +1,99 @@
 """Missed events: those of Stripe that were made since some time, which the API may have to be sent again."""
 
 import time
-from collections import Counter
-from collections.abc import Iterable
-from datetime import UTC, datetime
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator
+from datetime import datetime
+from functools import cache, partial
+from itertools import islice
 
 from stripe import Event, StripeClient
 
-from opslib import env_file
+from opslib import env_file, progress
+from opslib.database import postgres
+from opslib.database.postgres import Connection
 from opslib.environment import Environment
-from opslib.errors import RunbookError
 from opslib.payments import stripe_account, webhook
+from opslib.payments.delivery import BATCH, TAKEN
+from opslib.payments.trace import moment
 
 KEPT = 30 * 86400
 """Seconds for which Stripe gives out an event (docs.stripe.com/api/events)."""
 OVERLAP = 300
 """Seconds before a time in which an event may have been made that was only taken after it."""
+SHOWN = 100
+"""Events of which a row is shown; of more than that, how many more."""
 
 Rows = list[dict[str, str]]
 
 
-def missed(environment: Environment, since: datetime) -> tuple[Rows, str]:
-    """Give what the API's webhook endpoint was to be sent since then, or why that is not known. Raises nothing."""
-    if environment.stripe is None:
-        return [], f"parameters/{environment.name}.yaml has no `stripe`"
-    try:
-        key = env_file.read(environment.api.env_file).get("STRIPE_SECRET_KEY", "")
-        stripe = stripe_account.reader(environment, key)
-        return made(stripe, since, webhook.endpoint(environment, stripe).enabled_events), ""
-    except RunbookError as error:
-        return [], str(error)
+class Missed:
+    """Events, counted by type as they come, newest first; of the oldest so much is kept as is shown of them."""
+
+    def __init__(self, newest_first: Iterable[Event]) -> None:
+        self._counts: dict[str, tuple[int, int, int]] = {}
+        self._oldest: deque[dict[str, str]] = deque(maxlen=SHOWN)
+        for one in newest_first:
+            count, _, last = self._counts.get(one.type, (0, 0, one.created))
+            self._counts[one.type] = count + 1, one.created, last
+            thing = str(getattr(one.data.object, "id", None) or "")  # a balance has none
+            self._oldest.append({"made": moment(one.created), "event": one.id, "type": one.type, "object": thing})
+
+    def __len__(self) -> int:
+        return sum(count for count, _, _ in self._counts.values())
+
+    @property
+    def counted(self) -> Rows:
+        """How many there are of each type, most first, and when the first and the last was made; then of all."""
+        most_first = sorted(self._counts.items(), key=lambda item: -item[1][0])
+        rows = [
+            {"type": kind, "events": str(count), "first": moment(first), "last": moment(last)}
+            for kind, (count, first, last) in most_first
+        ]
+        return [*rows, {"type": "all", "events": str(len(self))}]
+
+    @property
+    def rows(self) -> Rows:
+        """The oldest, in the order in which they must be taken; of many the first ones and how many more there are."""
+        more = len(self) - len(self._oldest)
+        return [*reversed(self._oldest), *([{"made": "…", "event": f"and {more} more, in order"}] if more else [])]
 
 
-def made(stripe: StripeClient, since: datetime, types: Iterable[str] = ("*",)) -> Rows:
-    """Give the events of these types that were made since then, in the order in which they must be taken.
+def since(environment: Environment, backup: datetime, *, recovered: bool) -> Callable[[], Missed]:
+    """Give what finds, once, the events that the API's webhook endpoint was to be sent since the backup.
 
-    Of each only what names it is kept, as there may be many. The API takes an event that it has had already without
-    effect, so it does not hurt that some are from a little before. Raise RunbookError if Stripe does not say.
+    Those that a `recovered` database has noted are left out. Raises RunbookError if Stripe, or that, does not say.
     """
-    wanted = set(types)
+    return cache(partial(_find, environment, backup, recovered))
+
+
+def _find(environment: Environment, backup: datetime, recovered: bool) -> Missed:
+    held = env_file.read(environment.api.env_file)
+    stripe = stripe_account.reader(environment, held.get("STRIPE_SECRET_KEY", ""))
+    events = made(stripe, backup, webhook.endpoint(environment, stripe).enabled_events)
+    if not recovered:
+        return Missed(events)
+    with postgres.connect(held.get("DATABASE_URL", ""), within=10) as database:
+        notes = database.execute("SELECT 1 WHERE to_regclass('webhook_events') IS NOT NULL").fetchone()
+        return Missed(lacking(events, database) if notes else events)
+
+
+def made(stripe: StripeClient, since: datetime, types: Collection[str] = ("*",)) -> Iterator[Event]:
+    """Give the events of these types that were made since then, or a little before, newest first, page by page.
+
+    Raise RunbookError if Stripe does not say.
+    """
     earliest = int(max(since.timestamp() - OVERLAP, time.time() - KEPT))
     newest_first = stripe_account.pages(stripe.v1.events.list, created={"gte": earliest})
-    return [_row(one) for one in newest_first if "*" in wanted or one.type in wanted][::-1]
+    for number, one in enumerate(newest_first, 1):
+        progress.report(f"{number} events, back to {moment(one.created)}")
+        if "*" in types or one.type in types:
+            yield one
 
 
-def counted(rows: Rows) -> Rows:
-    """Give how many there are of each type, most first, and the times of the first and the last."""
-    return [
-        {"type": kind, "events": str(n), "first": of[0], "last": of[-1]}
-        for kind, n in Counter(row["type"] for row in rows).most_common()
-        if (of := [row["made"] for row in rows if row["type"] == kind])
-    ]
-
-
-def _row(one: Event) -> dict[str, str]:
-    at = f"{datetime.fromtimestamp(one.created, UTC):%Y-%m-%dT%H:%M:%SZ}"
-    return {"event": one.id, "type": one.type, "made": at, "object": str(one.data.object.get("id", ""))}
+def lacking(events: Iterable[Event], database: Connection) -> Iterator[Event]:
+    """Leave out the events that this database has noted, which is asked about a batch at a time."""
+    some = iter(events)
+    while batch := list(islice(some, BATCH)):
+        noted = {row["id"] for row in database.execute(TAKEN, [[one.id for one in batch]])}
+        yield from (one for one in batch if one.id not in noted)
