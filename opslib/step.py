@@ -98,7 +98,8 @@ def contradiction(happened: Sequence[Step], outcome: str) -> str:
     made = [title for title in stands if last.get(("change", title), {}).get("state") == "applied"]
     plans = [one for one in run if one["step"] == "plan" and not one.get("approved")]
     planned = [row["change"] for row in plans[-1]["changes"]] if plans else []
-    wrong = [one["title"] for one in last.values() if one["step"] in ("check", "verify") and one["ok"] is False]
+    asked = [one for one in last.values() if one["step"] in ("check", "verify") and not one.get("verified")]
+    wrong = [one["title"] for one in asked if one["ok"] is False]
     half = [title for title in stands if title not in made]
     if outcome == Outcome.PLANNED:
         return f"it changed something: {'; '.join(stands)}" if stands else _no(wrong)
