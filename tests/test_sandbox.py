@@ -124,6 +124,18 @@ def test_status_names_what_was_left_behind(
     assert do(*mended) == ""
 
 
+def test_an_expired_key_and_a_stripe_that_fails_are_in_nobody_s_way_who_mends(broken: Callable[[str], None]) -> None:
+    broken("endpoint-disabled")
+    key = env_file.read(DOTENV)[KEY]
+    stripe("/_sandbox/keys/expire", secret=key)
+    stripe("/_sandbox/faults", status=500, times=99)
+    stand_in.mend()
+    assert problems()["stripe_server"] == "the key in the .env is not known; 99 requests will be answered with a fault"
+    stripe("/_sandbox/faults")
+    stripe("/_sandbox/keys", secret=key)
+    assert problems()["stripe_server"] is None
+
+
 def test_an_endpoint_signs_with_its_secret_whatever_was_rolled_and_rolled_back() -> None:
     endpoint = Endpoint(ENDPOINT, url(API), "first")
     endpoint.roll("second", 0.2)

@@ -73,12 +73,10 @@ def held() -> dict[str, str]:
 
 def put_back(saved: Saved, old: Mapping[str, str], new: Mapping[str, str]) -> None:
     """Bring the first secrets back; but an access key that is deleted stays so, and the new one in force."""
-    changed = {key for key in KEYS if old[key] != new[key]}
-    if "STRIPE_SECRET_KEY" in changed:
-        stripe.dashboard("keys", secret=old["STRIPE_SECRET_KEY"])
-    if "STRIPE_WEBHOOK_SECRET" in changed:
-        stripe.dashboard(f"webhook_endpoints/{stripe.ENDPOINT}/roll", secret=old["STRIPE_WEBHOOK_SECRET"])
-    (Saved.now() if "AWS_SECRET_ACCESS_KEY" in changed else saved).put_back()
+    # Whether or not the `.env` has others now: a way that failed may have rolled and expired them all the same.
+    stripe.create_key(secret=old["STRIPE_SECRET_KEY"])
+    stripe.dashboard(f"webhook_endpoints/{stripe.ENDPOINT}/roll", secret=old["STRIPE_WEBHOOK_SECRET"])
+    (saved if old["AWS_SECRET_ACCESS_KEY"] == new["AWS_SECRET_ACCESS_KEY"] else Saved.now()).put_back()
     sandbox.mend()
 
 

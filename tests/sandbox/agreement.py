@@ -1,8 +1,5 @@
 """The agreement of Stripe and the API: whether what one sends the other takes, as it was when the stand-in started."""
 
-from opslib import env_file
-from opslib.errors import RunbookError
-
 from .errors import SandboxError
 from .fault import ENDPOINT, stripe
 from .layout import API, DOTENV, url
@@ -11,8 +8,12 @@ from .layout import API, DOTENV, url
 def problem() -> str | None:
     """Say what keeps the API from taking what Stripe sends it, or from asking Stripe; None if nothing does.
 
-    Whatever a command that was cut short, a drill or a fault has left: `mend` or a start puts it right.
+    Whatever a fault, a drill or a command that was cut short has left: a start makes all of it anew.
     """
+    # Here, because the import takes half a second that most commands and parts need not wait for.
+    from opslib import env_file
+    from opslib.errors import RunbookError
+
     try:
         account, held = stripe("/_sandbox/account"), env_file.read(DOTENV)
     except (SandboxError, OSError, RunbookError) as error:

@@ -250,13 +250,13 @@ def _enable_endpoint() -> None:
 
 
 def stripe(path: str, /, *, form: dict[str, str] | None = None, **data: Any) -> dict[str, Any]:
-    credentials = Credentials.load()
-    key = credentials.stripe_secret_key if form is not None else credentials.stripe_admin_token
+    """Ask Stripe as the administrator, whom no rotation can lock out and no fault of Stripe's keeps from mending it."""
     connection = HTTPConnection(HOST, STRIPE, timeout=10)
     kind, body = "application/json", json.dumps(data)
     if form is not None:
         kind, body = "application/x-www-form-urlencoded", urlencode(form)
-    connection.request("POST", path, body=body, headers={"Authorization": f"Bearer {key}", "Content-Type": kind})
+    token = Credentials.load().stripe_admin_token
+    connection.request("POST", path, body=body, headers={"Authorization": f"Bearer {token}", "Content-Type": kind})
     answer = connection.getresponse()
     text = answer.read().decode()
     connection.close()
