@@ -1,12 +1,14 @@
 """Drills of `check_webhook_signatures`: what is wrong by its name, also where one thing hides another."""
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from opslib import env_file, environment
+from opslib.payments import webhook
 from tests import sandbox
 from tests.drills import stripe_agreement as stripe
 from tests.drills.webhooks import Ran, run
@@ -65,6 +67,11 @@ def test_names_a_fault_without_the_secret_from_the_dashboard(fault: str, cause: 
     ran = run(NAME)
     assert ran.outcome == "failed"
     assert causes(ran) == [cause]
+
+
+def test_a_signature_that_has_lost_its_v1_on_the_way_is_named() -> None:
+    assert webhook.send(environment.load("sandbox"), b"{}", f"t={int(time.time())}") == "refused"
+    assert causes(run(NAME)) == ["a signature without v1"]
 
 
 def test_a_secret_that_stripe_does_not_sign_with_is_found_behind_everything_else(tmp_path: Path) -> None:
