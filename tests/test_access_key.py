@@ -96,7 +96,7 @@ def test_a_key_is_made_in_spite_of_one_failure(keys: AccessKeys, front: Front, h
     front.fail("CreateAccessKey", how)
     keys.make()
     assert keys.staged.pending
-    assert set(ids(keys)) == {keys.staged.pending.id, keys.staged.current.id}  # type: ignore[union-attr]
+    assert set(ids(keys)) == {keys.staged.pending.id, keys.staged.current.id}  # type: ignore[union-attr]  # there is one
     assert keys.staged.asked is None
 
 
@@ -124,7 +124,7 @@ def test_a_lasting_failure_is_undone(
         change.do()
     assert change.undo
     change.undo()
-    assert ids(keys) == [keys.staged.current.id]  # type: ignore[union-attr]
+    assert ids(keys) == [keys.staged.current.id]  # type: ignore[union-attr]  # there is one
     assert keys.staged.pending is None
 
 

@@ -50,7 +50,7 @@ def make(folder: Folder, run: str = "0123abcd", content: bytes = CONTENT, taken:
     one = Backup(f"{taken:%Y%m%dT%H%M%SZ}-{run}", taken, len(archive), digest, len(content), ABOUT)
     folder.write(one.name + store.ARCHIVE, archive)
     backup.write(one, folder)
-    return backup.listed(None, [folder])[0]  # type: ignore[arg-type]
+    return backup.read([folder])[0][0]
 
 
 def test_what_was_written_is_listed_and_fetched_and_nothing_is_left(env: Environment, folder: Folder) -> None:
@@ -108,7 +108,7 @@ def test_a_half_is_no_backup(folder: Folder) -> None:
         folder.write(name.replace("0123abcd", "11111111"), b"archive without a manifest")
     (folder.path / f"{one.name.replace('0123', '2222')}.json.part").write_text("{}")
     (folder.path / "notes.json").write_text("{}")
-    assert [found.name for found in backup.listed(None, [folder])] == [one.name]  # type: ignore[arg-type]
+    assert [found.name for found in backup.read([folder])[0]] == [one.name]
 
 
 def test_only_parts_of_backups_are_removed(folder: Folder) -> None:

@@ -1,6 +1,6 @@
 """Deliveries: counted, told apart by id, in the order in which they were made, however Stripe lists them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from typing import Any, cast
 
 import pytest
@@ -16,7 +16,7 @@ from opslib.payments.trace import Trace
 class Database:
     """Knows these events and payments; answers the two queries and no other."""
 
-    def __init__(self, taken: set[str] = frozenset(), paid: set[str] = frozenset()) -> None:  # type: ignore[assignment]
+    def __init__(self, taken: Set[str] = frozenset(), paid: Set[str] = frozenset()) -> None:
         self.taken, self.paid = taken, paid
 
     def execute(self, query: str, parameters: list[list[str]]) -> list[dict[str, str]]:
@@ -98,7 +98,7 @@ def test_the_chart_has_a_bar_for_each_part_of_the_time() -> None:
 
 def test_an_event_without_an_object_is_an_event() -> None:
     bare = event("a", 1100)
-    bare.data.object = None  # type: ignore[assignment]
+    bare.data.object = None  # type: ignore[assignment]  # Stripe's type rules it out
     assert [one.object for one in gathered([bare]).due(1)] == [""]
 
 

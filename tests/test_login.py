@@ -3,13 +3,15 @@
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import psycopg
 import pytest
 from psycopg import sql
+from psycopg.conninfo import make_conninfo
 
 from opslib import env_file, environment
 from opslib.api import health, pm2
@@ -89,7 +91,7 @@ def test_what_the_twin_makes_belongs_to_the_first(env: Environment) -> None:
         login = Login(env)
         login_rotation.create(login).do()
         given = database_url.parameters(login.new)
-        with psycopg.connect(**given) as connection:  # type: ignore[arg-type]
+        with psycopg.connect(make_conninfo(**given)) as connection:
             connection.execute("CREATE TABLE made_by_twin (id int)")
             assert connection.execute(
                 "SELECT tableowner FROM pg_tables WHERE tablename = 'made_by_twin'"
@@ -117,10 +119,10 @@ def test_undo_leaves_postgresql_and_env_as_they_were(env: Environment, method: s
         url = login.new
         assert postgres.failure(url) is None
         assert (postgres.failure(login.old) is None) == (method == "alternate")
-        change.undo()  # type: ignore[misc]
+        change.undo()  # type: ignore[misc]  # it has one
         assert role.stored(admin, BASE) == held
         assert postgres.failure(url) in postgres.REFUSED
-    change.undo()  # type: ignore[misc]  # once more: the password is the old one still
+    change.undo()  # type: ignore[misc]  # it has one; once more: the password is the old one still
     assert postgres.failure(login.secret.current) is None
     assert not login.secret.pending and not login.secret.previous and not login.verifier.pending
     assert DOTENV.read_bytes() == before
@@ -132,7 +134,7 @@ def test_undo_never_takes_back_what_the_env_names(env: Environment) -> None:
     change.do()
     into_force(login)
     with pytest.raises(UndoFailed, match="still names the new login"):
-        change.undo()  # type: ignore[misc]
+        change.undo()  # type: ignore[misc]  # it has one
     assert postgres.failure(login.secret.current) is None
 
 
@@ -148,7 +150,7 @@ def test_stages_of_a_rotation_and_back(env: Environment) -> None:
         lock = login_rotation.lock(login)
         lock.do()
         assert login.refused()[0]
-        lock.undo()  # type: ignore[misc]
+        lock.undo()  # type: ignore[misc]  # it has one
         assert login.let_in()[0]
         lock.do()
         login_rotation.forget(login).do()
@@ -173,7 +175,7 @@ def test_killed_at_every_line_of_the_change_it_converges(env: Environment, metho
         change.do()
         assert login.works()[0]
         if then == "undo":
-            change.undo()  # type: ignore[misc]
+            change.undo()  # type: ignore[misc]  # it has one
             assert postgres.failure(first) is None
             assert not login.secret.pending
         else:
@@ -194,7 +196,7 @@ def _killed_at_line(number: int, env: Environment, method: str) -> bool:
     if child == 0:
         left = number
 
-        def trace(frame: FrameType, event: str, argument: object) -> object:
+        def trace(frame: FrameType, event: str, argument: object) -> Callable[..., Any] | None:
             nonlocal left
             here = os.path.basename(frame.f_code.co_filename)
             if here not in ("login.py", "role.py", "secret.py", "env_file.py") or frame.f_code.co_name.startswith(
@@ -209,7 +211,7 @@ def _killed_at_line(number: int, env: Environment, method: str) -> bool:
         inside = {"do", "create", "_write", "edit", "_replace", "make_twin", "keep", "_create", "discard"}
         try:
             change = login_rotation.create(Login(env, method))
-            sys.settrace(trace)  # type: ignore[arg-type]
+            sys.settrace(trace)
             change.do()
             os._exit(0)
         finally:
@@ -225,7 +227,7 @@ def test_administrator_without_superuser(env: Environment, tmp_path: Path) -> No
         admin.execute("GRANT pg_read_all_stats TO keeper")
     try:
         url = database_url.with_login(Login(env).secret.current, "keeper", "keeper-of-the-roles")
-        database = env.database.model_copy(update={"admin": reference(tmp_path, url)})  # type: ignore[union-attr]
+        database = env.database.model_copy(update={"admin": reference(tmp_path, url)})  # type: ignore[union-attr]  # it has one
         weaker = env.model_copy(update={"database": database})
         with Login(weaker).admin() as keeper, Login(env).admin() as admin:
             assert not role.alters(keeper, BASE)
@@ -237,7 +239,7 @@ def test_administrator_without_superuser(env: Environment, tmp_path: Path) -> No
             change = login_rotation.create(login)
             change.do()
             assert login.works()[0]
-            change.undo()  # type: ignore[misc]
+            change.undo()  # type: ignore[misc]  # it has one
             assert postgres.failure(login.secret.current) is None  # a verifier made from the old password
     finally:
         with Login(env).admin() as admin:
@@ -274,7 +276,7 @@ def test_others_are_told_from_the_workers(env: Environment) -> None:
 def test_pgbouncer_is_seen(env: Environment, tmp_path: Path) -> None:
     file = tmp_path / "userlist.txt"
     file.write_text(f'"{BASE}" "SCRAM-SHA-256$4096:…"\n"other" "x"\n;comment\n')
-    database = env.database.model_copy(update={"userlist": file})  # type: ignore[union-attr]
+    database = env.database.model_copy(update={"userlist": file})  # type: ignore[union-attr]  # it has one
     behind = Login(env.model_copy(update={"database": database}))
     assert behind.listed() == [f"{file} holds a password of {BASE}"]
     assert Login(env).listed() == []

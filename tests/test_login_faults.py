@@ -60,7 +60,7 @@ def env(tmp_path: Path, front: Front, monkeypatch: pytest.MonkeyPatch) -> Enviro
     file = tmp_path / ".env"
     file.write_bytes(DOTENV.read_bytes())
     file.chmod(0o600)
-    env_file.drop(env_file.edit(file, {"DATABASE_URL": front.url(known.database_url)}))  # type: ignore[arg-type]
+    env_file.drop(env_file.edit(file, {"DATABASE_URL": front.url(known.database_url)}))  # type: ignore[arg-type]  # it differs
     (reference := tmp_path / "admin").write_text(front.url(known.postgres_url))
     reference.chmod(0o600)
     assert found.database

@@ -168,8 +168,8 @@ def test_login(credentials: Credentials) -> None:
 
 def test_a_signed_webhook_marks_a_payment_paid_once(credentials: Credentials) -> None:
     number, intent, *_ = payment(credentials, "status = 'PENDING'")
-    event = {"id": f"evt_test_{time.time_ns()}", "object": "event", "type": "payment_intent.succeeded"}
-    event["data"] = {"object": {"id": intent, "object": "payment_intent"}}  # type: ignore[assignment]
+    event: dict[str, Any] = {"id": f"evt_test_{time.time_ns()}", "object": "event", "type": "payment_intent.succeeded"}
+    event["data"] = {"object": {"id": intent, "object": "payment_intent"}}
     assert deliver(event, "whsec_wrong")[0] == 400
     assert deliver(event, credentials.stripe_webhook_secret) == (200, {"received": True, "outcome": "PAID"})
     assert deliver(event, credentials.stripe_webhook_secret)[1]["outcome"] == "duplicate"

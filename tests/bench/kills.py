@@ -45,8 +45,10 @@ def kill(engine: str, place: Place, number: int, after: float) -> dict[str, Any]
     if engine == "papermill":
         command = [sys.executable, "-m", "papermill", "-k", "python3", "--no-progress-bar"]
         command += ["notebooks/big.ipynb", f"records/{number}.ipynb"]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    runner = subprocess.Popen(command, cwd=place.folder, env=place.variables, start_new_session=True, **quiet)  # type: ignore[call-overload]
+    quiet = subprocess.DEVNULL
+    runner = subprocess.Popen(
+        command, cwd=place.folder, env=place.variables, start_new_session=True, stdout=quiet, stderr=quiet
+    )
     while not (new := set((place.folder / "records").rglob("*.ipynb")) - before):
         time.sleep(0.01)
     time.sleep(after)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import psutil
@@ -16,7 +17,7 @@ from psycopg import sql
 from opslib.backups import backup, restore, store
 from opslib.database import cluster
 from tests import leaks, sandbox
-from tests.aws_front import Front
+from tests.aws_front import Front, How
 from tests.drills import backups
 from tests.drills.backups import begun, elsewhere, existing, run, sandbox_environment, strays
 from tests.sandbox import postgres
@@ -43,8 +44,8 @@ def ballast() -> None:
     backups.fill(MEGABYTES)
 
 
-def outcome(record: dict[str, object]) -> object:
-    return record["metadata"]["opslib"]["outcome"]  # type: ignore[index]
+def outcome(record: dict[str, Any]) -> object:
+    return record["metadata"]["opslib"]["outcome"]
 
 
 class Writes:
@@ -117,9 +118,9 @@ def test_under_500_writes_a_second_it_is_consistent_proven_and_no_request_fails(
     print(f"\n{rate:.0f} writes a second, {rows['public.debits'].rows} in the snapshot of {writes.done}")
 
 
-def traffic_seconds(made: dict[str, object]) -> float:
+def traffic_seconds(made: dict[str, Any]) -> float:
     """Seconds that the run took."""
-    about = made["metadata"]["opslib"]  # type: ignore[index]
+    about = made["metadata"]["opslib"]
     return (datetime.fromisoformat(about["finished"]) - datetime.fromisoformat(about["started"])).total_seconds()
 
 
@@ -207,9 +208,9 @@ def test_s3_that_fails_midway_leaves_a_proven_backup_here_and_says_so(tmp_path: 
         ("GET propertypulse-backups range", "drop", 2),
     ],
 )
-def test_s3_that_fails_in_passing_costs_nothing(tmp_path: Path, call: str, how: str, times: int) -> None:
+def test_s3_that_fails_in_passing_costs_nothing(tmp_path: Path, call: str, how: How, times: int) -> None:
     with Front() as front:
-        front.fail(call, how, times)  # type: ignore[arg-type]
+        front.fail(call, how, times)
         code, made, text = run(root=elsewhere(tmp_path / "a", endpoint=front.url))
         assert front.calls[call] > times
     assert (code, outcome(made)) == (0, "applied"), text
@@ -255,9 +256,9 @@ def test_wrong_bucket_and_wrong_credentials_change_nothing(tmp_path: Path, setti
 
 @pytest.mark.usefixtures("ballast")
 @pytest.mark.parametrize(("how", "said"), [("flip", "is damaged"), ("cut", "is damaged")])
-def test_damage_on_the_way_is_found_when_it_is_proven(tmp_path: Path, how: str, said: str) -> None:
+def test_damage_on_the_way_is_found_when_it_is_proven(tmp_path: Path, how: How, said: str) -> None:
     with Front() as front:
-        front.fail("GET propertypulse-backups range", how, 1, after=2)  # type: ignore[arg-type]
+        front.fail("GET propertypulse-backups range", how, 1, after=2)
         code, made, text = run(root=elsewhere(tmp_path / "a", endpoint=front.url))
     assert (code, outcome(made)) == (3, "needs-person"), text
     assert said in text

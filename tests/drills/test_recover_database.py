@@ -274,7 +274,7 @@ def test_wrong_bucket_is_told_and_the_folder_used_if_it_has_one(tmp_path: Path, 
     code, record, said = recover(root=root)
     assert (code, outcome(record)) == (0, "applied"), said
     assert "S3, which cannot be used" in json.dumps(record)
-    for file in backups.sandbox_environment().backups.folder.glob("*"):  # type: ignore[union-attr]
+    for file in backups.sandbox_environment().backups.folder.glob("*"):  # type: ignore[union-attr]  # it has them
         file.unlink()
     code, record, said = recover(root=root)
     assert (code, outcome(record)) == (4, "refused"), said

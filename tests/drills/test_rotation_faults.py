@@ -115,7 +115,7 @@ def test_pgbouncer_that_has_passwords_of_its_own_is_not_left_behind(tmp_path: Pa
     root = ROOT
     if where == "url":
         url = env_file.read(DOTENV)["DATABASE_URL"]
-        env_file.drop(env_file.edit(DOTENV, {"DATABASE_URL": f"{url}&pgbouncer=true"}))  # type: ignore[arg-type]
+        env_file.drop(env_file.edit(DOTENV, {"DATABASE_URL": f"{url}&pgbouncer=true"}))  # type: ignore[arg-type]  # it differs
     else:
         (file := tmp_path / "userlist.txt").write_text(f'"{cluster.ROLE}" "SCRAM-SHA-256$4096:x"\n')
         root = elsewhere(tmp_path / "root", database={"userlist": str(file)})
@@ -145,7 +145,7 @@ def test_stripe_that_fails_now_and_then_is_asked_again(tmp_path: Path) -> None:
     assert stripe.problems() == []
     staged = environment.load("sandbox").api.env_file.resolve().with_name(".env.staged")
     kept = {f"STRIPE_SECRET_KEY_{what}": None for what in ("PENDING", "PREVIOUS", "SINCE")}
-    env_file.drop(env_file.edit(staged, kept))  # type: ignore[arg-type]
+    env_file.drop(env_file.edit(staged, kept))  # type: ignore[arg-type]  # it differs
 
 
 # AWS

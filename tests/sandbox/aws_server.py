@@ -46,5 +46,5 @@ class S3Request(access_control.S3IAMRequest):
 
 
 if __name__ == "__main__":
-    access_control.S3IAMRequest = S3Request  # type: ignore[misc, assignment]
+    access_control.S3IAMRequest = S3Request  # type: ignore[misc, assignment]  # moto takes none
     main(["-H", HOST, "-p", str(AWS)])

@@ -6,9 +6,9 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 
 from aiohttp import web
-from localstripe import resources  # type: ignore[import-untyped]
-from localstripe.errors import UserError  # type: ignore[import-untyped]
-from localstripe.server import app  # type: ignore[import-untyped]
+from localstripe import resources
+from localstripe.errors import UserError
+from localstripe.server import app
 
 from . import seed
 from .layout import HOST, INTENTS, LOCALSTRIPE
