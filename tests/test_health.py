@@ -1,12 +1,14 @@
 """Health against a real HTTP server that can be told to fail."""
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+import urllib3
 
 from opslib.api import health
 
@@ -68,6 +70,16 @@ def test_nobody_listening_is_a_problem_not_an_exception() -> None:
 def test_answering_gives_those_that_answered(api: Api) -> None:
     api.body = json.dumps({"pid": 7}).encode()
     assert health.answering(url(api), [7, 8], asks=5) == {7}
+
+
+def test_api_is_away_only_if_that_is_beyond_doubt(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert health.away("http://127.0.0.1:9/health", 3)
+    assert not health.away(url(api), 3)
+    api.status = 503
+    assert health.away(url(api), 3)
+    monkeypatch.setattr(health, "TIMEOUT", urllib3.Timeout(total=0.1))
+    with socket.create_server(("127.0.0.1", 0)) as mute:  # accepts, and is too busy to answer
+        assert not health.away(f"http://127.0.0.1:{mute.getsockname()[1]}/health", 3)
 
 
 def test_steady_stops_at_the_first_failure(api: Api) -> None:

@@ -2,11 +2,14 @@
 
 import contextlib
 import json
+import os
+import signal
 
 import pytest
+import urllib3
 
 from opslib import command, environment
-from opslib.api import pm2
+from opslib.api import health, pm2
 from opslib.environment import Environment
 from opslib.errors import CommandFailed, RunbookError
 from tests import sandbox as standin
@@ -66,6 +69,36 @@ def test_dump_of_pm2_s_environment_reaches_nobody(env: Environment) -> None:
     listed = json.loads(command.run(["pm2", "-s", "jlist"], env=env.variables))
     assert listed[0]["pm2_env"]["env"], "this test needs a variable to look for"
     assert "PM2_USAGE" not in repr(pm2.workers(env))
+
+
+@pytest.mark.parametrize("silent", ["stopped", "hangs"])
+def test_worker_stays_while_another_does_not_answer(
+    env: Environment, silent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, other = pm2.workers(env)
+    monkeypatch.setattr(pm2, "SPARE_SECONDS", 1)
+    try:
+        if silent == "stopped":
+            command.run(["pm2", "stop", "1"], env=env.variables)
+        else:
+            os.kill(other.pid, signal.SIGSTOP)
+        with pytest.raises(
+            RunbookError, match=r"worker 0 was not taken away: of the others worker 1 \((stopped|online)"
+        ):
+            pm2.replace(env, [kept], settle=0)
+        assert pm2.workers(env)[0].pid == kept.pid
+        assert silent == "hangs" or [worker.id for worker in pm2.quiet(env)] == [1, 0]
+    finally:
+        if silent == "hangs":
+            os.kill(other.pid, signal.SIGCONT)
+        standin.mend()
+
+
+def test_worker_that_was_never_replaced_is_not_put_back(env: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = pm2.workers(env)
+    monkeypatch.setattr(health, "TIMEOUT", urllib3.Timeout(total=0.0001))  # nobody answers in time
+    pm2.put_back(env, before, reread=True)
+    assert [worker.pid for worker in pm2.workers(env)] == [worker.pid for worker in before]
 
 
 def test_worker_that_crashes_again_and_again_is_told_with_its_error(env: Environment) -> None:

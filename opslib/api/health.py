@@ -22,6 +22,8 @@ class Answer:
     status: int
     seconds: float
     problem: str = ""
+    late: bool = field(default=False, repr=False)
+    """Whether none came in time, which tells nothing: the machine may be too busy."""
     body: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -38,13 +40,15 @@ def ask(url: str) -> Answer:
             "GET", url, timeout=TIMEOUT, retries=False, redirect=False, headers={"Connection": "close"}
         )
     except urllib3.exceptions.HTTPError as error:
-        return Answer(0, _since(begun), f"{type(error).__name__}: {error}")
+        none = urllib3.exceptions.NewConnectionError  # refused: to urllib3 this is a time-out too
+        late = isinstance(error, urllib3.exceptions.TimeoutError) and not isinstance(error, none)
+        return Answer(0, _since(begun), f"{type(error).__name__}: {error}", late)
     try:
         body = json.loads(got.data)
     except ValueError:
         body = {}
     problem = "" if got.status == 200 else f"HTTP {got.status}"
-    return Answer(got.status, _since(begun), problem, body if isinstance(body, dict) else {})
+    return Answer(got.status, _since(begun), problem, body=body if isinstance(body, dict) else {})
 
 
 def steady(url: str, times: int = 10) -> tuple[bool, list[Answer]]:
@@ -55,6 +59,11 @@ def steady(url: str, times: int = 10) -> tuple[bool, list[Answer]]:
         if not answers[-1].well:
             return False, answers
     return True, answers
+
+
+def away(url: str, times: int = 20) -> bool:
+    """Whether nobody answers 200, beyond doubt: this many requests in a row are refused or get another answer."""
+    return all(not answer.well and not answer.late for answer in (ask(url) for _ in range(times)))
 
 
 def answering(url: str, pids: Iterable[int], asks: int = 60) -> set[int]:

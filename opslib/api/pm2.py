@@ -4,11 +4,12 @@ PM2's own commands are what acts; facts about them were measured with 7.0.4 and 
 """
 
 import contextlib
+import dataclasses
 import json
 import os
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from opslib.procedure import located
 SILENT = 30
 """Seconds after which a worker that is up and does not answer is taken to hang."""
 UNDO_SECONDS = 60
+SPARE_SECONDS = 120
+"""Seconds for which a worker is left where it is because the others do not all answer: a busy machine needs them."""
 BROKEN = ("errored", "stopped")
 RELOAD_LOCK = 30
 """Seconds for which PM2 refuses a second reload after one that was cut short."""
@@ -82,16 +85,17 @@ def workers(environment: Environment) -> list[Worker]:
 
 
 def quiet(environment: Environment, *, within: float = 20) -> list[Worker]:
-    """Give the workers once no reload is under way, or `within` seconds have passed.
+    """Give the workers once no reload is under way, or `within` seconds have passed; those that are down come first.
 
-    A reload outlives the run that began it. Meanwhile PM2 lists the worker that leaves too, with an id like `_old_0`.
+    A reload outlives the run that began it. Meanwhile PM2 lists the worker that leaves too, with an id like `_old_0`:
+    that one is not given.
     """
     ends = time.monotonic() + within
     while True:
         found = workers(environment)
         under_way = [w for w in found if isinstance(w.id, str) or w.status not in ("online", *BROKEN)]
         if not under_way or time.monotonic() > ends:
-            return found
+            return sorted((w for w in found if isinstance(w.id, int)), key=lambda worker: worker.status not in BROKEN)
         time.sleep(0.5)
 
 
@@ -111,24 +115,32 @@ def reloads(environment: Environment, before: Sequence[Worker]) -> list[str]:
 
 
 def replace(environment: Environment, before: Sequence[Worker], *, settle: float) -> None:
-    """Reload these workers one at a time, each only when the one before it has settled."""
+    """Reload these workers one at a time, each only when the one before it has settled and all the others answer."""
     for worker in before:
-        _pm2_each(environment, [worker], [["pm2", "reload", str(worker.id)]])
+        _reload(environment, worker)
         settled(environment, [worker], settle=settle, within=settle + UNDO_SECONDS)
 
 
 def reload(environment: Environment, before: Sequence[Worker], title: str) -> Change:
     """Make the change that replaces these workers one at a time; in fork mode PM2 restarts them instead.
 
-    Undone by putting back the release that they ran, if another is in force now, and reloading them again.
+    Each leaves only when all the others answer. Undone by putting back the release that they ran, if another is in
+    force now, and reloading them again.
     """
-    return _replace(environment, before, title, [["pm2", "reload", str(worker.id)] for worker in before])
+
+    def do() -> None:
+        for worker in before:
+            _reload(environment, worker)
+
+    return _replace(environment, before, title, reloads(environment, before), do)
 
 
 def restart(environment: Environment, before: Sequence[Worker], title: str) -> Change:
     """Make the change that stops all of these workers and starts them again: nobody answers in between."""
     ids = [str(worker.id) for worker in before]
-    return _replace(environment, before, title, [["pm2", "stop", *ids], ["pm2", "start", *ids]])
+    commands = [["pm2", "stop", *ids], ["pm2", "start", *ids]]
+    shows = [_typed(environment, words) for words in commands]
+    return _replace(environment, before, title, shows, lambda: _pm2_each(environment, before, commands))
 
 
 def replaced(environment: Environment, before: Sequence[Worker], *, settle: float) -> tuple[bool, list[Worker]]:
@@ -170,11 +182,13 @@ def settled(environment: Environment, before: Sequence[Worker], *, settle: float
         time.sleep(0.5)
 
 
-def _replace(environment: Environment, before: Sequence[Worker], title: str, commands: list[list[str]]) -> Change:
+def _replace(
+    environment: Environment, before: Sequence[Worker], title: str, shows: Sequence[str], do: Callable[[], None]
+) -> Change:
     return Change(
         title,
-        shows=[_typed(environment, words) for words in commands],
-        do=lambda: _pm2_each(environment, before, commands),
+        shows=shows,
+        do=do,
         replaces=lambda: describe(environment, before),
         undo=lambda: put_back(environment, before),
         undo_shows=[
@@ -194,7 +208,8 @@ def describe(environment: Environment, before: Sequence[Worker]) -> str:
 def put_back(environment: Environment, before: Sequence[Worker], *, reread: bool = False) -> None:
     """Undo a replacement: the old release in force, and these workers up on it, or UndoFailed with what is down.
 
-    `reread` reloads also the new ones that serve, because the `.env` that they have read was put back.
+    `reread` reloads also the new ones that serve, because the `.env` that they have read was put back. One that was
+    never replaced is left alone, whether it answers or not; those that do not answer come first, one at a time.
     """
     ran = next((worker.release for worker in before if worker.release), None)
     link = environment.api.release
@@ -208,16 +223,14 @@ def put_back(environment: Environment, before: Sequence[Worker], *, reread: bool
     now = [worker for worker in quiet(environment, within=UNDO_SECONDS) if worker.id in ids]
     up = health.answering(environment.api.health_url, {worker.pid for worker in now})
     old = {worker.pid for worker in before}
-    down = [
-        worker
-        for worker in now
-        if worker.pid not in up or (ran and worker.release != ran) or (reread and worker.pid not in old)
-    ]
+    new = [worker for worker in now if not worker.pid or worker.pid not in old]
+    down = [worker for worker in new if worker.pid not in up or (ran and worker.release != ran) or reread]
     try:
-        for worker in down:
-            # What does not serve has no requests to lose, and PM2 does not reload what it is still launching.
+        for worker in sorted(down, key=lambda worker: worker.pid in up):
+            _spare(environment, worker)
+            # PM2 does not reload what it is still launching.
             _pm2(environment, "reload" if worker.pid in up else "restart", str(worker.id))
-        settled(environment, down, settle=2, within=UNDO_SECONDS)
+            settled(environment, [_begun(environment, worker)], settle=2, within=UNDO_SECONDS)
     except RunbookError as error:
         raise UndoFailed(f"{_state(environment)} {error}", error.evidence) from None
 
@@ -236,6 +249,42 @@ def _state(environment: Environment) -> str:
         does = "answers" if worker.pid in up else "is down"
         said.append(f"worker {worker.id} {does} ({worker.status}, release {release})")
     return f"Now: {', '.join(said)}."
+
+
+def _reload(environment: Environment, worker: Worker) -> None:
+    _spare(environment, worker)
+    _pm2_each(environment, [worker], [["pm2", "reload", str(worker.id)]])
+
+
+def _spare(environment: Environment, worker: Worker) -> None:
+    """Wait until nobody misses this worker: all the others answer, or it is down itself, or the whole API is.
+
+    PM2 takes the old worker away after `listen_timeout`, ready or not the new one, and calls that one online. Raise
+    RunbookError after SPARE_SECONDS: answers that do not come in time are no proof that there is nothing to lose.
+    """
+    ends = time.monotonic() + SPARE_SECONDS
+    while True:
+        now = workers(environment)
+        if all(one.status in BROKEN for one in now if one.id == worker.id):
+            return
+        others = [one for one in now if one.id != worker.id]
+        up = health.answering(environment.api.health_url, {one.pid for one in others if one.status not in BROKEN})
+        silent = [one for one in others if one.pid not in up]
+        if not silent or (not up and health.away(environment.api.health_url)):
+            return
+        if time.monotonic() > ends or all(one.status in BROKEN for one in silent):
+            named = ", ".join(f"worker {one.id} ({one.status})" for one in silent)
+            raise RunbookError(
+                f"worker {worker.id} was not taken away: of the others {named} gives no answer, and without it nobody "
+                "might. See why, and replace that one first, with restart_api."
+            )
+        time.sleep(0.5)
+
+
+def _begun(environment: Environment, worker: Worker) -> Worker:
+    """Give this worker with the restarts up to the one just made: those before are no sign that it does not stay up."""
+    made = [one.restarts for one in workers(environment) if one.id == worker.id]
+    return dataclasses.replace(worker, restarts=max([worker.restarts, *(count - 1 for count in made)]))
 
 
 def _pm2_each(environment: Environment, before: Sequence[Worker], commands: Sequence[Sequence[str]]) -> None:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from opslib import environment, procedure, record
 from opslib.api import pm2
 from tests import sandbox
 from tests.place import states
+from tests.sandbox import pm2 as standin
 
 pytestmark = pytest.mark.usefixtures("sandbox")
 
@@ -78,6 +80,34 @@ def test_release_that_does_not_start_is_undone(fault: str, said: str) -> None:
         assert "pending" in states(made)
     finally:
         sandbox.mend(fault)
+
+
+@pytest.mark.long
+def test_slow_release_goes_first_where_nobody_answers() -> None:
+    sandbox.break_("slow-release")
+    try:
+        standin.run("-s", "stop", "1")
+        with sandbox.Traffic(rate=200) as traffic:
+            code, _, shown = restart()
+        assert (code, traffic.result.failed) == (0, 0), (shown, traffic.result)
+        assert shown.index("pm2 reload 1") < shown.index("pm2 reload 0")
+        assert {worker.status for worker in workers()} == {"online"}
+    finally:
+        sandbox.mend("slow-release")
+
+
+@pytest.mark.long
+def test_undo_of_a_slow_release_leaves_somebody_to_answer() -> None:
+    sandbox.break_("slow-release")
+    try:
+        env = environment.load("sandbox")
+        killed = [replace(worker, pid=0) for worker in workers()]
+        with sandbox.Traffic(rate=200) as traffic:
+            pm2.put_back(env, killed, reread=True)
+        assert traffic.result.failed == 0, traffic.result
+        assert len(traffic.result.workers) == 4, traffic.result
+    finally:
+        sandbox.mend("slow-release")
 
 
 def test_release_broken_in_place_needs_a_person() -> None:

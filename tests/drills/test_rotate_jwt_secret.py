@@ -104,6 +104,24 @@ def test_an_api_that_knows_one_secret_is_left_as_it_was_unless_a_mass_logout_is_
         sandbox.mend("no-previous-secret")
 
 
+@pytest.mark.long
+def test_workers_that_come_up_late_are_never_all_away_in_the_undo_of_both() -> None:
+    begin()
+    sandbox.break_("slow-release")
+    try:
+        sandbox.break_("no-previous-secret")
+        file = standing.sandbox().api.env_file
+        before = file.read_bytes()
+        with sandbox.Traffic(rate=100, writes=True) as traffic:
+            code, made, shown = rotate()
+        assert (code, outcome(made)) == (2, "undone"), shown
+        assert len(traffic.result.workers) == 6, traffic.result  # those before, those replaced, those put back
+        assert file.read_bytes() == before
+        assert traffic.result.failed == 0 and traffic.result.lossless, traffic.result
+    finally:
+        sandbox.mend()
+
+
 def test_a_release_that_does_not_start_is_undone_byte_for_byte() -> None:
     begin()
     file = standing.sandbox().api.env_file

@@ -122,6 +122,12 @@ def _all_current() -> bool:
     return len(seen) == pm2.INSTANCES and {running for _, running in seen} == {sha}
 
 
+def _run_slow_release() -> None:
+    _flip_to(release.SLOW)()
+    pm2.start(pm2.HASTY_ECOSYSTEM)
+    process.wait(_all_current, "the workers to run the release")
+
+
 def _run_in_fork_mode() -> None:
     pm2.start(pm2.FORK_ECOSYSTEM)
 
@@ -277,6 +283,11 @@ FAULTS = {
         _flip_to(release.HANGING),
         _nothing,
     ),
+    "slow-release": Fault(
+        "the API runs a release that comes up long after PM2 has taken the worker before it away",
+        _run_slow_release,
+        _nothing,
+    ),
     "bad-release-in-place": Fault(
         "the code under the running workers is changed to the release that crashes at boot",
         _change_in_place,
@@ -290,7 +301,7 @@ FAULTS = {
     ),
     "memory-leak": Fault("the API runs a release that keeps memory with each request", _run(release.LEAKING), _nothing),
     "no-previous-secret": Fault(
-        "the API runs a release that does not accept JWT_SECRET_PREVIOUS", _run(release.NO_PREVIOUS), _nothing
+        "the API runs a release that does not accept JWT_SECRET_PREVIOUS", _run_also(release.NO_PREVIOUS), _nothing
     ),
     "db-saturated": Fault("another client holds every database connection", _saturate, _free_connections),
     "idle-in-transaction": Fault(

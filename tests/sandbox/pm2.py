@@ -20,6 +20,9 @@ LISTEN_TIMEOUT = 5000
 """Milliseconds that a worker has to come up, PM2's own default; a reload of one worker by its id takes all of them."""
 ECOSYSTEM = APP / "ecosystem.config.cjs"
 FORK_ECOSYSTEM = APP / "ecosystem.fork.config.cjs"
+HASTY_ECOSYSTEM = APP / "ecosystem.hasty.config.cjs"
+HASTY_TIMEOUT = 500
+"""Milliseconds after which PM2 takes the old worker away there, ready or not the new one."""
 
 # kill_timeout: longer than the longest request, or PM2 kills the worker that answers it.
 # cwd goes through `current`, so that a reload runs whichever release is current by then.
@@ -43,10 +46,16 @@ module.exports = {{
 
 
 def write_ecosystems(listen_timeout: int = LISTEN_TIMEOUT) -> None:
-    """Write how PM2 runs the API, and the variant that runs it in fork mode."""
-    same = {"name": APPLICATION, "cwd": CURRENT / "server", "listen_timeout": listen_timeout}
-    for path, mode, instances in ((ECOSYSTEM, "cluster", INSTANCES), (FORK_ECOSYSTEM, "fork", 1)):
-        path.write_text(TEMPLATE.format(**same, mode=mode, instances=instances))
+    """Write how PM2 runs the API, the variant in fork mode, and the one that does not wait for a worker."""
+    for path, mode, instances, timeout in (
+        (ECOSYSTEM, "cluster", INSTANCES, listen_timeout),
+        (FORK_ECOSYSTEM, "fork", 1, listen_timeout),
+        (HASTY_ECOSYSTEM, "cluster", INSTANCES, HASTY_TIMEOUT),
+    ):
+        cwd = CURRENT / "server"
+        path.write_text(
+            TEMPLATE.format(name=APPLICATION, cwd=cwd, mode=mode, instances=instances, listen_timeout=timeout)
+        )
 
 
 def run(*arguments: str) -> str:

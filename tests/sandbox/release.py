@@ -12,6 +12,7 @@ from .layout import CURRENT, DOTENV, NODE_MODULES, ORIGIN, RELEASES, SOURCE, STA
 GOOD = "main"
 BAD = "bad-release"
 HANGING = "hanging-release"
+SLOW = "slow-release"
 LEAKING = "leaking-release"
 NO_PREVIOUS = "no-previous-secret"
 WEBHOOK_ERROR = "webhook-error"
@@ -32,6 +33,12 @@ DEFECTS = {
         '  logger.info("Waiting for feature flag service…", { url: "http://flags.internal.example/v1" });\n'
         "  await new Promise(() => setInterval(() => {}, 60_000));\n  const server = app.listen(",
         "Load feature flags before listening",
+    ),
+    SLOW: (
+        "server/src/server.js",
+        "  const server = app.listen(",
+        "  await new Promise((resolve) => setTimeout(resolve, 2_500));\n  const server = app.listen(",
+        "Warm the caches before listening",
     ),
     LEAKING: (
         "server/src/middleware/timing.js",
