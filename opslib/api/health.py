@@ -68,7 +68,7 @@ def away(url: str, times: int = 20) -> bool:
 
 def answering(url: str, pids: Iterable[int], asks: int = 60) -> set[int]:
     """Which of these processes answer 200, by the `pid` in the body of their answers."""
-    wanted, seen = set(pids), set[int]()
+    wanted, seen = set(pids) - {0}, set[int]()  # 0 is the pid of one that is down: nobody is to be waited for
     for _ in range(asks):
         if wanted <= seen:
             break

@@ -87,7 +87,7 @@ def test_slow_release_goes_first_where_nobody_answers() -> None:
     sandbox.break_("slow-release")
     try:
         standin.run("-s", "stop", "1")
-        with sandbox.Traffic(rate=200) as traffic:
+        with sandbox.Traffic(rate=50) as traffic:
             code, _, shown = restart()
         assert (code, traffic.result.failed) == (0, 0), (shown, traffic.result)
         assert shown.index("pm2 reload 1") < shown.index("pm2 reload 0")
@@ -102,7 +102,7 @@ def test_undo_of_a_slow_release_leaves_somebody_to_answer() -> None:
     try:
         env = environment.load("sandbox")
         killed = [replace(worker, pid=0) for worker in workers()]
-        with sandbox.Traffic(rate=200) as traffic:
+        with sandbox.Traffic(rate=50) as traffic:
             pm2.put_back(env, killed, reread=True)
         assert traffic.result.failed == 0, traffic.result
         assert len(traffic.result.workers) == 4, traffic.result

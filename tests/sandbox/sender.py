@@ -17,13 +17,15 @@ from . import postgres
 from .credentials import Credentials
 from .errors import SandboxError
 from .layout import API, STRIPE, url
-from .traffic import ARRIVAL_SECONDS, TIMEOUT_SECONDS, Result
+from .traffic import ARRIVAL_SECONDS, LATE_SECONDS, TIMEOUT_SECONDS, Result
 
 # Odd numbers of requests, so that two workers, which connections go to in turn, are each asked for all.
 READS = ("properties", "refresh", "me")
 WRITES = (*5 * ("properties", "refresh", "me", "rent"), "upload", "intent", "me")
 HEALTH_SECONDS = 0.1
 UPLOAD_SECONDS = 2
+BEHIND_SECONDS = 1
+"""What the sender makes good of its schedule; of more than this it leaves the rest out."""
 
 
 class Sender:
@@ -72,8 +74,16 @@ class Sender:
         async with asyncio.TaskGroup() as requests:
             while not self.stopped.is_set() and time.monotonic() - self.started < self.seconds:
                 requests.create_task(getattr(self, f"_{kinds[sent % len(kinds)]}")())
-                sent += 1
+                sent += 1 + self._missed(sent * pause, pause)
                 await asyncio.sleep(max(0.0, self.started + sent * pause - time.monotonic()))
+
+    def _missed(self, due: float, pause: float) -> int:
+        """Give how many requests to leave out, because the sender itself was kept from sending them."""
+        behind = time.monotonic() - self.started - due
+        self.result.behind = round(max(self.result.behind, behind), 2)
+        missed = int(behind / pause) if behind > BEHIND_SECONDS else 0
+        self.result.skipped += missed
+        return missed
 
     async def _health(self) -> None:
         if answer := await self._ask("GET", "/health"):
@@ -120,10 +130,17 @@ class Sender:
             self.result.answered += 1
             self.result.unauthorized += answer.status == 401
             reason = f"{named} answered {answer.status}" if answer.status >= 400 else ""
-        except (ClientError, OSError, TimeoutError, ValueError) as error:
+            self.result.bad += bool(reason)
+        except TimeoutError as error:
+            self.result.unanswered += 1
             reason = f"{named}: {type(error).__name__}"
-        self.latencies.append((time.monotonic() - begun) * 1000)
+        except (ClientError, OSError, ValueError) as error:
+            self.result.refused += 1
+            reason = f"{named}: {type(error).__name__}"
+        seconds = time.monotonic() - begun
+        self.latencies.append(seconds * 1000)
         if not reason:
+            self.result.late += seconds > LATE_SECONDS
             return found
         self._failed(begun, reason)
         return None

@@ -11,15 +11,22 @@ from .layout import PYTHON, ROOT
 
 MOST_RATE = 1000
 MOST_SECONDS = 1800
-TIMEOUT_SECONDS = 10
+TIMEOUT_SECONDS = 30
+"""A busy machine's answers come late, and what is lost never: this tells them apart."""
+LATE_SECONDS = 10
+"""An answer that took longer is counted as late."""
 ARRIVAL_SECONDS = 45
 """How long an event is waited for: Stripe gives up after 31."""
 
 
 @dataclass(kw_only=True)
 class Result:
-    """What came of the requests: one has failed if it got no answer in time, or one of 400 and above.
+    """What came of the requests: one has failed if it got no answer, or one of 400 and above.
 
+    `failed` is the sum of `refused` (no connection, or one that was cut), `unanswered` (nothing came) and `bad` (400
+    and above). An answer after LATE_SECONDS is `late`, and none of these. The sender is a process of a busy machine
+    too: `behind` is how far it was behind its schedule at most, and `skipped` how many requests it therefore did not
+    send, as all of them at once would be another load than the one that was asked for.
     Of `writes` that were answered `written` are in the database; of `events` that Stripe made `applied` have had
     their effect there.
     """
@@ -27,6 +34,12 @@ class Result:
     asked: int = 0
     answered: int = 0
     failed: int = 0
+    refused: int = 0
+    unanswered: int = 0
+    bad: int = 0
+    late: int = 0
+    skipped: int = 0
+    behind: float = 0  # seconds
     unauthorized: int = 0
     writes: int = 0
     written: int = 0
@@ -42,13 +55,15 @@ class Result:
     def __str__(self) -> str:
         lines = [
             f"{self.asked} requests in {self.seconds:.1f} s: {self.answered} answered, {self.failed} failed",
+            f"failed: {self.refused} refused or cut, {self.unanswered} unanswered, {self.bad} answered 400 and up",
+            f"not failed: {self.late} late, {self.skipped} not sent by a sender up to {self.behind:.1f} s behind",
             f"p99 {self.p99_ms:.0f} ms, slowest {self.slowest_ms:.0f} ms",
             *(f"{count:6} x {reason}" for reason, count in self.reasons.items()),
             *(f"worker {pid} on {release[:12]}" for pid, release in self.workers),
         ]
         if self.writes or self.events:
             arrived = f"{self.written} of {self.writes} writes and {self.applied} of {self.events} events arrived"
-            lines.insert(1, arrived)
+            lines.insert(3, arrived)
         return "\n".join(lines)
 
     @property
