@@ -235,7 +235,7 @@ class Execution:
         """Say that the kernel has sent what cannot be taken for what it claims to be: it counts for nothing."""
         if not self._unread:
             return ""
-        return f"The kernel sent what cannot be read, {self._unread} times: none of that counts as a step of the run."
+        return f"Of what the kernel sent, {self._unread} could not be read: none of that counts as a step of the run."
 
     def _close(self, outcome: Outcome, why: str) -> Path:
         self.outcome, self.why = outcome, mask.text(why)

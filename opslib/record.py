@@ -181,8 +181,9 @@ def steps(notebook: dict[str, Any]) -> list[Step]:
     repeated = [one for one in ends[-1].get("steps", []) if is_step(one) and one["step"] != "end"]
     known = {(one["step"], one["title"]) for one in repeated}
     # It leaves none out unless somebody has written it: what acted is told all the same.
-    acted = [one for one in found if one["step"] in ("change", "undo") and (one["step"], one["title"]) not in known]
-    return [*repeated, *acted, ends[-1]]
+    acted = [one for one in found if one["step"] in ("start", "change", "undo")]
+    acted = [one for one in acted if (one["step"], one["title"]) not in known]
+    return [*sorted([*repeated, *acted], key=lambda one: str(one["at"])), ends[-1]]
 
 
 def kept(cell: dict[str, Any]) -> list[Step]:
