@@ -382,7 +382,7 @@ def test_one_run_at_a_time_and_a_dead_one_blocks_nobody(place: Place) -> None:
     assert place.run("act", "--apply")[0] == 0
 
 
-def wait_until_gone(runner: int, seconds: float = 3) -> None:
+def wait_until_gone(runner: int, seconds: float = 20) -> None:
     """Wait until no kernel of this runner is left."""
     ends = time.monotonic() + seconds
     while kernels(runner):
