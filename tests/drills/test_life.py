@@ -195,12 +195,12 @@ def _start_anew() -> None:
 @pytest.fixture
 def still() -> None:
     """No procedure is under way, and none has left anything."""
+    if stripe.held(KEY) != Credentials.load().database_url:
+        database.first()  # the others log in with it
     recovery.clean()
     payments.clear()
     jwt_secret.idle()
     access_key.one()
-    if stripe.held(KEY) != Credentials.load().database_url:
-        database.first()
     stripe.first()
 
 
