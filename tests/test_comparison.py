@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from opslib.payments import comparison
+from opslib import environment
+from opslib.payments import comparison, intent, stripe_account
 from opslib.payments.comparison import Comparison
 from opslib.payments.intent import Intent
 from opslib.payments.payment import OPEN, Payment
+from tests.drills import stripe_agreement as dashboard
 
 NOW = datetime.now(UTC)
 ROW = Payment(7, "pi_7", 150_000, "usd", "PENDING", None, NOW, 1)
@@ -107,3 +109,20 @@ def test_the_summary_counts_every_payment_once() -> None:
     assert sum(int(row[name]) for row in table for name in ("agrees", "unpaid", "repair", "refused")) == 4
     assert table[0] == {"here": "PENDING", "agrees": "0", "unpaid": "0", "repair": "1", "refused": "1"}
     assert comparison.agree(some)[0] is False and comparison.agree(some[3:])[0] is True
+
+
+@pytest.mark.usefixtures("sandbox")
+def test_an_intent_is_read_from_what_the_library_gives_with_its_charge_or_without_one() -> None:
+    stripe = stripe_account.client(environment.load("sandbox"), dashboard.held(dashboard.KEY))
+    made = [{"amount": 150_000}, {"amount": 1, "status": "requires_payment_method"}]
+    paid, open_ = dashboard.dashboard("payment_intents", payments=made)["ids"]
+    try:
+        known = {one.id: one for one in intent.listed(stripe, {"gte": int(time.time()) - 7200})}
+        assert known[paid] == intent.retrieve(stripe, paid)
+        assert known[open_] == intent.retrieve(stripe, open_)
+        assert intent.retrieve(stripe, "pi_unknown") is None
+        says = dataclasses.replace(SAYS, id=paid, charge=known[paid].charge, charged=known[paid].charged)
+        assert known[paid] == says and str(says.charge).startswith("ch_")
+        assert (known[open_].charge, known[open_].captured, known[open_].refunded) == (None, None, None)
+    finally:
+        dashboard.dashboard("payment_intents/forget")

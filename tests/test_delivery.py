@@ -29,7 +29,10 @@ class Database:
 
 def event(name: str, created: int, *, pending: int = 1, kind: str = "a.b", **thing: Any) -> Event:
     """An event as the library gives it."""
-    data = {"object": {"id": f"pi_{name}", "object": "payment_intent", **thing}}
+    data = {
+        "object": {"id": f"pi_{name}", "object": "payment_intent", **thing},
+        "previous_attributes": {"status": None},
+    }
     fields = {
         "id": name,
         "object": "event",
@@ -94,6 +97,20 @@ def test_the_chart_has_a_bar_for_each_part_of_the_time() -> None:
     assert (rows[0]["taken"], rows[0]["not"], rows[0][""]) == ("1", "0", "█" * delivery.WIDTH)
     assert (rows[-1]["taken"], rows[-1]["not"], rows[-1][""]) == ("0", "1", "░" * delivery.WIDTH)
     assert {row[""] for row in rows[1:-1]} == {"·"}
+
+
+@pytest.mark.parametrize(
+    ("thing", "shown"),
+    [
+        ({"object": "balance", "id": None, "available": [{"amount": 1}]}, ""),
+        ({"object": "charge", "id": "ch_1", "payment_intent": None}, "ch_1"),
+        ({"object": "charge", "id": "ch_1", "payment_intent": {"id": "pi_1", "object": "payment_intent"}}, "ch_1"),
+        ({"object": "subscription", "id": "sub_1", "items": {"object": "list", "data": []}, "metadata": {}}, "sub_1"),
+        ({"object": "customer", "id": "cus_1", "deleted": True, "metadata": {"get": "x", "values": "y"}}, "cus_1"),
+    ],
+)
+def test_an_event_about_anything_is_an_event(thing: dict[str, Any], shown: str) -> None:
+    assert [one.object for one in gathered([event("a", 1100, **thing)]).due(1)] == [shown]
 
 
 def test_an_event_without_an_object_is_an_event() -> None:

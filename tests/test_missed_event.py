@@ -116,6 +116,15 @@ def test_no_more_than_stripe_keeps_is_asked_for(env: Environment) -> None:
     assert f"{PREFIX}0000" in found and f"{PREFIX}old" not in found
 
 
+@on_the_stand_in
+def test_more_than_can_be_listed_in_time_are_not_and_it_says_who_does(
+    env: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(missed_event, "MOST", 150)
+    with pytest.raises(RunbookError, match=r"found more than 150 events since .* triage_stripe_webhooks finds all"):
+        missed_event.since(env, BEGUN, recovered=False)()
+
+
 def test_of_many_the_oldest_are_kept_and_all_are_counted() -> None:
     newest_first = (
         Event.construct_from(event(number, kind, KINDS[kind]), "sk_test_none")

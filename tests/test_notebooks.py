@@ -68,6 +68,19 @@ def test_every_code_cell_is_short_plain_and_explained(one: Procedure) -> None:
 
 
 @each
+def test_what_judges_nothing_cannot_undo_what_was_changed(one: Procedure) -> None:
+    code = "\n".join(cell["source"] for cell in cells(one, "code"))
+    named = [(ast.unparse(n.func), n) for n in ast.walk(ast.parse(code)) if isinstance(n, ast.Call)]
+    at = {name: [n.lineno for called, n in named if called == name] for name in ("run.apply", "run.verify")}
+    for note in [n for called, n in named if called == "run.note" and n.lineno > min(at["run.apply"])]:
+        for evidence in note.args[1:]:
+            if isinstance(evidence, ast.Lambda):
+                assert note.lineno > max(at["run.verify"]), ast.unparse(note)
+            else:  # nothing is asked that could fail
+                assert not [n for n in ast.walk(evidence) if isinstance(n, ast.Call)], ast.unparse(note)
+
+
+@each
 def test_links_lead_somewhere(one: Procedure) -> None:
     for cell in cells(one, "markdown"):
         for target in LINK.findall(cell["source"]):

@@ -13,6 +13,7 @@ from opslib import env_file, progress
 from opslib.database import postgres
 from opslib.database.postgres import Connection
 from opslib.environment import Environment
+from opslib.errors import RunbookError
 from opslib.payments import stripe_account, webhook
 from opslib.payments.delivery import BATCH, TAKEN
 from opslib.payments.trace import moment
@@ -21,6 +22,8 @@ KEPT = 30 * 86400
 """Seconds for which Stripe gives out an event (docs.stripe.com/api/events)."""
 OVERLAP = 300
 """Seconds before a time in which an event may have been made that was only taken after it."""
+MOST = 50_000
+"""Events that are listed at most, a hundred at a time: some minutes."""
 SHOWN = 100
 """Events of which a row is shown; of more than that, how many more."""
 
@@ -81,11 +84,16 @@ def _find(environment: Environment, backup: datetime, recovered: bool) -> Missed
 def made(stripe: StripeClient, since: datetime, types: Collection[str] = ("*",)) -> Iterator[Event]:
     """Give the events of these types that were made since then, or a little before, newest first, page by page.
 
-    Raise RunbookError if Stripe does not say.
+    Raise RunbookError if Stripe does not say, or if there are more than MOST.
     """
     earliest = int(max(since.timestamp() - OVERLAP, time.time() - KEPT))
     newest_first = stripe_account.pages(stripe.v1.events.list, created={"gte": earliest})
     for number, one in enumerate(newest_first, 1):
+        if number > MOST:
+            raise RunbookError(
+                f"found more than {MOST} events since {moment(earliest)}, the {MOST} newest back to "
+                f"{moment(one.created)}, and did not go on. triage_stripe_webhooks finds all that the API has not."
+            )
         progress.report(f"{number} events, back to {moment(one.created)}")
         if "*" in types or one.type in types:
             yield one
