@@ -158,7 +158,7 @@ CASES = [
          why=f"SIGKILL.*{STAYS}"),
     Case("killed_in_a_long_look", behind("import threading\nfrom opslib import progress\n"
          "run.note('A look', lambda: [time.sleep(1.2), progress.report('half'), time.sleep(.3), die()])", FINISH),
-         "applied", 0, "ccccfp", f"{APPLIED} verify note", "new", why=f"SIGKILL.*{STAYS}"),
+         "applied", 0, "ccccfp", f"{APPLIED} verify", "new", why=f"SIGKILL.*{STAYS}"),  # a look half way is no step
     Case("cell_late_behind", behind("time.sleep(60)", FINISH), "applied", 0, "ccccip", f"{APPLIED} verify end", "new",
          limits=LATE, why=f"The cell was over its time of 4 s. .*{STAYS}"),
     Case("run_late_behind", behind("run.note('A look', lambda: time.sleep(60))", FINISH), "applied", 0, "ccccip",
