@@ -118,7 +118,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     assert "Error" not in log.read_text()
     assert [file.name for file in temporary.rglob("*")] == [f"opslib-{os.geteuid()}"]  # where scratch folders lay
     assert [file for file in home.rglob("*") if file.is_file()] == []
-    temporary.rmdir()
+    shutil.rmtree(temporary)
 
 
 # Without a browser
