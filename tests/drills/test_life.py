@@ -68,7 +68,7 @@ class Operator:
         begun = time.time()
         code, record, said = backups.run("--reason", "drill", *given, name=name)
         self.done.append(Done(name, parameters, begun, time.time(), code, record))
-        assert code == 0, said
+        assert record["metadata"]["opslib"]["outcome"] == "applied", said
 
 
 def check_email_delivery(operator: Operator) -> None:
