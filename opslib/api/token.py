@@ -49,23 +49,29 @@ def sign(environment: Environment, secret: str) -> str:
 
 
 def answers(environment: Environment, secret: str, *, asks: int = ASKS) -> Counter[int]:
-    """Count what the API's workers answer to tokens signed with this secret, by HTTP status; 0 is no answer."""
+    """Count what the API's workers answer to tokens signed with this secret, by HTTP status; 0 is no answer.
+
+    A busy machine may answer too late: then it is asked again, at most as often as it was to be asked.
+    """
     token = sign(environment, secret)
     assert environment.tokens is not None  # or it would not have been signed
     url = f"{environment.api.url}{environment.tokens.route}?{MARK}"
-    return Counter(_status(url, token) for _ in range(asks))
+    found = Counter[int]()
+    while found.total() - found[0] < asks and found[0] < asks:
+        found[_status(url, token)] += 1
+    return found
 
 
 def prove(environment: Environment, expected: dict[str, tuple[str, int]]) -> tuple[bool, list[dict[str, Any]]]:
     """Whether tokens signed with each of these secrets get the expected status from every worker; with a row for each.
 
-    One signed with garbage must get 401 besides. An expected status of 0 is not judged. A secret that is not known,
-    the empty text, is not asked for: its row says so.
+    One signed with garbage must get 401 besides. An expected status of 0 is not judged, nor is an answer that came too
+    late, as long as others came. A secret that is not known, the empty text, is not asked for: its row says so.
     """
     rows, held = [], True
     for name, (secret, status) in {**expected, "garbage": (make(), 401)}.items():
         found = answers(environment, secret) if secret else Counter[int]()
-        held &= not secret or status == 0 or set(found) == {status}
+        held &= not secret or status == 0 or set(found) - {0} == {status}
         got = ", ".join(f"{code or 'no answer'} × {times}" for code, times in sorted(found.items()))
         mark = "made up" if name == "garbage" else env_file.fingerprint(secret) if secret else "not known"
         rows.append(
