@@ -180,6 +180,7 @@ def test_undo_forgets_what_was_staged_and_both_stay_as_they_were(env: Environmen
         ((datetime.now(UTC) - timedelta(hours=25)).isoformat(), ""),
         ((datetime.now(UTC) - timedelta(days=3)).date().isoformat(), ""),
     ],
+    ids=["not said", "no time", "now", "today", "25 hours ago", "three days ago"],
 )
 def test_an_old_key_is_retired_when_it_was_quiet(env: Environment, used: str, said: str) -> None:
     bring(env, "key", NEW)
