@@ -93,9 +93,16 @@ from ipykernel.zmqshell import ZMQInteractiveShell
 def say(one, **more):
     publish_display_data({"text/plain": "x"}, metadata={"opslib": one}, transient={"display_id": "one"}, **more)
 
-def recorded():
-    answers = int(os.environ["OPSLIB_SAVED"])
-    return bool(select.select([answers], [], [], 0.2)[0]) and os.read(answers, 1) == b"y"
+ANSWERS = int(os.environ["OPSLIB_SAVED"])
+
+def answered(seconds):
+    return bool(select.select([ANSWERS], [], [], seconds)[0])
+
+def begin(one):
+    while answered(0):  # late ones, to what was no change or was said to be one
+        os.read(ANSWERS, 1)
+    say(one)
+    return answered(0.5) and os.read(ANSWERS, 1) == b"y"
 
 def carry_out(file):
     stand = []
@@ -111,8 +118,7 @@ def carry_out(file):
             session.send(socket, "display_data", {"metadata": []}, parent=get_ipython().kernel.get_parent())
         elif kind == "change":
             title, begun, done = given
-            say(begun)
-            if recorded():
+            if begin(begun):
                 stand = [*(one for one in stand if one != title), title]
                 say(done)
         elif given[0] in stand:

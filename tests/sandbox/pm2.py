@@ -130,5 +130,6 @@ def processes() -> list[psutil.Process]:
 
 
 def stop() -> None:
-    """End the daemon and all workers."""
-    process.end(processes())
+    """End the daemon and all workers, those too that it was starting when it was ended."""
+    while running := processes():
+        process.end(running)
