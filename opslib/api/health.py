@@ -66,11 +66,12 @@ def away(url: str, times: int = 20) -> bool:
     return all(not answer.well and not answer.late for answer in (ask(url) for _ in range(times)))
 
 
-def answering(url: str, pids: Iterable[int], asks: int = 60) -> set[int]:
-    """Which of these processes answer 200, by the `pid` in the body of their answers."""
+def answering(url: str, pids: Iterable[int], asks: int = 60, within: float = 30) -> set[int]:
+    """Which of these processes answer 200, by the `pid` in the body of their answers; asks for `within` seconds."""
     wanted, seen = set(pids) - {0}, set[int]()  # 0 is the pid of one that is down: nobody is to be waited for
+    ends = time.monotonic() + within
     for _ in range(asks):
-        if wanted <= seen:
+        if wanted <= seen or time.monotonic() > ends:
             break
         answer = ask(url)
         if answer.well:

@@ -6,21 +6,22 @@ from datetime import UTC, datetime
 from pandas import DataFrame, Series
 from psycopg import errors
 
-from opslib.backups import manifest
+from opslib.backups import manifest, swap
 from opslib.backups.manifest import Manifest, Table, utc
 from opslib.database import cluster, postgres
 from opslib.environment import Environment
+from opslib.errors import RunbookError
 
 UNREADABLE = (errors.DataCorrupted, errors.IndexCorrupted, errors.InternalError, errors.IoError, errors.UndefinedFile)
 
 
-def present(environment: Environment) -> tuple[tuple[Table, ...], str]:
-    """Count what the live database holds now; or nothing, and why it cannot be read, where it is gone or damaged.
+def present(environment: Environment, name: str = "") -> tuple[tuple[Table, ...], str]:
+    """Count what a database holds now, by default the live one; or nothing, and why: it is gone, or damaged.
 
     Raise LoginFailed where nobody could tell, as when PostgreSQL is down.
     """
     try:
-        with cluster.connect(environment) as connection:
+        with cluster.connect(environment, name) as connection:
             return manifest.tables(connection, datetime.now(UTC)), ""
     except postgres.LoginFailed as error:
         if error.failure != "no-database":
@@ -28,6 +29,17 @@ def present(environment: Environment) -> tuple[tuple[Table, ...], str]:
         return (), str(error)
     except UNREADABLE as error:
         return (), str(error).splitlines()[0]
+
+
+def replaced(environment: Environment, then: Manifest) -> list[dict[str, object]]:
+    """Give what the database that was replaced last holds and the backup of it does not, as `compared` does."""
+    names = [one.name for one in swap.siblings(environment) if one.kind == "old"]
+    if not names:
+        raise RunbookError("there was no database of the live name before, so nothing of one was replaced")
+    held, unreadable = present(environment, names[0])
+    if unreadable:
+        raise RunbookError(f"{names[0]}: cannot be read: {unreadable}")
+    return [row for row in compared(then, held).to_dict("records") if row["since then"]]
 
 
 def compared(then: Manifest, now: Sequence[Table]) -> DataFrame:
