@@ -21,7 +21,7 @@ demo: .venv/tester ## restart the API of the stand-in under traffic, and show th
 	$(BIN)/python -m tests.demo
 
 lab: .venv/operator ## open the procedures in JupyterLab, on loopback
-	$(BIN)/python -m opslib.lab
+	$(BIN)/python -m opslib.runbook.lab
 
 sandbox: .venv/tester ## start the stand-in
 	$(BIN)/python -m tests.sandbox start

@@ -1,7 +1,8 @@
 """What the operations notebooks of PropertyPulse share. A notebook needs no more than these names."""
 
-from opslib.change import Change
-from opslib.errors import Outcome, RunbookError, UndoFailed
-from opslib.run import Run, start
+from opslib import propertypulse as _propertypulse  # says what files in parameters/ are read as
+from opslib.runbook.change import Change
+from opslib.runbook.errors import Outcome, RunbookError, UndoFailed
+from opslib.runbook.run import Run, start
 
 __all__ = ["Change", "Outcome", "Run", "RunbookError", "UndoFailed", "start"]

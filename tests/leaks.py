@@ -10,7 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from urllib.parse import quote, quote_plus, urlsplit
 
-from opslib import env_file, environment, record
+from opslib import propertypulse
+from opslib.deployment import env_file
+from opslib.runbook import record
 from tests.sandbox.credentials import Credentials
 
 KNOWN = {"postgres_user", "login_email"}  # of the credentials, those that are no secret
@@ -25,7 +27,7 @@ def found(secrets: Mapping[str, str], places: Iterable[Path]) -> list[str]:
 
 def left() -> list[str]:
     """Say which secret of the running stand-in stands in a record, an export or a log that is left of it."""
-    env = environment.load("sandbox")
+    env = propertypulse.load("sandbox")
     secrets = {name: value for name, value in asdict(Credentials.load()).items() if name not in KNOWN}
     secrets |= {key: value for key, value in env_file.read(env.api.env_file).items() if key in env.secrets}
     return found(secrets, [record.folder(), env.api.pm2_home / "logs", env.api.pm2_home / "pm2.log"])

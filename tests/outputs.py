@@ -6,8 +6,8 @@ from contextlib import nullcontext
 
 import nbformat
 
-from opslib import procedure, runner
-from opslib.errors import Outcome
+from opslib.runbook import procedure, runner
+from opslib.runbook.errors import Outcome
 from tests import sandbox
 from tests.drills import recovery
 

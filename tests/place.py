@@ -72,7 +72,7 @@ class Place:
         self, *arguments: str, variables: Mapping[str, str] = MappingProxyType({}), **options: Any
     ) -> "subprocess.Popen[str]":
         """Start the `runbook` command, with these environment variables too."""
-        command = [sys.executable, "-m", "opslib.cli", *arguments]
+        command = [sys.executable, "-m", "opslib.runbook.cli", *arguments]
         options |= {"env": {**self.variables, **variables}, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         return subprocess.Popen(command, text=True, **options)
 

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from opslib.errors import RunbookError
-from opslib.storage import aws, key_rotation, key_stage, upload
-from opslib.storage.access_key import AccessKeys
-from opslib.storage.key_pair import Pair
+from opslib.aws import aws, key_rotation, key_stage, upload
+from opslib.aws.access_key import AccessKeys
+from opslib.aws.key_pair import Pair
+from opslib.runbook.errors import RunbookError
 from tests import aws_front
+from tests.aws.test_access_key import again, front, iam, keys, put_in_force  # noqa: F401
 from tests.aws_front import Front, How
 from tests.sandbox.credentials import BACKUP_BUCKET, BUCKET
-from tests.test_access_key import again, front, iam, keys, put_in_force  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("sandbox", "quick")
 

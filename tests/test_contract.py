@@ -3,7 +3,7 @@
 import types
 
 import opslib
-from opslib import errors
+from opslib.runbook import errors
 
 
 def test_all_is_sorted_and_equal_to_the_public_names() -> None:

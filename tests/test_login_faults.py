@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from opslib import env_file, environment
-from opslib.change import Change
+from opslib import propertypulse
 from opslib.database import login_rotation, postgres, role
 from opslib.database.login import Login
-from opslib.environment import Environment
-from opslib.errors import RunbookError, UndoFailed
+from opslib.deployment import env_file
+from opslib.propertypulse import PropertyPulse
+from opslib.runbook.change import Change
+from opslib.runbook.errors import RunbookError, UndoFailed
 from tests import postgres_front
 from tests.drills.database import Saved
 from tests.postgres_front import Front, How
@@ -51,10 +52,10 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def env(tmp_path: Path, front: Front, monkeypatch: pytest.MonkeyPatch) -> Environment:
+def env(tmp_path: Path, front: Front, monkeypatch: pytest.MonkeyPatch) -> PropertyPulse:
     """The stand-in with an `.env` of its own; it and the administrator reach PostgreSQL by way of the front."""
     monkeypatch.setattr(postgres, "PAUSE", 0.02)
-    known, found = Credentials.load(), environment.load("sandbox")
+    known, found = Credentials.load(), propertypulse.load("sandbox")
     with cluster.connect_admin(known) as admin:
         admin.execute(f"DROP ROLE IF EXISTS {TWIN}")
     file = tmp_path / ".env"
@@ -78,7 +79,7 @@ class State:
     twin: bool
 
     @classmethod
-    def of(cls, env: Environment) -> "State":
+    def of(cls, env: PropertyPulse) -> "State":
         login = Login(env)
         with cluster.connect_admin(Credentials.load()) as admin:
             held: dict[str, str] = dict(
@@ -95,7 +96,7 @@ class State:
         return dataclasses.replace(self, verifier="")
 
 
-def made(env: Environment, method: str, what: str) -> Change:
+def made(env: PropertyPulse, method: str, what: str) -> Change:
     """The change, with the world as it finds it."""
     login = Login(env, method)
     if what == "lock":
@@ -103,7 +104,7 @@ def made(env: Environment, method: str, what: str) -> Change:
     return login_rotation.create(login)
 
 
-def done(env: Environment, method: str, what: str) -> bool:
+def done(env: PropertyPulse, method: str, what: str) -> bool:
     """Whether the world is as the change leaves it."""
     login = Login(env, method)
     if what == "lock":
@@ -112,7 +113,7 @@ def done(env: Environment, method: str, what: str) -> bool:
 
 
 @pytest.fixture(params=["alternate create", "single create", "alternate lock"])
-def case(request: pytest.FixtureRequest, env: Environment) -> tuple[str, str]:
+def case(request: pytest.FixtureRequest, env: PropertyPulse) -> tuple[str, str]:
     """A change, and the world in which it is made."""
     method, what = str(request.param).split()
     if what == "lock":
@@ -131,7 +132,7 @@ def asked(question: Callable[[], tuple[bool, object]]) -> tuple[bool, str]:
 
 
 @pytest.mark.parametrize("how", PASSING)
-def test_what_passes_is_tried_again(env: Environment, front: Front, case: tuple[str, str], how: How) -> None:
+def test_what_passes_is_tried_again(env: PropertyPulse, front: Front, case: tuple[str, str], how: How) -> None:
     before = State.of(env)
     for number in itertools.count():
         front.fail(number, how)
@@ -151,7 +152,7 @@ def test_what_passes_is_tried_again(env: Environment, front: Front, case: tuple[
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("how", ["down", pytest.param("denied", marks=LONG)])
-def test_what_lasts_is_undone(env: Environment, front: Front, case: tuple[str, str], how: How) -> None:
+def test_what_lasts_is_undone(env: PropertyPulse, front: Front, case: tuple[str, str], how: How) -> None:
     before, old = State.of(env), Login(env).old
     for number in itertools.count():
         front.fail(number, how, times=999)
@@ -179,7 +180,7 @@ def test_what_lasts_is_undone(env: Environment, front: Front, case: tuple[str, s
 
 @pytest.mark.usefixtures("impatient")
 def test_undo_that_cannot_reach_postgresql_says_what_to_do_and_can_be_made_again(
-    env: Environment, front: Front, case: tuple[str, str]
+    env: PropertyPulse, front: Front, case: tuple[str, str]
 ) -> None:
     before = State.of(env)
     change = made(env, *case)
@@ -199,7 +200,7 @@ def test_undo_that_cannot_reach_postgresql_says_what_to_do_and_can_be_made_again
 
 @pytest.mark.usefixtures("impatient")
 def test_without_a_login_nothing_is_changed_and_nothing_has_to_be_undone(
-    env: Environment, front: Front, case: tuple[str, str]
+    env: PropertyPulse, front: Front, case: tuple[str, str]
 ) -> None:
     before = State.of(env)
     front.fail(0, "down")
@@ -213,7 +214,7 @@ def test_without_a_login_nothing_is_changed_and_nothing_has_to_be_undone(
 
 
 @pytest.mark.parametrize("how", ["cut", pytest.param("full", marks=LONG), pytest.param("lock timeout", marks=LONG)])
-def test_questions_are_asked_again(env: Environment, front: Front, how: How) -> None:
+def test_questions_are_asked_again(env: PropertyPulse, front: Front, how: How) -> None:
     login = Login(env)
     login_rotation.create(login).do()
     for question in (login.works, login.let_in, lambda: login.moved([], None)):
@@ -237,7 +238,7 @@ def test_questions_are_asked_again(env: Environment, front: Front, how: How) -> 
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("how", ["down", "statement timeout"])
-def test_questions_without_an_answer_say_why(env: Environment, front: Front, how: How) -> None:
+def test_questions_without_an_answer_say_why(env: PropertyPulse, front: Front, how: How) -> None:
     login = Login(env)
     login_rotation.create(login).do()
     for number in itertools.count():
@@ -253,7 +254,7 @@ def test_questions_without_an_answer_say_why(env: Environment, front: Front, how
 
 
 @pytest.mark.long
-def test_slow_it_takes_longer(env: Environment, front: Front) -> None:
+def test_slow_it_takes_longer(env: PropertyPulse, front: Front) -> None:
     before = State.of(env)
     front.fail(0, "slow", times=999)
     began = time.monotonic()
@@ -267,7 +268,7 @@ def test_slow_it_takes_longer(env: Environment, front: Front) -> None:
     assert State.of(env) == before
 
 
-def test_role_that_somebody_else_is_altering_is_waited_for(env: Environment) -> None:
+def test_role_that_somebody_else_is_altering_is_waited_for(env: PropertyPulse) -> None:
     before = State.of(env)
     with cluster.connect_admin(Credentials.load()) as other:
         other.execute("BEGIN")

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from opslib import procedure
-from opslib.procedure import Procedure
+from opslib.runbook import procedure
+from opslib.runbook.procedure import Procedure
 from tests.outputs import GROUNDS
 
 ROOT = procedure.root()

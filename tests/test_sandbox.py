@@ -16,7 +16,7 @@ from urllib.request import Request, urlopen
 import psutil
 import pytest
 
-from opslib import env_file
+from opslib.deployment import env_file
 from tests import sandbox as stand_in
 from tests.drills.stripe_agreement import dashboard
 from tests.sandbox import pm2, postgres, process, release

@@ -9,10 +9,10 @@ import pytest
 import stripe._http_client
 from stripe import StripeClient
 
-from opslib import environment
-from opslib.environment import Environment
-from opslib.errors import RunbookError
+from opslib import propertypulse
 from opslib.payments import stripe_account, webhook
+from opslib.propertypulse import PropertyPulse
+from opslib.runbook.errors import RunbookError
 from tests.drills import stripe_agreement as dashboard
 
 pytestmark = pytest.mark.usefixtures("sandbox", "quick")
@@ -46,39 +46,39 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def env() -> Environment:
-    return environment.load("sandbox")
+def env() -> PropertyPulse:
+    return propertypulse.load("sandbox")
 
 
-def belongs(env: Environment, key: str) -> Answer:
+def belongs(env: PropertyPulse, key: str) -> Answer:
     row = stripe_account.identity(env, "new", key)
     return stripe_account.belongs(env, [row]), str(row)
 
 
-def permitted(env: Environment, key: str) -> Answer:
+def permitted(env: PropertyPulse, key: str) -> Answer:
     rows = stripe_account.permissions(env, key)
     return all(row["answer"] == "permitted" for row in rows), str(rows)
 
 
-def accepted(env: Environment, key: str) -> Answer:
+def accepted(env: PropertyPulse, key: str) -> Answer:
     ok, row = stripe_account.accepted(env, key)
     return ok, str(row)
 
 
-def endpoint(env: Environment, key: str) -> Answer:
+def endpoint(env: PropertyPulse, key: str) -> Answer:
     return webhook.endpoint(env, stripe_account.reader(env, key)).id == dashboard.ENDPOINT, ""
 
 
-def undelivered(env: Environment, key: str) -> Answer:
+def undelivered(env: PropertyPulse, key: str) -> Answer:
     return webhook.undelivered(stripe_account.reader(env, key), time.time() - 1, time.time()) == [], ""
 
 
-def taken(env: Environment, key: str) -> Answer:
+def taken(env: PropertyPulse, key: str) -> Answer:
     ok, rows = webhook.all_taken(stripe_account.reader(env, key), time.time() - 1, time.time())
     return ok, str(rows)
 
 
-CALLS: list[tuple[str, Callable[[Environment, str], Answer]]] = [
+CALLS: list[tuple[str, Callable[[PropertyPulse, str], Answer]]] = [
     ("/v1/account", belongs),
     ("/v1/balance", belongs),
     *((f"/v1/{name}", permitted) for name in ("balance", "charges", "events", "payment_intents", "refunds")),
@@ -91,7 +91,7 @@ CALLS: list[tuple[str, Callable[[Environment, str], Answer]]] = [
 each_call = pytest.mark.parametrize(("path", "question"), CALLS, ids=[f"{q.__name__} {p}" for p, q in CALLS])
 
 
-def asked(question: Callable[[Environment, str], Answer], env: Environment, key: str) -> Answer:
+def asked(question: Callable[[PropertyPulse, str], Answer], env: PropertyPulse, key: str) -> Answer:
     """Ask; an error is no, with what it says."""
     try:
         return question(env, key)
@@ -101,7 +101,7 @@ def asked(question: Callable[[Environment, str], Answer], env: Environment, key:
 
 @each_call
 def test_what_passes_is_asked_again(
-    env: Environment, path: str, question: Callable[[Environment, str], Answer], monkeypatch: pytest.MonkeyPatch
+    env: PropertyPulse, path: str, question: Callable[[PropertyPulse, str], Answer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stripe_account, "TIMEOUT", 5)  # far from what a slow answer takes, also on a busy machine
     key = dashboard.create_key()
@@ -113,7 +113,7 @@ def test_what_passes_is_asked_again(
 
 @each_call
 def test_what_lasts_is_no_yes_and_is_named(
-    env: Environment, path: str, question: Callable[[Environment, str], Answer]
+    env: PropertyPulse, path: str, question: Callable[[PropertyPulse, str], Answer]
 ) -> None:
     key = dashboard.create_key()
     for name, fault in LASTING.items():
@@ -125,7 +125,7 @@ def test_what_lasts_is_no_yes_and_is_named(
     assert asked(question, env, key)[0]
 
 
-def test_stripe_that_cannot_be_reached_is_no_yes(env: Environment) -> None:
+def test_stripe_that_cannot_be_reached_is_no_yes(env: PropertyPulse) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     assert env.stripe
@@ -137,7 +137,7 @@ def test_stripe_that_cannot_be_reached_is_no_yes(env: Environment) -> None:
     assert not stripe_account.refused(gone, key)[0]
 
 
-def test_stripe_s_own_pause_is_kept(env: Environment) -> None:
+def test_stripe_s_own_pause_is_kept(env: PropertyPulse) -> None:
     dashboard.dashboard("faults", path="/v1/balance", status=429, retry_after=2)
     began = time.monotonic()
     assert stripe_account.accepted(env, dashboard.create_key())[0]
@@ -155,7 +155,7 @@ def missed() -> float:
 
 
 @pytest.mark.parametrize("call", ["list", "retry"])
-def test_an_event_is_sent_again_in_spite_of_faults_or_the_person_is_told_how(env: Environment, call: str) -> None:
+def test_an_event_is_sent_again_in_spite_of_faults_or_the_person_is_told_how(env: PropertyPulse, call: str) -> None:
     stripe = stripe_account.reader(env, dashboard.held("STRIPE_SECRET_KEY"))
     target, began = webhook.endpoint(env, stripe), missed()
     (event,) = webhook.undelivered(stripe, began, time.time() + 1)
@@ -177,7 +177,7 @@ def test_an_event_is_sent_again_in_spite_of_faults_or_the_person_is_told_how(env
         assert webhook.all_taken(stripe, began, time.time() + 1)[0]
 
 
-def test_the_reader_s_key_reads_events_where_the_api_s_may_not(env: Environment, tmp_path: Any) -> None:
+def test_the_reader_s_key_reads_events_where_the_api_s_may_not(env: PropertyPulse, tmp_path: Any) -> None:
     weak, reading = (
         dashboard.create_key(permissions=["balance"]),
         dashboard.create_key(permissions=["events", "webhook_endpoints"]),

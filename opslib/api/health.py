@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import urllib3
 
-from opslib.step import now
+from opslib.runbook.step import now
 
 TIMEOUT = urllib3.Timeout(total=5)
 

@@ -15,8 +15,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from opslib.errors import RunbookError
-from opslib.mask import mask
+from opslib.runbook.errors import RunbookError
+from opslib.runbook.mask import mask
 
 LIMIT_BYTES = 1 << 20
 LIMIT_ENTRIES = 50

@@ -16,13 +16,13 @@ from typing import Any
 
 import psutil
 
-from opslib import command, env_file
 from opslib.api import health, log
 from opslib.api.log import Position
-from opslib.change import Change
-from opslib.environment import Environment
-from opslib.errors import CommandFailed, RunbookError, UndoFailed
-from opslib.procedure import located
+from opslib.deployment import env_file, program
+from opslib.deployment.environment import Deployment
+from opslib.runbook.change import Change
+from opslib.runbook.errors import CommandFailed, RunbookError, UndoFailed
+from opslib.runbook.procedure import located
 
 SILENT = 30
 """Seconds after which a worker that is up and does not answer is taken to hang."""
@@ -51,7 +51,7 @@ class Worker:
     """Where its logs for errors and output ended when this was asked."""
 
 
-def daemon(environment: Environment) -> dict[str, Any]:
+def daemon(environment: Deployment) -> dict[str, Any]:
     """Say whether PM2's daemon runs for this home, and as whom; asks its files, as any pm2 command would start one."""
     home = environment.api.pm2_home
     found: dict[str, Any] = {"home": home, "pid": None, "user": None, "runs": False}
@@ -62,7 +62,7 @@ def daemon(environment: Environment) -> dict[str, Any]:
     return found
 
 
-def workers(environment: Environment) -> list[Worker]:
+def workers(environment: Deployment) -> list[Worker]:
     """Give the API's workers by id. Of what PM2 tells, only these fields are kept: it holds their whole environment."""
     return sorted(
         (
@@ -84,7 +84,7 @@ def workers(environment: Environment) -> list[Worker]:
     )
 
 
-def quiet(environment: Environment, *, within: float = 20) -> list[Worker]:
+def quiet(environment: Deployment, *, within: float = 20) -> list[Worker]:
     """Give the workers once no reload is under way, or `within` seconds have passed; those that are down come first.
 
     A reload outlives the run that began it. Meanwhile PM2 lists the worker that leaves too, with an id like `_old_0`:
@@ -99,7 +99,7 @@ def quiet(environment: Environment, *, within: float = 20) -> list[Worker]:
         time.sleep(0.5)
 
 
-def remembered(environment: Environment) -> list[str]:
+def remembered(environment: Deployment) -> list[str]:
     """Give the keys of the `.env` for which PM2 holds another value: a restart would not take the file's.
 
     dotenv does not override a variable that is already set, and PM2 keeps those of the first start.
@@ -109,19 +109,19 @@ def remembered(environment: Environment) -> list[str]:
     return sorted(key for key in file if any(key in env and str(env[key]) != file[key] for env in held))
 
 
-def reloads(environment: Environment, before: Sequence[Worker]) -> list[str]:
+def reloads(environment: Deployment, before: Sequence[Worker]) -> list[str]:
     """Give the commands that replace these workers, as a person would type them."""
     return [_typed(environment, ["pm2", "reload", str(worker.id)]) for worker in before]
 
 
-def replace(environment: Environment, before: Sequence[Worker], *, settle: float) -> None:
+def replace(environment: Deployment, before: Sequence[Worker], *, settle: float) -> None:
     """Reload these workers one at a time, each only when the one before it has settled and all the others answer."""
     for worker in before:
         _reload(environment, worker)
         settled(environment, [worker], settle=settle, within=settle + UNDO_SECONDS)
 
 
-def reload(environment: Environment, before: Sequence[Worker], title: str) -> Change:
+def reload(environment: Deployment, before: Sequence[Worker], title: str) -> Change:
     """Make the change that replaces these workers one at a time; in fork mode PM2 restarts them instead.
 
     Each leaves only when all the others answer. Undone by putting back the release that they ran, if another is in
@@ -135,7 +135,7 @@ def reload(environment: Environment, before: Sequence[Worker], title: str) -> Ch
     return _replace(environment, before, title, reloads(environment, before), do)
 
 
-def restart(environment: Environment, before: Sequence[Worker], title: str) -> Change:
+def restart(environment: Deployment, before: Sequence[Worker], title: str) -> Change:
     """Make the change that stops all of these workers and starts them again: nobody answers in between."""
     ids = [str(worker.id) for worker in before]
     commands = [["pm2", "stop", *ids], ["pm2", "start", *ids]]
@@ -143,7 +143,7 @@ def restart(environment: Environment, before: Sequence[Worker], title: str) -> C
     return _replace(environment, before, title, shows, lambda: _pm2_each(environment, before, commands))
 
 
-def replaced(environment: Environment, before: Sequence[Worker], *, settle: float) -> tuple[bool, list[Worker]]:
+def replaced(environment: Deployment, before: Sequence[Worker], *, settle: float) -> tuple[bool, list[Worker]]:
     """Whether each of these workers is a new process that answers and has stayed up for `settle` seconds.
 
     Raise RunbookError as soon as one cannot come up any more, with the end of its logs as evidence.
@@ -172,7 +172,7 @@ def replaced(environment: Environment, before: Sequence[Worker], *, settle: floa
     return fresh and answering == pids, after
 
 
-def settled(environment: Environment, before: Sequence[Worker], *, settle: float, within: float) -> None:
+def settled(environment: Deployment, before: Sequence[Worker], *, settle: float, within: float) -> None:
     """Wait until each of these workers is `replaced`. Raise RunbookError when one cannot, or time (seconds) is up."""
     ends = time.monotonic() + within
     while not replaced(environment, before, settle=settle)[0]:
@@ -183,7 +183,7 @@ def settled(environment: Environment, before: Sequence[Worker], *, settle: float
 
 
 def _replace(
-    environment: Environment, before: Sequence[Worker], title: str, shows: Sequence[str], do: Callable[[], None]
+    environment: Deployment, before: Sequence[Worker], title: str, shows: Sequence[str], do: Callable[[], None]
 ) -> Change:
     return Change(
         title,
@@ -198,14 +198,14 @@ def _replace(
     )
 
 
-def describe(environment: Environment, before: Sequence[Worker]) -> str:
+def describe(environment: Deployment, before: Sequence[Worker]) -> str:
     """Say which processes these workers are now, and which release is in force: what a replacement replaces."""
     now = {worker.id: worker for worker in workers(environment)}
     named = [f"worker {w.id} (process {now[w.id].pid if w.id in now else 'gone'})" for w in before]
     return f"{', '.join(named)}; release in force {environment.api.release.resolve().name}"
 
 
-def put_back(environment: Environment, before: Sequence[Worker], *, reread: bool = False) -> None:
+def put_back(environment: Deployment, before: Sequence[Worker], *, reread: bool = False) -> None:
     """Undo a replacement: the old release in force, and these workers up on it, or UndoFailed with what is down.
 
     `reread` reloads also the new ones that serve, because the `.env` that they have read was put back. One that was
@@ -235,11 +235,11 @@ def put_back(environment: Environment, before: Sequence[Worker], *, reread: bool
         raise UndoFailed(f"{_state(environment)} {error}", error.evidence) from None
 
 
-def _typed(environment: Environment, words: Sequence[str]) -> str:
+def _typed(environment: Deployment, words: Sequence[str]) -> str:
     return f"PM2_HOME={shlex.quote(located(environment.api.pm2_home))} {shlex.join(words)}"
 
 
-def _state(environment: Environment) -> str:
+def _state(environment: Deployment) -> str:
     """Say which workers serve and which are down."""
     now = workers(environment)
     up = health.answering(environment.api.health_url, {worker.pid for worker in now})
@@ -251,12 +251,12 @@ def _state(environment: Environment) -> str:
     return f"Now: {', '.join(said)}."
 
 
-def _reload(environment: Environment, worker: Worker) -> None:
+def _reload(environment: Deployment, worker: Worker) -> None:
     _spare(environment, worker)
     _pm2_each(environment, [worker], [["pm2", "reload", str(worker.id)]])
 
 
-def _spare(environment: Environment, worker: Worker) -> None:
+def _spare(environment: Deployment, worker: Worker) -> None:
     """Wait until nobody misses this worker: all the others answer, or it is down itself, or the whole API is.
 
     PM2 takes the old worker away after `listen_timeout`, ready or not the new one, and calls that one online. Raise
@@ -281,13 +281,13 @@ def _spare(environment: Environment, worker: Worker) -> None:
         time.sleep(0.5)
 
 
-def _begun(environment: Environment, worker: Worker) -> Worker:
+def _begun(environment: Deployment, worker: Worker) -> Worker:
     """Give this worker with the restarts up to the one just made: those before are no sign that it does not stay up."""
     made = [one.restarts for one in workers(environment) if one.id == worker.id]
     return dataclasses.replace(worker, restarts=max([worker.restarts, *(count - 1 for count in made)]))
 
 
-def _pm2_each(environment: Environment, before: Sequence[Worker], commands: Sequence[Sequence[str]]) -> None:
+def _pm2_each(environment: Deployment, before: Sequence[Worker], commands: Sequence[Sequence[str]]) -> None:
     """Carry out PM2's commands. Raise RunbookError with what the workers wrote meanwhile, which says why."""
     try:
         for words in commands:
@@ -297,11 +297,11 @@ def _pm2_each(environment: Environment, before: Sequence[Worker], commands: Sequ
         raise RunbookError(str(error), written or error.evidence) from None
 
 
-def _pm2(environment: Environment, *words: str) -> None:
+def _pm2(environment: Deployment, *words: str) -> None:
     ends = time.monotonic() + RELOAD_LOCK + 5
     while True:
         try:
-            command.run(["pm2", *words], env=environment.variables, seconds=120)
+            program.run(["pm2", *words], env=environment.variables, seconds=120)
             return
         except CommandFailed as error:
             # PM2 was just starting a worker that had crashed: it takes the command once that is up or down again.
@@ -311,14 +311,14 @@ def _pm2(environment: Environment, *words: str) -> None:
             time.sleep(1)
 
 
-def _list(environment: Environment) -> list[Mapping[str, Any]]:
+def _list(environment: Deployment) -> list[Mapping[str, Any]]:
     found = daemon(environment)
     if not found["runs"]:
         raise RunbookError(
             f"PM2's daemon does not run for {found['home']} as this user (found process {found['pid']} of "
             f"{found['user']}). Become the user that runs the API, or start it with `pm2 resurrect`."
         )
-    listed = json.loads(command.run(["pm2", "-s", "jlist"], env=environment.variables))
+    listed = json.loads(program.run(["pm2", "-s", "jlist"], env=environment.variables))
     return [one for one in listed if one["name"] == environment.api.name]
 
 

@@ -4,12 +4,12 @@ import dataclasses
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
-from opslib import env_file
 from opslib.api import pm2
 from opslib.api.pm2 import Worker
-from opslib.change import Change
-from opslib.environment import Environment
-from opslib.procedure import located
+from opslib.deployment import env_file
+from opslib.deployment.environment import Deployment
+from opslib.runbook.change import Change
+from opslib.runbook.procedure import located
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ Value = str | Later | None
 
 
 def rollout(
-    environment: Environment,
+    environment: Deployment,
     title: str,
     values: Mapping[str, Value],
     *,
@@ -75,13 +75,13 @@ def rollout(
     )
 
 
-def tidy(environment: Environment) -> None:
+def tidy(environment: Deployment) -> None:
     """Remove the backups of the `.env`, which hold secrets, once no undo needs them any more."""
     for made in env_file.edits(environment.api.env_file):
         env_file.drop(made)
 
 
-def _shown(key: str, value: Value, environment: Environment) -> str:
+def _shown(key: str, value: Value, environment: Deployment) -> str:
     file = located(environment.api.env_file)
     if value is None:
         return f"remove {key} from {file}"
@@ -90,17 +90,17 @@ def _shown(key: str, value: Value, environment: Environment) -> str:
     return f"set {key} in {file} to {_named(key, value, environment)}"
 
 
-def _in_force(environment: Environment, keys: Collection[str]) -> str:
+def _in_force(environment: Deployment, keys: Collection[str]) -> str:
     found = env_file.read(environment.api.env_file)
     return ", ".join(f"{key} {_named(key, found[key], environment) if key in found else 'not set'}" for key in keys)
 
 
-def _serving(environment: Environment) -> str:
+def _serving(environment: Deployment) -> str:
     ids = [f"worker {worker.id}" for worker in pm2.workers(environment) if isinstance(worker.id, int)]
     return f"{', '.join(ids)}; release in force {environment.api.release.resolve().name}"
 
 
-def _named(key: str, value: str, environment: Environment) -> str:
+def _named(key: str, value: str, environment: Deployment) -> str:
     """Name a value: a secret by its fingerprint, anything else as it is."""
     secret = any(key.startswith(name) for name in environment.secrets)
     return f"fingerprint {env_file.fingerprint(value)}" if secret else repr(value)

@@ -13,11 +13,11 @@ from typing import IO, cast
 import zstandard
 from pydantic import TypeAdapter, ValidationError
 
-from opslib import progress
 from opslib.backups.manifest import Manifest, utc
 from opslib.backups.store import ARCHIVE, MANIFEST, PART, PROVEN, Store, stores
-from opslib.environment import Environment
-from opslib.errors import CheckFailed, RunbookError
+from opslib.deployment.environment import Deployment
+from opslib.runbook import progress
+from opslib.runbook.errors import CheckFailed, RunbookError
 
 _WRITE = 1 << 20  # bytes
 
@@ -55,7 +55,7 @@ _backup = TypeAdapter(Backup)
 _proof = TypeAdapter(Proof)
 
 
-def listed(environment: Environment, places: Sequence[Store] = ()) -> list[Backup]:
+def listed(environment: Deployment, places: Sequence[Store] = ()) -> list[Backup]:
     """Give the backups that there are, newest first, from these stores or else from all that can be reached."""
     return read(places or stores(environment)[0])[0]
 
@@ -130,7 +130,7 @@ def rows(found: Sequence[Backup]) -> list[dict[str, object]]:
 
 
 @contextmanager
-def fetched(environment: Environment, backup: Backup, folder: Path, places: Sequence[Store] = ()) -> Iterator[Path]:
+def fetched(environment: Deployment, backup: Backup, folder: Path, places: Sequence[Store] = ()) -> Iterator[Path]:
     """Give the archive as pg_dump's custom format, fetched and checked to the last byte; removed at the end.
 
     It takes `backup.raw` bytes in `folder`. From the first of these stores, or else of all, that has it. Raise Damaged

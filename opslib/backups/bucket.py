@@ -8,10 +8,10 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from opslib.aws import aws
 from opslib.backups.folder import NAME, PIECE, settings
-from opslib.environment import Environment
-from opslib.errors import RunbookError
-from opslib.storage import aws
+from opslib.deployment.environment import Deployment
+from opslib.runbook.errors import RunbookError
 
 _AHEAD = 2  # pieces fetched meanwhile
 _READS = 5
@@ -21,7 +21,7 @@ _PATIENCE = 300  # seconds
 class Bucket:
     """A bucket of S3, below a prefix. Raise RunbookError, which names the call, where S3 does not answer."""
 
-    def __init__(self, environment: Environment) -> None:
+    def __init__(self, environment: Deployment) -> None:
         self._environment = environment
         self._where = settings(environment)
         self.name = self._where.bucket

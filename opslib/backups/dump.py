@@ -20,16 +20,16 @@ from pathlib import Path
 import psycopg
 import zstandard
 
-from opslib import progress
 from opslib.backups import backup, manifest
 from opslib.backups.backup import Backup
 from opslib.backups.multipart import Upload
 from opslib.backups.store import ARCHIVE, Bucket, Folder, Store
-from opslib.database import cluster, pg_tool, postgres
+from opslib.database import admin, pg_tool, postgres
 from opslib.database.postgres import Connection
-from opslib.environment import Environment
-from opslib.errors import RunbookError
-from opslib.procedure import located
+from opslib.deployment.environment import Deployment
+from opslib.runbook import progress
+from opslib.runbook.errors import RunbookError
+from opslib.runbook.procedure import located
 
 LEVEL = 3
 """Of zstd: it keeps step with pg_dump on one core, and leaves the others to the API."""
@@ -53,9 +53,9 @@ class Snapshot:
 
 
 @contextlib.contextmanager
-def snapshot(environment: Environment) -> Iterator[Snapshot]:
+def snapshot(environment: Deployment) -> Iterator[Snapshot]:
     """Keep a snapshot of the database open; it ends with the connection, however this process ends."""
-    with cluster.connect(environment) as connection:
+    with admin.connect(environment) as connection:
         connection.execute(f"SET lock_timeout = '{LOCK_WAIT}s'".encode())
         connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         row = connection.execute("SELECT pg_export_snapshot() AS id, clock_timestamp() AS taken").fetchone()
@@ -64,16 +64,16 @@ def snapshot(environment: Environment) -> Iterator[Snapshot]:
         yield Snapshot(row["id"], row["taken"], connection)
 
 
-def api_role(environment: Environment) -> str:
+def api_role(environment: Deployment) -> str:
     """Give the role that the API works as, which need not be the one that it logs in as."""
-    with postgres.connect(cluster.api_url(environment), within=10) as connection:
+    with postgres.connect(admin.api_url(environment), within=10) as connection:
         row = connection.execute("SELECT current_user::text AS name").fetchone()
         assert row is not None
         return str(row["name"])
 
 
 def take(
-    environment: Environment, run: str, places: list[Store], ended: threading.Event | None = None
+    environment: Deployment, run: str, places: list[Store], ended: threading.Event | None = None
 ) -> tuple[Backup, str]:
     """Take a backup into these stores. Give it, and why it is not in S3, if so: that alone is no reason to stop.
 
@@ -85,7 +85,7 @@ def take(
     with snapshot(environment) as seen, ThreadPoolExecutor(1) as beside:
         name = f"{seen.taken:%Y%m%dT%H%M%SZ}-{run}"
         part = folder.part(name + ARCHIVE)
-        upload = Upload(bucket, name + ARCHIVE, part, cluster.size(seen.connection)) if bucket else None
+        upload = Upload(bucket, name + ARCHIVE, part, admin.size(seen.connection)) if bucket else None
         counted: dict[str, int] = {}
         stored = False
         try:
@@ -116,7 +116,7 @@ def take(
 
 
 @contextlib.contextmanager
-def meanwhile(environment: Environment, run: str, places: list[Store]) -> Iterator[None]:
+def meanwhile(environment: Deployment, run: str, places: list[Store]) -> Iterator[None]:
     """Take a backup while the block runs, and wait for it at the end. If the block fails, one that is half is removed.
 
     Raise as `take` does.
@@ -135,7 +135,7 @@ def meanwhile(environment: Environment, run: str, places: list[Store]) -> Iterat
 
 
 def _write(
-    environment: Environment,
+    environment: Deployment,
     seen: str,
     part: Path,
     upload: Upload | None,
@@ -143,7 +143,7 @@ def _write(
     ended: threading.Event,
 ) -> tuple[int, str, int]:
     """Have pg_dump's output compressed in this file; give its size, its SHA-256, and the size before."""
-    env = pg_tool.variables(environment, cluster.url(environment))
+    env = pg_tool.variables(environment, admin.url(environment))
     command = [pg_tool.program(environment, DUMP[0]), *DUMP[1:], f"--snapshot={seen}"]
     squeeze = zstandard.ZstdCompressor(level=LEVEL, threads=THREADS, write_checksum=True).compressobj()
     digest, size, raw = hashlib.sha256(), 0, 0

@@ -12,9 +12,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from opslib.environment import Backups, Environment
-from opslib.errors import BadEnvironment
-from opslib.procedure import located
+from opslib.backups.settings import Backups
+from opslib.deployment.environment import Deployment
+from opslib.runbook.procedure import located
 
 ARCHIVE, MANIFEST, PROVEN, PART = ".dump.zst", ".json", ".proven", ".part"
 NAME = re.compile(r"(\d{8}T\d{6}Z-[0-9a-f]{8})(\.dump\.zst|\.json|\.proven)")
@@ -23,19 +23,15 @@ _UNFINISHED = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}\..*\.part")
 PIECE = 4 << 20  # bytes that are read at once
 
 
-def settings(environment: Environment) -> Backups:
+def settings(environment: Deployment) -> Backups:
     """Give the part of the environment that says where backups are kept. Raise BadEnvironment if there is none."""
-    if environment.backups is None:
-        raise BadEnvironment(
-            f"parameters/{environment.name}.yaml has no `backups:`; parameters/production.example.yaml explains it"
-        )
-    return environment.backups
+    return environment.part(Backups)
 
 
 class Folder:
     """A folder of this machine. A file is there whole or not at all, and its owner alone reads it."""
 
-    def __init__(self, environment: Environment) -> None:
+    def __init__(self, environment: Deployment) -> None:
         self.path = settings(environment).folder
 
     def __str__(self) -> str:

@@ -8,20 +8,20 @@ from psycopg import errors
 
 from opslib.backups import manifest, swap
 from opslib.backups.manifest import Manifest, Table, utc
-from opslib.database import cluster, postgres
-from opslib.environment import Environment
-from opslib.errors import RunbookError
+from opslib.database import admin, postgres
+from opslib.deployment.environment import Deployment
+from opslib.runbook.errors import RunbookError
 
 UNREADABLE = (errors.DataCorrupted, errors.IndexCorrupted, errors.InternalError, errors.IoError, errors.UndefinedFile)
 
 
-def present(environment: Environment, name: str = "") -> tuple[tuple[Table, ...], str]:
+def present(environment: Deployment, name: str = "") -> tuple[tuple[Table, ...], str]:
     """Count what a database holds now, by default the live one; or nothing, and why: it is gone, or damaged.
 
     Raise LoginFailed where nobody could tell, as when PostgreSQL is down.
     """
     try:
-        with cluster.connect(environment, name) as connection:
+        with admin.connect(environment, name) as connection:
             return manifest.tables(connection, datetime.now(UTC)), ""
     except postgres.LoginFailed as error:
         if error.failure != "no-database":
@@ -31,7 +31,7 @@ def present(environment: Environment, name: str = "") -> tuple[tuple[Table, ...]
         return (), str(error).splitlines()[0]
 
 
-def replaced(environment: Environment, then: Manifest) -> list[dict[str, object]]:
+def replaced(environment: Deployment, then: Manifest) -> list[dict[str, object]]:
     """Give what the database that was replaced last holds and the backup of it does not, as `compared` does."""
     names = [one.name for one in swap.siblings(environment) if one.kind == "old"]
     if not names:

@@ -7,7 +7,7 @@ from datetime import datetime
 from psycopg import errors, sql
 
 from opslib.database.postgres import Connection
-from opslib.errors import CheckFailed
+from opslib.runbook.errors import CheckFailed
 
 MIGRATIONS = "_prisma_migrations"
 

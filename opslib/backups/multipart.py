@@ -7,8 +7,8 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 from s3transfer.utils import ReadFileChunk
 
+from opslib.aws import aws
 from opslib.backups.bucket import Bucket
-from opslib.storage import aws
 
 SMALLEST = 8 << 20
 """Bytes of a part, at the least."""

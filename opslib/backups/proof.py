@@ -9,11 +9,11 @@ from opslib.backups import backup, dump, restore
 from opslib.backups.backup import Backup, Damaged
 from opslib.backups.manifest import utc
 from opslib.backups.store import Bucket, Folder, Store
-from opslib.change import Change
-from opslib.database import cluster
+from opslib.database import admin
 from opslib.database.postgres import Connection
-from opslib.environment import Environment
-from opslib.errors import RunbookError, UndoFailed
+from opslib.deployment.environment import Deployment
+from opslib.runbook.change import Change
+from opslib.runbook.errors import RunbookError, UndoFailed
 
 _NAME = 40  # bytes of the database's name that stand in the scratch database's: PostgreSQL takes 63 in all
 
@@ -33,14 +33,14 @@ def stray(connection: Connection, database: str) -> list[str]:
 class Taking:
     """The backup that a run takes and proves. Its name ends with the run's id, by which it is found again."""
 
-    def __init__(self, environment: Environment, run: str, places: list[Store]) -> None:
+    def __init__(self, environment: Deployment, run: str, places: list[Store]) -> None:
         self.environment = environment
         self.problem = ""
         """Why the backup is not in S3; empty if it is."""
         self._run = run
         self._places = places
         self._damaged: list[Store] = []
-        self._scratch = scratch(cluster.database(environment), run)
+        self._scratch = scratch(admin.database(environment), run)
 
     @property
     def backup(self) -> Backup:
@@ -59,14 +59,14 @@ class Taking:
                 "write TIME-RUN.json, the manifest: from then on it is a backup",
             ],
             do=self._take,
-            replaces=lambda: f"database {cluster.database(self.environment)}",
+            replaces=lambda: f"database {admin.database(self.environment)}",
             undo=self._untake,
             undo_shows=["remove a copy that is damaged; one that is whole is kept, though not proven"],
         )
 
     def restore(self) -> Change:
         """Make the change that fetches the backup back and restores it beside the live database."""
-        name = f"{_stem(cluster.database(self.environment))}_scratch_RUN"
+        name = f"{_stem(admin.database(self.environment))}_scratch_RUN"
         return Change(
             "Restore it into a scratch database",
             shows=[
@@ -109,9 +109,9 @@ class Taking:
         )
 
     def _beside(self) -> str:
-        with cluster.connect(self.environment) as admin:
+        with admin.connect(self.environment) as superuser:
             return (
-                f"{cluster.database(self.environment)}, beside it: {cluster.exists(admin, self._scratch) or 'nothing'}"
+                f"{admin.database(self.environment)}, beside it: {admin.exists(superuser, self._scratch) or 'nothing'}"
             )
 
     def _take(self) -> None:

@@ -11,17 +11,18 @@ from dataclasses import dataclass
 from opslib.backups import dump, restore, restore_point, retention, sibling, swap, trial
 from opslib.backups.backup import Backup, fetched
 from opslib.backups.store import ARCHIVE, Store, settings, stores
-from opslib.change import Change
-from opslib.database import cluster, database_settings, prisma
+from opslib.database import admin, database_settings, prisma
 from opslib.database.postgres import Connection
-from opslib.environment import Environment
+from opslib.database.settings import RecoveryGoals
+from opslib.deployment.environment import Deployment
+from opslib.runbook.change import Change
 
 
 @dataclass(frozen=True)
 class Recovery:
     """The way of one backup to the place of the live database."""
 
-    environment: Environment
+    environment: Deployment
     backup: Backup
     place: Store
     """Where the copy of the backup lies that is restored."""
@@ -29,7 +30,7 @@ class Recovery:
     @property
     def live(self) -> str:
         """The name of the database that the API uses."""
-        return cluster.database(self.environment)
+        return admin.database(self.environment)
 
     @property
     def copy(self) -> str:
@@ -85,9 +86,11 @@ class Recovery:
                 return f"{self.copy}, which a run that was killed has restored"
             return f"nothing named {self.copy}" + (f"; {', '.join(left)} of a killed run is dropped" if left else "")
 
-        with self._admin() as admin:
-            carried = [one.as_string(admin) for one in database_settings.statements(admin, self.live, self.copy)]
-        arguments = restore.arguments(self.backup.manifest, self.copy, self.environment.recovery.jobs)
+        with self._admin() as superuser:
+            carried = [
+                one.as_string(superuser) for one in database_settings.statements(superuser, self.live, self.copy)
+            ]
+        arguments = restore.arguments(self.backup.manifest, self.copy, self.environment.part(RecoveryGoals).jobs)
         saving = [shlex.join(dump.DUMP), f"meanwhile, of {self.live}, into {' and '.join(map(str, saves))}"]
         return Change(
             "Restore the backup beside the live database" + (", and back that up meanwhile" if saves else ""),
@@ -113,10 +116,10 @@ class Recovery:
         """Make the change that brings the copy to the schema of the release in force, before anybody uses it."""
 
         def do() -> None:
-            with self._admin() as admin:
-                self._note(admin, "migrating")
+            with self._admin() as superuser:
+                self._note(superuser, "migrating")
                 prisma.deploy(self.environment, trial.url(self.environment, self.copy))
-                self._note(admin, "whole")
+                self._note(superuser, "whole")
 
         return Change(
             "Migrate the copy to the schema of the release",
@@ -131,17 +134,17 @@ class Recovery:
         )
 
     def _restore(self) -> None:
-        about, jobs = self.backup.manifest, self.environment.recovery.jobs
+        about, jobs = self.backup.manifest, self.environment.part(RecoveryGoals).jobs
         with fetched(self.environment, self.backup, settings(self.environment).folder, [self.place]) as archive:
             restore.restore(self.environment, archive, about, self.copy, jobs=jobs)
             restore.grant(self.environment, archive, self.copy)
-        with cluster.connect(self.environment, self.copy) as connection:
+        with admin.connect(self.environment, self.copy) as connection:
             connection.execute("ANALYZE")
             database_settings.copy(connection, self.live, self.copy)
             self._note(connection, "whole")
 
     def _admin(self) -> Connection:
-        return cluster.connect(self.environment, cluster.MAINTENANCE)
+        return admin.connect(self.environment, admin.MAINTENANCE)
 
     def _note(self, connection: Connection, state: str) -> None:
         sibling.note(connection, self.copy, {**self.note, "state": state})

@@ -7,14 +7,15 @@ from pathlib import Path
 
 from psycopg import sql
 
-from opslib import command, progress
 from opslib.backups import manifest
 from opslib.backups.manifest import Manifest
 from opslib.backups.store import PART
-from opslib.database import cluster, pg_tool
+from opslib.database import admin, pg_tool
 from opslib.database.postgres import Connection
-from opslib.environment import Environment
-from opslib.errors import RunbookError
+from opslib.deployment import program
+from opslib.deployment.environment import Deployment
+from opslib.runbook import progress
+from opslib.runbook.errors import RunbookError
 
 JOBS = 2
 POLL = 0.5  # seconds
@@ -25,7 +26,7 @@ _RIGHTS = re.compile(r"\d+; \d+ \d+ (DEFAULT )?ACL ")
 
 def create(connection: Connection, about: Manifest, name: str) -> None:
     """Create an empty database like the one of the manifest. Raise RunbookError if there is one of that name."""
-    if cluster.exists(connection, name):
+    if admin.exists(connection, name):
         raise RunbookError(f"there is a database {name} already, and nothing is restored over another: drop it first")
     if missing := missing_roles(connection, about):
         raise RunbookError(f"the server has no role {', '.join(missing)}; create it first, as it was")
@@ -46,15 +47,15 @@ def arguments(about: Manifest, name: str, jobs: int = JOBS) -> list[str]:
     ]
 
 
-def restore(environment: Environment, archive: Path, about: Manifest, name: str, *, jobs: int = JOBS) -> None:
+def restore(environment: Deployment, archive: Path, about: Manifest, name: str, *, jobs: int = JOBS) -> None:
     """Restore an archive in pg_dump's custom format into a database that this creates, owned by the manifest's role.
 
     Extensions are made by the administrator, who may; all else by the role. What fails leaves the database to be
     dropped by whoever asked. Raise RunbookError or CommandFailed.
     """
-    with cluster.connect(environment, cluster.MAINTENANCE) as admin:
-        create(admin, about, name)
-    with cluster.connect(environment, name) as connection:
+    with admin.connect(environment, admin.MAINTENANCE) as superuser:
+        create(superuser, about, name)
+    with admin.connect(environment, name) as connection:
         made = _extensions(connection, about)
         contents = archive.with_name(f"{archive.name}.list{PART}")
         try:
@@ -65,12 +66,12 @@ def restore(environment: Environment, archive: Path, about: Manifest, name: str,
             contents.unlink(missing_ok=True)
 
 
-def grant(environment: Environment, archive: Path, name: str) -> None:
+def grant(environment: Deployment, archive: Path, name: str) -> None:
     """Give the roles in a restored database the rights that they had in it, which `restore` leaves out.
 
     Apart, because these statements are the administrator's: the rights may be on what an extension owns.
     """
-    listed = command.run(["pg_restore", "--list", str(archive)], env=environment.variables, seconds=600)
+    listed = program.run(["pg_restore", "--list", str(archive)], env=environment.variables, seconds=600)
     rights = [line for line in listed.splitlines(keepends=True) if _RIGHTS.match(line)]
     if not rights:
         return
@@ -78,20 +79,20 @@ def grant(environment: Environment, archive: Path, name: str) -> None:
         contents.writelines(rights)
         contents.flush()
         given = ["pg_restore", f"--dbname={name}", "--no-owner", "--exit-on-error", f"--use-list={contents.name}"]
-        env = pg_tool.variables(environment, cluster.url(environment, name))
-        command.run([*given, str(archive)], env=env, seconds=600)
+        env = pg_tool.variables(environment, admin.url(environment, name))
+        program.run([*given, str(archive)], env=env, seconds=600)
 
 
-def compare(environment: Environment, about: Manifest, name: str) -> tuple[bool, list[dict[str, str]]]:
+def compare(environment: Deployment, about: Manifest, name: str) -> tuple[bool, list[dict[str, str]]]:
     """Whether a restored database has the rows that the manifest says, table by table, and a row of evidence each."""
-    with cluster.connect(environment, name) as connection:
+    with admin.connect(environment, name) as connection:
         return manifest.differences(about, connection)
 
 
-def drop(environment: Environment, name: str) -> None:
+def drop(environment: Deployment, name: str) -> None:
     """Drop a restored database with the sessions that it has; well if there is none."""
-    with cluster.connect(environment, cluster.MAINTENANCE) as admin:
-        cluster.drop(admin, name)
+    with admin.connect(environment, admin.MAINTENANCE) as superuser:
+        admin.drop(superuser, name)
 
 
 def _create(about: Manifest, name: str) -> sql.Composed:
@@ -117,24 +118,24 @@ def _extensions(connection: Connection, about: Manifest) -> set[str]:
     return made
 
 
-def _contents(environment: Environment, archive: Path, made: set[str]) -> str:
+def _contents(environment: Deployment, archive: Path, made: set[str]) -> str:
     """Give the archive's list of contents, less what is there already."""
-    listed = command.run(["pg_restore", "--list", str(archive)], env=environment.variables, seconds=600)
+    listed = program.run(["pg_restore", "--list", str(archive)], env=environment.variables, seconds=600)
     schemas = "|".join(map(re.escape, made)) or r"\n"
     there = re.compile(rf"\d+; \d+ \d+ (EXTENSION - |COMMENT - EXTENSION |SCHEMA - ({schemas}) ).*")
     return "".join(line for line in listed.splitlines(keepends=True) if not there.fullmatch(line.rstrip("\n")))
 
 
 def _run(
-    environment: Environment, chosen: list[str], connection: Connection, about: Manifest, name: str
+    environment: Deployment, chosen: list[str], connection: Connection, about: Manifest, name: str
 ) -> None:  # fmt: skip
     """Run pg_restore to its end, and say meanwhile how many rows are there."""
-    env = pg_tool.variables(environment, cluster.url(environment, name))
+    env = pg_tool.variables(environment, admin.url(environment, name))
     env["PGOPTIONS"] = f"{env.get('PGOPTIONS', '')} {QUICK}".lstrip()
-    program = pg_tool.program(environment, chosen[0])
+    executable = pg_tool.program(environment, chosen[0])
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(
-            [program, *chosen[1:]], env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said
+            [executable, *chosen[1:]], env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said
         )
         try:
             while process.poll() is None:

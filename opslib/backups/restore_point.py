@@ -5,21 +5,22 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from opslib import progress
 from opslib.backups import restore, swap
 from opslib.backups.backup import Backup, check, listed
 from opslib.backups.manifest import utc
 from opslib.backups.store import ARCHIVE, Store, settings, stores
-from opslib.database import cluster, prisma
+from opslib.database import admin, prisma
 from opslib.database.postgres import Connection
-from opslib.environment import Environment
-from opslib.errors import BadParameter, RunbookError
-from opslib.procedure import located
+from opslib.database.settings import RecoveryGoals
+from opslib.deployment.environment import Deployment
+from opslib.runbook import progress
+from opslib.runbook.errors import BadParameter, RunbookError
+from opslib.runbook.procedure import located
 
 LATEST = "latest proven"
 
 
-def choose(environment: Environment, wanted: str) -> Backup:
+def choose(environment: Deployment, wanted: str) -> Backup:
     """Give the backup that is meant, of all that can be reached. Raise BadParameter, also with why S3 cannot be."""
     places, problem = stores(environment)
     try:
@@ -68,12 +69,14 @@ def row(backup: Backup) -> dict[str, str]:
     }
 
 
-def fresh(environment: Environment, backup: Backup, wanted: str) -> bool:
+def fresh(environment: Deployment, backup: Backup, wanted: str) -> bool:
     """Whether the backup is no older than the RPO; or was chosen otherwise than as the latest."""
-    return wanted != LATEST or datetime.now(UTC) - backup.taken <= timedelta(hours=environment.recovery.rpo_hours)
+    return wanted != LATEST or datetime.now(UTC) - backup.taken <= timedelta(
+        hours=environment.part(RecoveryGoals).rpo_hours
+    )
 
 
-def whole(environment: Environment, backup: Backup) -> tuple[Store | None, list[dict[str, str]]]:
+def whole(environment: Deployment, backup: Backup) -> tuple[Store | None, list[dict[str, str]]]:
     """Give the nearest store whose copy is, to the last byte, what was written; with a row for each that was read."""
     places, problem = stores(environment)
     rows = [{"copy in": "S3, which cannot be used", "is": problem}] if problem else []
@@ -88,31 +91,31 @@ def whole(environment: Environment, backup: Backup) -> tuple[Store | None, list[
     return None, rows
 
 
-def missing(admin: Connection, backup: Backup) -> list[str]:
+def missing(superuser: Connection, backup: Backup) -> list[str]:
     """Name the roles and extensions that the backup needs and this server does not have."""
-    available = {row["name"] for row in admin.execute("SELECT name::text FROM pg_available_extensions").fetchall()}
+    available = {row["name"] for row in superuser.execute("SELECT name::text FROM pg_available_extensions").fetchall()}
     return [
-        *(f"role {name}" for name in restore.missing_roles(admin, backup.manifest)),
+        *(f"role {name}" for name in restore.missing_roles(superuser, backup.manifest)),
         *(f"extension {one.name}" for one in backup.manifest.extensions if one.name not in available),
     ]
 
 
-def known(environment: Environment, backup: Backup) -> bool:
+def known(environment: Deployment, backup: Backup) -> bool:
     """Whether the release in force has the migration that the backup was last given."""
     return backup.manifest.migration in ("", *prisma.released(environment))
 
 
-def pending(environment: Environment, backup: Backup) -> list[str]:
+def pending(environment: Deployment, backup: Backup) -> list[str]:
     """Give the migrations that the release in force has and the backup has not."""
     released, last = prisma.released(environment), backup.manifest.migration
     return released[released.index(last) + 1 :] if last in released else released
 
 
-def space(environment: Environment, backup: Backup) -> tuple[bool, list[dict[str, str]]]:
+def space(environment: Deployment, backup: Backup) -> tuple[bool, list[dict[str, str]]]:
     """Whether there is room for the archive here, and for a second copy on PostgreSQL's disk, where that is seen."""
     size = max([backup.raw, *(one.size for one in swap.siblings(environment) if one.kind == "live")])
-    with cluster.connect(environment, cluster.MAINTENANCE) as admin:
-        data = cluster.data(admin)
+    with admin.connect(environment, admin.MAINTENANCE) as superuser:
+        data = admin.data(superuser)
     needed = [(settings(environment).folder, backup.raw + backup.size), (data, size + size // 4)]
     rows = [
         {

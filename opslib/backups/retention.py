@@ -5,10 +5,11 @@ from datetime import UTC, datetime, timedelta
 
 from opslib.backups import backup, proof
 from opslib.backups.backup import Backup
+from opslib.backups.settings import Backups
 from opslib.backups.store import ARCHIVE, MANIFEST, PROVEN, Store, settings
-from opslib.change import Change
-from opslib.database import cluster
-from opslib.environment import Backups, Environment
+from opslib.database import admin
+from opslib.deployment.environment import Deployment
+from opslib.runbook.change import Change
 
 
 def expired(found: Sequence[Backup], policy: Backups, now: datetime) -> list[Backup]:
@@ -23,7 +24,7 @@ def expired(found: Sequence[Backup], policy: Backups, now: datetime) -> list[Bac
     return [one for one in found if one.name not in kept]
 
 
-def expire(environment: Environment, places: Sequence[Store], run: str) -> list[Change]:
+def expire(environment: Deployment, places: Sequence[Store], run: str) -> list[Change]:
     """Make the change that deletes what may go, but for what this run has taken; none if nothing may.
 
     Each store is judged by itself: a backup that lies in one only does not count in the other.
@@ -53,14 +54,14 @@ def expire(environment: Environment, places: Sequence[Store], run: str) -> list[
     ][: len(going)]
 
 
-def left(environment: Environment, places: Sequence[Store]) -> list[str]:
+def left(environment: Deployment, places: Sequence[Store]) -> list[str]:
     """Give what killed runs have left: halves of backups, unfinished uploads, scratch databases. Not whole backups."""
     found = [address for place in places for address in (*place.unfinished(), *map(place.address, _halves(place)))]
-    with cluster.connect(environment, cluster.MAINTENANCE) as admin:
-        return found + [f"database {name}" for name in proof.stray(admin, cluster.database(environment))]
+    with admin.connect(environment, admin.MAINTENANCE) as superuser:
+        return found + [f"database {name}" for name in proof.stray(superuser, admin.database(environment))]
 
 
-def clear(environment: Environment, places: Sequence[Store]) -> list[Change]:
+def clear(environment: Deployment, places: Sequence[Store]) -> list[Change]:
     """Make the change that removes what is left; none if nothing is. No other run is at work: this one has the lock."""
     found = left(environment, places)
 
@@ -69,9 +70,9 @@ def clear(environment: Environment, places: Sequence[Store]) -> list[Change]:
             place.abort()
             for name in _halves(place):
                 place.delete(name)
-        with cluster.connect(environment, cluster.MAINTENANCE) as admin:
-            for name in proof.stray(admin, cluster.database(environment)):
-                cluster.drop(admin, name)
+        with admin.connect(environment, admin.MAINTENANCE) as superuser:
+            for name in proof.stray(superuser, admin.database(environment)):
+                admin.drop(superuser, name)
 
     return [
         Change(

@@ -6,23 +6,23 @@ from pathlib import Path
 import psutil
 
 from opslib.backups.store import settings
-from opslib.database import cluster
+from opslib.database import admin
 from opslib.database.postgres import Connection
-from opslib.environment import Environment
-from opslib.progress import size
+from opslib.deployment.environment import Deployment
+from opslib.runbook.progress import size
 
 ARCHIVES = 1.5
 """Of the database's size: the archive, and for its proof the same uncompressed."""
 SCRATCH = 1.1
 
 
-def room(environment: Environment, connection: Connection) -> tuple[bool, list[dict[str, str]]]:
+def room(environment: Deployment, connection: Connection) -> tuple[bool, list[dict[str, str]]]:
     """Whether each disk has what all together needs there, as far as this machine can tell, and rows of evidence.
 
     Where the server's data lies elsewhere, or its place may not be known, the row says so, and does not count.
     """
-    whole = cluster.size(connection)
-    folder, data = settings(environment).folder, cluster.data(connection)
+    whole = admin.size(connection)
+    folder, data = settings(environment).folder, admin.data(connection)
     needs = [(folder, "the archive, and for its proof the same uncompressed", whole * ARCHIVES)]
     needs += [(data, "the scratch database", whole * SCRATCH)] if data else []
     rows, lacking = [], False
@@ -35,9 +35,9 @@ def room(environment: Environment, connection: Connection) -> tuple[bool, list[d
     return not lacking, rows
 
 
-def beside(environment: Environment, connection: Connection) -> str:
+def beside(environment: Deployment, connection: Connection) -> str:
     """Say whether the folder lies on the disk of the database, as far as that can be known."""
-    data = cluster.data(connection)
+    data = admin.data(connection)
     if data is None:
         return "not known: the server's data lies elsewhere, or its place may not be known"
     return "the same" if same_disk(settings(environment).folder, data) else "another"

@@ -20,7 +20,7 @@ from typing import Any
 from psycopg import sql
 
 from opslib.database.postgres import Connection
-from opslib.errors import RunbookError
+from opslib.runbook.errors import RunbookError
 
 TIME = "%Y%m%d_%H%M%S"
 LONGEST = 63

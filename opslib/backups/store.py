@@ -2,14 +2,14 @@
 
 from opslib.backups.bucket import Bucket
 from opslib.backups.folder import ARCHIVE, MANIFEST, NAME, PART, PROVEN, Folder, settings
-from opslib.environment import Environment
+from opslib.deployment.environment import Deployment
 
 __all__ = ["ARCHIVE", "MANIFEST", "NAME", "PART", "PROVEN", "Bucket", "Folder", "Store", "settings", "stores"]
 
 Store = Folder | Bucket
 
 
-def stores(environment: Environment) -> tuple[list[Store], str]:
+def stores(environment: Deployment) -> tuple[list[Store], str]:
     """Give the stores that can be used now, the bucket first, and why the bucket cannot be, if so."""
     bucket, folder = Bucket(environment), Folder(environment)
     problem = bucket.problem()

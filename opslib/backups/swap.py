@@ -11,11 +11,12 @@ from opslib.api import pm2
 from opslib.api.pm2 import Worker
 from opslib.backups import sibling
 from opslib.backups.sibling import Sibling
-from opslib.change import Change
-from opslib.database import cluster
+from opslib.database import admin
 from opslib.database.postgres import Connection
-from opslib.environment import Environment
-from opslib.errors import ChangeFailed, UndoFailed
+from opslib.database.settings import RecoveryGoals
+from opslib.deployment.environment import Deployment
+from opslib.runbook.change import Change
+from opslib.runbook.errors import ChangeFailed, UndoFailed
 
 SETTLE = 2
 """Seconds that a new worker must stay up."""
@@ -26,14 +27,14 @@ PASSES = (errors.ObjectInUse, errors.QueryCanceled, errors.DeadlockDetected, err
 
 
 def swap(
-    environment: Environment, workers: Sequence[Worker], incoming: str, *, aside: str, note: dict[str, str]
+    environment: Deployment, workers: Sequence[Worker], incoming: str, *, aside: str, note: dict[str, str]
 ) -> Change:
     """Make the change that gives the live name to the database `incoming` and reloads the workers, one by one.
 
     What was live stays, under a name of the kind `aside`. A run that was killed may have swapped already: then only the
     workers are left. Undone by the same swap the other way round; what was written meanwhile stays too.
     """
-    live = cluster.database(environment)
+    live = admin.database(environment)
 
     def do() -> None:
         if any(one.name == incoming for one in siblings(environment)):
@@ -70,12 +71,12 @@ def swap(
     )
 
 
-def close(environment: Environment) -> Change:
+def close(environment: Deployment) -> Change:
     """Make the change that says on the live database that the swap is done with. Until then a run carries it on."""
-    live = cluster.database(environment)
+    live = admin.database(environment)
 
     def do() -> None:
-        with cluster.connect(environment, cluster.MAINTENANCE) as connection:
+        with admin.connect(environment, admin.MAINTENANCE) as connection:
             sibling.note(connection, live, {})
 
     return Change(
@@ -88,12 +89,12 @@ def close(environment: Environment) -> Change:
     )
 
 
-def drop(environment: Environment, one: Sibling) -> Change:
+def drop(environment: Deployment, one: Sibling) -> Change:
     """Make the change that drops a database which was live once. Whoever is logged in to it is not disconnected."""
     statement = sql.SQL("DROP DATABASE {}").format(sql.Identifier(one.name))
 
     def do() -> None:
-        with cluster.connect(environment, cluster.MAINTENANCE) as connection:
+        with admin.connect(environment, admin.MAINTENANCE) as connection:
             connection.execute(statement)
 
     return Change(
@@ -104,36 +105,36 @@ def drop(environment: Environment, one: Sibling) -> Change:
     )
 
 
-def siblings(environment: Environment) -> list[Sibling]:
+def siblings(environment: Deployment) -> list[Sibling]:
     """Give the live database, where there is one, then those beside it, newest first."""
-    with cluster.connect(environment, cluster.MAINTENANCE) as connection:
-        return sibling.read(connection, cluster.database(environment))
+    with admin.connect(environment, admin.MAINTENANCE) as connection:
+        return sibling.read(connection, admin.database(environment))
 
 
-def candidates(environment: Environment, stage: str) -> list[Sibling]:
+def candidates(environment: Deployment, stage: str) -> list[Sibling]:
     """Give what a stage is for: `swap-back` what was replaced, `drop-old` all that was live and is old enough."""
     if stage == "swap-back":
         return [one for one in siblings(environment) if one.kind == "old"]
-    days = environment.recovery.keep_days
+    days = environment.part(RecoveryGoals).keep_days
     return [one for one in siblings(environment) if one.kind in ("old", "undone") and one.days >= days]
 
 
-def swapped(environment: Environment) -> dict[str, str]:
+def swapped(environment: Deployment) -> dict[str, str]:
     """Give what the run has noted that has swapped and not closed; empty if there is none."""
     noted = next((one.note for one in siblings(environment) if one.kind == "live"), {})
     return noted if noted.get("state") == "swapped" else {}
 
 
-def exchange(environment: Environment, incoming: str, aside: str, note: dict[str, str]) -> None:
+def exchange(environment: Deployment, incoming: str, aside: str, note: dict[str, str]) -> None:
     """Give the live name to `incoming`, and one of the kind `aside` to the database that had it, if there is one.
 
     Whoever is logged in to either is disconnected, but only while new logins wait for the end of the transaction. It
     is PostgreSQL that takes it back where the run is killed. Raise ChangeFailed with who could not be disconnected.
     """
-    live = cluster.database(environment)
+    live = admin.database(environment)
     with (
-        cluster.connect(environment, cluster.MAINTENANCE) as acting,
-        cluster.connect(environment, cluster.MAINTENANCE) as ending,
+        admin.connect(environment, admin.MAINTENANCE) as acting,
+        admin.connect(environment, admin.MAINTENANCE) as ending,
     ):
         for attempt in range(TRIES):
             time.sleep(min(attempt, 1))

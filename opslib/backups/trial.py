@@ -2,25 +2,26 @@
 
 from psycopg import errors
 
-from opslib.database import cluster, database_url, postgres, prisma, role
+from opslib.database import admin, database_url, postgres, prisma, role
 from opslib.database.postgres import Connection
-from opslib.environment import Environment
-from opslib.mask import mask
+from opslib.database.settings import Database
+from opslib.deployment.environment import Deployment
+from opslib.runbook.mask import mask
 
 
-def url(environment: Environment, database: str) -> str:
+def url(environment: Deployment, database: str) -> str:
     """Give the API's own URL, of this database."""
-    found = database_url.with_database(cluster.api_url(environment), database)
-    mask.add(cluster.KEY, found)
+    found = database_url.with_database(admin.api_url(environment), database)
+    mask.add(admin.KEY, found)
     return found
 
 
-def sound(environment: Environment, database: str) -> tuple[bool, list[str]]:
+def sound(environment: Deployment, database: str) -> tuple[bool, list[str]]:
     """Whether every index is valid, and every constraint is validated that the live database has so."""
-    with cluster.connect(environment, database) as connection:
+    with admin.connect(environment, database) as connection:
         found = _unsound(connection)
     try:
-        with cluster.connect(environment) as connection:
+        with admin.connect(environment) as connection:
             known = _unsound(connection)
     except postgres.LoginFailed:
         known = []  # it is gone: there is nothing to compare with
@@ -28,22 +29,22 @@ def sound(environment: Environment, database: str) -> tuple[bool, list[str]]:
     return not wrong, wrong
 
 
-def usable(environment: Environment, database: str) -> tuple[bool, list[dict[str, str]]]:
+def usable(environment: Deployment, database: str) -> tuple[bool, list[dict[str, str]]]:
     """Whether the API's own login reads and writes there as the API does, in a transaction that is rolled back."""
     address = url(environment, database)
-    table = environment.database.table if environment.database else "payments"
+    table = environment.part(Database).table
     try:
-        with postgres.connect(address, cluster.KEY, within=5) as connection:
+        with postgres.connect(address, admin.KEY, within=5) as connection:
             rows = role.rights(connection, table, database_url.schema(address))
     except errors.InsufficientPrivilege as error:
         return False, [{"tried": f"read and write {table}", "result": str(error)}]
     return all(row["result"] != "DENIED" for row in rows), rows
 
 
-def current(environment: Environment, database: str, pending: list[str]) -> tuple[bool, str]:
+def current(environment: Deployment, database: str, pending: list[str]) -> tuple[bool, str]:
     """Whether Prisma finds the schema to be that of the release in force, or behind it by just what is pending."""
     up_to_date, said = prisma.status(environment, url(environment, database))
-    with cluster.connect(environment, database) as connection:
+    with admin.connect(environment, database) as connection:
         behind = sorted({*prisma.released(environment)} - {*prisma.had(connection)})
     return up_to_date or (bool(behind) and behind == pending), said
 

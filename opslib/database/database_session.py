@@ -4,18 +4,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from opslib.api.pm2 import Worker
-from opslib.database import client, cluster, session
+from opslib.database import admin, client_process, session
 from opslib.database.postgres import NAME, Connection
 from opslib.database.session import Session
-from opslib.environment import Environment
+from opslib.deployment.environment import Deployment
 
 
-def others(environment: Environment, database: str, workers: Sequence[Worker]) -> list[dict[str, Any]]:
+def others(environment: Deployment, database: str, workers: Sequence[Worker]) -> list[dict[str, Any]]:
     """Give who uses a database and is neither one of these workers nor this project: sessions, prepared transactions.
 
     Subscriptions and logical replication slots of it are among them: they stay with the database that is renamed.
     """
-    with cluster.connect(environment, cluster.MAINTENANCE) as connection:
+    with admin.connect(environment, admin.MAINTENANCE) as connection:
         sessions = [one for one in _of(connection, database) if one.application != NAME]
         rest = connection.execute(
             "SELECT owner AS role, 'prepared transaction ' || gid AS application"
@@ -26,14 +26,14 @@ def others(environment: Environment, database: str, workers: Sequence[Worker]) -
             " JOIN pg_database d ON d.oid = s.subdbid WHERE datname = %(database)s",
             {"database": database},
         ).fetchall()
-    own = [one for _, one in client.by_worker(workers, sessions)]
+    own = [one for _, one in client_process.by_worker(workers, sessions)]
     return [one.row() for one in sessions if one not in own] + rest
 
 
-def present(environment: Environment, database: str, workers: Sequence[Worker]) -> tuple[bool, list[dict[str, str]]]:
+def present(environment: Deployment, database: str, workers: Sequence[Worker]) -> tuple[bool, list[dict[str, str]]]:
     """Whether each of these workers is logged in to a database; with those that are."""
-    with cluster.connect(environment, cluster.MAINTENANCE) as connection:
-        found = {id for id, _ in client.by_worker(workers, _of(connection, database))}
+    with admin.connect(environment, admin.MAINTENANCE) as connection:
+        found = {id for id, _ in client_process.by_worker(workers, _of(connection, database))}
     return found == {one.id for one in workers}, [{"worker": str(one), "logged in to": database} for one in found]
 
 

@@ -7,7 +7,7 @@ ever handed to it whole. Prisma's parameters: prisma.io/docs/orm/overview/databa
 import re
 from urllib.parse import parse_qsl, quote, unquote
 
-from opslib.errors import RunbookError
+from opslib.runbook.errors import RunbookError
 
 _URL = re.compile(
     r"(?P<scheme>postgres(?:ql)?://)(?:(?P<login>[^/?#]*)@)?"

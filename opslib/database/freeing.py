@@ -10,12 +10,12 @@ from typing import LiteralString
 
 from psycopg import sql
 
-from opslib.change import Change
 from opslib.database.blocking import Blocking
 from opslib.database.postgres import Connection
 from opslib.database.session import IDLE, Session, kept, read, same
 from opslib.database.slots import Limit
-from opslib.errors import RunbookError
+from opslib.runbook.change import Change
+from opslib.runbook.errors import RunbookError
 
 PATIENCE = 5
 """Seconds that a session gets to end, or its statement to be cancelled."""

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
 
-from opslib import reference
 from opslib.api.pm2 import Worker
-from opslib.database import client, database_url, postgres, role, session
+from opslib.database import client_process, database_url, postgres, role, session
 from opslib.database.postgres import Connection
-from opslib.environment import Database, Environment
-from opslib.errors import BadEnvironment
-from opslib.procedure import located
-from opslib.secret import Staged
+from opslib.database.settings import Database
+from opslib.deployment import reference
+from opslib.deployment.environment import Deployment
+from opslib.deployment.staged import Staged
+from opslib.runbook.procedure import located
 
 T = TypeVar("T")
 
@@ -28,7 +28,7 @@ ADMINISTRATOR = "the administrator's URL"
 class Login:
     """The role and password that the API logs in with; `method` is how they are replaced: alternate or single."""
 
-    environment: Environment
+    environment: Deployment
     method: str = "alternate"
 
     @property
@@ -44,12 +44,7 @@ class Login:
     @property
     def database(self) -> Database:
         """The environment's settings. Raise BadEnvironment if it has none."""
-        if self.environment.database is None:
-            raise BadEnvironment(
-                f"parameters/{self.environment.name}.yaml has no `database:`; "
-                "parameters/production.example.yaml explains it"
-            )
-        return self.environment.database
+        return self.environment.part(Database)
 
     @property
     def new(self) -> str:
@@ -105,7 +100,7 @@ class Login:
         """Whether each worker has a session, every one of the new login and begun after `since` (server time)."""
         wanted, before = database_url.user(self.new), database_url.user(self.old or self.new)
         found = self.administer(lambda connection: session.of(connection, wanted, before))
-        mine = client.by_worker(workers, found)
+        mine = client_process.by_worker(workers, found)
         rows = [
             {"worker": str(id), "role": s.role, "session began": f"{s.backend_start:%H:%M:%S} UTC"} for id, s in mine
         ]

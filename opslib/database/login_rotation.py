@@ -8,15 +8,15 @@ the workers, one by one · a note that the new login is in force. Undone in the 
 from collections.abc import Callable
 from dataclasses import replace
 
-from opslib import env_file
 from opslib.api.rollout import Later, rollout, tidy
-from opslib.change import Change
 from opslib.database import database_url, password as passwords, postgres, role, session
 from opslib.database.login import KEY, Login
 from opslib.database.postgres import Connection
-from opslib.errors import BadParameter, RunbookError, UndoFailed
-from opslib.mask import mask
-from opslib.procedure import located
+from opslib.deployment import env_file
+from opslib.runbook.change import Change
+from opslib.runbook.errors import BadParameter, RunbookError, UndoFailed
+from opslib.runbook.mask import mask
+from opslib.runbook.procedure import located
 
 PATIENCE = 60
 """Seconds for which an undo goes on trying to reach PostgreSQL."""

@@ -4,8 +4,8 @@ import secrets
 import stringprep
 import unicodedata
 
-from opslib import reference
-from opslib.errors import BadParameter
+from opslib.deployment import reference
+from opslib.runbook.errors import BadParameter
 
 SHORTEST = 16
 

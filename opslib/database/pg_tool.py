@@ -4,10 +4,10 @@ import re
 from shutil import which
 from typing import IO
 
-from opslib import command
 from opslib.database import database_url
-from opslib.environment import Environment
-from opslib.errors import CommandFailed
+from opslib.deployment import program as programs
+from opslib.deployment.environment import Deployment
+from opslib.runbook.errors import CommandFailed
 
 _VARIABLES = {
     "host": "PGHOST",
@@ -24,23 +24,23 @@ _VARIABLES = {
 """libpq's own variables: postgresql.org/docs/current/libpq-envars.html."""
 
 
-def variables(environment: Environment, url: str) -> dict[str, str]:
+def variables(environment: Deployment, url: str) -> dict[str, str]:
     """Give the environment variables for a tool that logs in by this URL, and speaks English."""
     given = database_url.parameters(url)
     login = {name: given[key] for key, name in _VARIABLES.items() if key in given}
     return {**environment.variables, "LC_ALL": "C", **login}
 
 
-def major(environment: Environment, name: str) -> int:
+def major(environment: Deployment, name: str) -> int:
     """Give the major version of a tool. Raise CommandFailed if it is not installed."""
-    said = command.run([name, "--version"], env=environment.variables)
+    said = programs.run([name, "--version"], env=environment.variables)
     found = re.search(r"\(PostgreSQL\) (\d+)", said)
     if not found:
         raise CommandFailed(f"`{name} --version` said {said.strip()[:80]!r}, expected a version of PostgreSQL")
     return int(found[1])
 
 
-def program(environment: Environment, name: str) -> str:
+def program(environment: Deployment, name: str) -> str:
     """Give the path of a tool. Raise CommandFailed if it is not installed."""
     found = which(name, path=environment.variables["PATH"])
     if found is None:

@@ -12,7 +12,7 @@ from psycopg.conninfo import make_conninfo
 from psycopg.rows import DictRow, dict_row
 
 from opslib.database import database_url
-from opslib.errors import RunbookError
+from opslib.runbook.errors import RunbookError
 
 T = TypeVar("T")
 Connection = psycopg.Connection[DictRow]

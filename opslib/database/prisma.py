@@ -8,18 +8,19 @@ from pathlib import Path
 
 from psycopg import errors
 
-from opslib import command
 from opslib.database.postgres import Connection
-from opslib.environment import Environment
-from opslib.errors import CommandFailed
-from opslib.mask import mask
+from opslib.database.settings import RecoveryGoals
+from opslib.deployment import program
+from opslib.deployment.environment import Deployment
+from opslib.runbook.errors import CommandFailed
+from opslib.runbook.mask import mask
 
 STATUS = ["npx", "--no-install", "prisma", "migrate", "status"]
 DEPLOY = ["npx", "--no-install", "prisma", "migrate", "deploy"]
 DEPLOY_SECONDS = 1800
 
 
-def released(environment: Environment) -> list[str]:
+def released(environment: Deployment) -> list[str]:
     """Give the names of the migrations that the release in force has, oldest first."""
     return sorted(file.parent.name for file in (_folder(environment) / "prisma/migrations").glob("*/migration.sql"))
 
@@ -36,10 +37,10 @@ def had(connection: Connection) -> list[str]:
     return [row["migration_name"] for row in rows]
 
 
-def status(environment: Environment, url: str) -> tuple[bool, str]:
+def status(environment: Deployment, url: str) -> tuple[bool, str]:
     """Whether the database of this URL has the schema of the release in force; with what Prisma says of it."""
     try:
-        said = command.run(STATUS, env=_variables(environment, url), cwd=_folder(environment))
+        said = program.run(STATUS, env=_variables(environment, url), cwd=_folder(environment))
     except CommandFailed as error:
         if error.exit_code != 1:
             raise
@@ -47,16 +48,16 @@ def status(environment: Environment, url: str) -> tuple[bool, str]:
     return True, _gist(said)
 
 
-def deploy(environment: Environment, url: str) -> None:
+def deploy(environment: Deployment, url: str) -> None:
     """Run the migrations that the database has not had. It must be there: Prisma would make an empty one."""
-    command.run(DEPLOY, env=_variables(environment, url), cwd=_folder(environment), seconds=DEPLOY_SECONDS)
+    program.run(DEPLOY, env=_variables(environment, url), cwd=_folder(environment), seconds=DEPLOY_SECONDS)
 
 
-def _folder(environment: Environment) -> Path:
-    return environment.api.release / environment.recovery.prisma
+def _folder(environment: Deployment) -> Path:
+    return environment.api.release / environment.part(RecoveryGoals).prisma
 
 
-def _variables(environment: Environment, url: str) -> dict[str, str]:
+def _variables(environment: Deployment, url: str) -> dict[str, str]:
     mask.add("DATABASE_URL", url)
     return {**environment.variables, "DATABASE_URL": url}
 

@@ -10,13 +10,14 @@ import psycopg
 from psycopg import pq, sql
 from psycopg.conninfo import make_conninfo
 
-from opslib import command
-from opslib.change import Change
 from opslib.database import database_url, postgres
 from opslib.database.database_url import UrlError
 from opslib.database.postgres import LoginFailed
-from opslib.environment import Environment
-from opslib.errors import RunbookError
+from opslib.database.settings import Database
+from opslib.deployment import program
+from opslib.deployment.environment import Deployment
+from opslib.runbook.change import Change
+from opslib.runbook.errors import RunbookError
 
 Cause = Literal[
     "none", "url", "dns", "refused", "timeout", "unreachable", "starting", "tls", "full", "password", "no-login",
@@ -79,9 +80,10 @@ class Reach:
         """Whether there is no server to ask."""
         return self.answer != "accepting connections" and self.cause != "url"
 
-    def mendable(self, environment: Environment) -> bool:
+    def mendable(self, environment: Deployment) -> bool:
         """Whether this procedure can go on: the API gets in, lacks a slot only, or the server can be started."""
-        starts = environment.database is not None and bool(environment.database.start)
+        database = environment.find(Database)
+        starts = database is not None and bool(database.start)
         return self.cause in ("none", "full") or (self.cause == "refused" and starts)
 
     @property
@@ -124,18 +126,18 @@ def query(url: str, table: str) -> tuple[bool, dict[str, str]]:
     return True, {"query": shown, "took": f"{time.monotonic() - begun:.1f} s"}
 
 
-def start(environment: Environment, url: str) -> Change:
+def start(environment: Deployment, url: str) -> Change:
     """Make the change that starts the server by the environment's own command, where nothing answers.
 
     It cannot be taken back: a server that has come up is left up.
     """
-    database = environment.database
+    database = environment.find(Database)
     if database is None or not database.start:
         raise RunbookError("no command starts PostgreSQL: `database.start` of the environment is empty")
     words = shlex.split(database.start)
 
     def do() -> None:
-        command.run(words, env=environment.variables, seconds=PATIENCE)
+        program.run(words, env=environment.variables, seconds=PATIENCE)
         ends = time.monotonic() + PATIENCE
         while (answer := _ping(url, "DATABASE_URL")) != "accepting connections":
             if time.monotonic() > ends:
@@ -144,7 +146,7 @@ def start(environment: Environment, url: str) -> Change:
 
     return Change(
         "Start PostgreSQL",
-        shows=[command.shown(words)],
+        shows=[program.shown(words)],
         do=do,
         replaces=lambda: f"{_where(url, 'DATABASE_URL')}, {_ping(url, 'DATABASE_URL')}",
     )

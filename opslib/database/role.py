@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from psycopg import errors, sql
 
 from opslib.database.postgres import Connection
-from opslib.errors import RunbookError
+from opslib.runbook.errors import RunbookError
 
 SUFFIX = "_clone"
 LONGEST = 63

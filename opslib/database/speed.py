@@ -13,9 +13,9 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from opslib.database.index_proposal import Proposal, uses
 from opslib.database.postgres import Connection
 from opslib.database.prepared import prepared
-from opslib.database.proposal import Proposal, uses
 from opslib.database.statement import shown
 
 TIMES = 5

@@ -13,7 +13,7 @@ from typing import Any
 from psycopg import sql
 
 from opslib.database.postgres import Connection
-from opslib.mask import mask
+from opslib.runbook.mask import mask
 
 LONGEST = 100
 """Characters of a statement that are shown."""

@@ -7,10 +7,10 @@ from typing import Any
 
 from opslib.api import log
 from opslib.api.pm2 import Worker
-from opslib.change import Change
-from opslib.environment import Environment
-from opslib.errors import BadParameter, ChangeFailed
+from opslib.deployment.environment import Deployment
 from opslib.mail import sendgrid, suppression
+from opslib.runbook.change import Change
+from opslib.runbook.errors import BadParameter, ChangeFailed
 
 EVENTS = ("processed", "deferred", "delivered", "bounce", "dropped", "spam_report")
 """The events without which nobody learns what became of a message."""
@@ -22,7 +22,7 @@ _ADDRESS = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]+@[\w.-]+")
 Rows = list[dict[str, str]]
 
 
-def scopes(environment: Environment) -> tuple[frozenset[str], str]:
+def scopes(environment: Deployment) -> tuple[frozenset[str], str]:
     """Give what the key may do, or why SendGrid does not say."""
     answer = sendgrid.ask(environment, "/v3/scopes")
     found = answer.content.get("scopes") if isinstance(answer.content, dict) else None
@@ -31,7 +31,7 @@ def scopes(environment: Environment) -> tuple[frozenset[str], str]:
     return frozenset(map(str, found)), ""
 
 
-def webhooks(environment: Environment) -> tuple[Rows | None, str]:
+def webhooks(environment: Deployment) -> tuple[Rows | None, str]:
     """Give SendGrid's event webhooks with what is wrong with each, or None and why SendGrid does not say."""
     answer = sendgrid.ask(environment, "/v3/user/webhooks/event/settings/all")
     found = answer.content.get("webhooks") if isinstance(answer.content, dict) else None
@@ -64,7 +64,7 @@ def sent(workers: Iterable[Worker], about: str = "") -> Rows:
     ]  # fmt: skip
 
 
-def tried(environment: Environment) -> str:
+def tried(environment: Deployment) -> str:
     """Try a message of the API's sender in sandbox mode, which delivers nothing; give the refusal, empty if taken."""
     to = sendgrid.settings(environment).sender
     body = _message(environment, to) | {"mail_settings": {"sandbox_mode": {"enable": True}}}
@@ -72,7 +72,7 @@ def tried(environment: Environment) -> str:
     return "" if answer.status == 200 else answer.problem or f"HTTP {answer.status}, expected 200"
 
 
-def send(environment: Environment, to: str) -> Change:
+def send(environment: Deployment, to: str) -> Change:
     """Make the change that sends one message to an address. SendGrid's 202 says accepted, and not delivered."""
     address, _ = suppression.parse(to)
     if not address:
@@ -94,7 +94,7 @@ def send(environment: Environment, to: str) -> Change:
 
 
 def causes(
-    environment: Environment, *, scope: frozenset[str], hooks: Rows | None, sends: Rows, held: Rows, refusal: str
+    environment: Deployment, *, scope: frozenset[str], hooks: Rows | None, sends: Rows, held: Rows, refusal: str
 ) -> Rows:
     """Give each thing that keeps mail from arriving, or its fate from being known, with what to do.
 
@@ -131,7 +131,7 @@ def _webhook(one: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _message(environment: Environment, to: str) -> dict[str, Any]:
+def _message(environment: Deployment, to: str) -> dict[str, Any]:
     return {
         "personalizations": [{"to": [{"email": to}]}],
         "from": {"email": sendgrid.settings(environment).sender},

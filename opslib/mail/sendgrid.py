@@ -12,10 +12,11 @@ from urllib.parse import urlencode
 
 import urllib3
 
-from opslib import env_file, reference
-from opslib.environment import Environment, Mail
-from opslib.errors import BadEnvironment, RunbookError
-from opslib.mask import mask
+from opslib.deployment import env_file, reference
+from opslib.deployment.environment import Deployment
+from opslib.mail.settings import Mail
+from opslib.runbook.errors import BadEnvironment, RunbookError
+from opslib.runbook.mask import mask
 
 TIMEOUT = 10
 """Seconds for one answer."""
@@ -63,14 +64,12 @@ _ACTS = _Patience(
 )
 
 
-def settings(environment: Environment) -> Mail:
+def settings(environment: Deployment) -> Mail:
     """Give the environment's `mail` part. Raise BadEnvironment if it has none."""
-    if environment.mail is None:
-        raise BadEnvironment(f"parameters/{environment.name}.yaml has no `mail`: copy it from production.example.yaml")
-    return environment.mail
+    return environment.part(Mail)
 
 
-def key(environment: Environment, path: str) -> str:
+def key(environment: Deployment, path: str) -> str:
     """Give the key for an address: the API's own for what is about that key, else the reader, where one is named.
 
     Raise BadEnvironment if the `.env` has none.
@@ -85,7 +84,7 @@ def key(environment: Environment, path: str) -> str:
     return value
 
 
-def ask(environment: Environment, path: str, method: str = "GET", body: Any = None, *, acts: bool = True) -> Answer:
+def ask(environment: Deployment, path: str, method: str = "GET", body: Any = None, *, acts: bool = True) -> Answer:
     """Send one request; never raises for what SendGrid or the network does.
 
     A GET is tried again after a limit, a server's error or no answer, and so is another request that `acts` not at
@@ -106,7 +105,7 @@ def ask(environment: Environment, path: str, method: str = "GET", body: Any = No
     return Answer(got.status, content, _problem(got.status, content), got.headers.get("X-Message-Id", ""))
 
 
-def listed(environment: Environment, path: str) -> Iterator[dict[str, Any]]:
+def listed(environment: Deployment, path: str) -> Iterator[dict[str, Any]]:
     """Give the entries of a list, page by page. Raise RunbookError if SendGrid does not say them all."""
     offset = 0
     while True:

@@ -7,10 +7,10 @@ from itertools import islice
 from typing import Any
 from urllib.parse import quote
 
-from opslib.change import Change
-from opslib.environment import Environment
-from opslib.errors import BadParameter, ChangeFailed, RunbookError
+from opslib.deployment.environment import Deployment
 from opslib.mail import sendgrid
+from opslib.runbook.change import Change
+from opslib.runbook.errors import BadParameter, ChangeFailed, RunbookError
 
 LISTS = {
     "bounces": "/v3/suppression/bounces",
@@ -45,7 +45,7 @@ def masked(address: str) -> str:
     return f"{name[:1]}…{at}{domain}"
 
 
-def held(environment: Environment, text: str) -> list[dict[str, str]]:
+def held(environment: Deployment, text: str) -> list[dict[str, str]]:
     """Give what holds mail back from an address or, at most SHOWN of them, from addresses of a domain.
 
     Raise RunbookError if SendGrid does not say of each list.
@@ -56,7 +56,7 @@ def held(environment: Environment, text: str) -> list[dict[str, str]]:
     return list(islice(_at(environment, domain), SHOWN))
 
 
-def release(environment: Environment, name: str, address: str) -> Change:
+def release(environment: Deployment, name: str, address: str) -> Change:
     """Make the change that takes an address off a list, so that mail to it is tried again."""
     if name not in RELEASABLE:
         raise BadParameter(
@@ -80,13 +80,13 @@ def release(environment: Environment, name: str, address: str) -> Change:
     )
 
 
-def free(environment: Environment, name: str, address: str) -> tuple[bool, list[dict[str, str]]]:
+def free(environment: Deployment, name: str, address: str) -> tuple[bool, list[dict[str, str]]]:
     """Whether an address is not on a list, with its entry if it is; true of no address."""
     found = _of(environment, name, parse(address)[0]) if address else []
     return not found, found
 
 
-def _of(environment: Environment, name: str, address: str) -> list[dict[str, str]]:
+def _of(environment: Deployment, name: str, address: str) -> list[dict[str, str]]:
     """Ask one list for one address; the specification has no such address for unsubscribes but in `asm`."""
     path = f"/v3/asm/suppressions/global/{quote(address, safe='')}" if name == "unsubscribes" else _path(name, address)
     answer = sendgrid.ask(environment, path)
@@ -96,7 +96,7 @@ def _of(environment: Environment, name: str, address: str) -> list[dict[str, str
     return [_row(name, address, one) for one in found]
 
 
-def _at(environment: Environment, domain: str) -> Iterator[dict[str, str]]:
+def _at(environment: Deployment, domain: str) -> Iterator[dict[str, str]]:
     for name, path in LISTS.items():
         for one in sendgrid.listed(environment, path):
             address = str(one.get("email", ""))

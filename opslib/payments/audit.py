@@ -11,11 +11,11 @@ from psycopg import sql
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
-from opslib.change import Change
 from opslib.database.postgres import Connection
-from opslib.environment import Environment
-from opslib.errors import ChangeFailed, RunbookError, UndoFailed
+from opslib.deployment.environment import Deployment
 from opslib.payments import payment
+from opslib.runbook.change import Change
+from opslib.runbook.errors import ChangeFailed, RunbookError, UndoFailed
 
 TABLE = "runbook.payment_repairs"
 CREATE = f"""\
@@ -50,7 +50,7 @@ def exists(connection: Connection) -> bool:
     return bool(found and found["there"])
 
 
-def prepare(environment: Environment, connection: Connection) -> list[Change]:
+def prepare(environment: Deployment, connection: Connection) -> list[Change]:
     """Make the change that makes the table, where there is none."""
     if exists(connection):
         return []
@@ -120,7 +120,7 @@ def shown(rows: Sequence[DictRow]) -> list[dict[str, str]]:
     ]
 
 
-def undo_run(environment: Environment, run: str) -> None:
+def undo_run(environment: Deployment, run: str) -> None:
     """Put back what a run has repaired, all of it or none. Raise UndoFailed for a row that has gone on since."""
     with payment.connect(environment, within=payment.PATIENCE) as connection:
         if not exists(connection):
@@ -130,7 +130,7 @@ def undo_run(environment: Environment, run: str) -> None:
         _set(connection, PUT_BACK, _UNDONE, made, run, UndoFailed)
 
 
-def put_back(environment: Environment, rows: Sequence[DictRow], run: str) -> list[Change]:
+def put_back(environment: Deployment, rows: Sequence[DictRow], run: str) -> list[Change]:
     """Make the change that takes repairs of earlier runs back, all of them or none."""
     repairs = [(row["payment_id"], row["run"]) for row in rows if row["undone_at"] is None]
     if not repairs:

@@ -7,7 +7,7 @@ from email.utils import parsedate_to_datetime
 import urllib3
 
 from opslib.api import health
-from opslib.environment import Environment
+from opslib.deployment.environment import Deployment
 from opslib.payments.stripe_account import settings
 
 APART = 60
@@ -27,7 +27,7 @@ def skew(times: Sequence[float], begun: float, ended: float) -> float | None:
     return 0.0 if least <= NEARLY and most >= -NEARLY else (least + most) / 2
 
 
-def read(environment: Environment, skew: float | None) -> list[dict[str, str]]:
+def read(environment: Deployment, skew: float | None) -> list[dict[str, str]]:
     """Give by how many seconds each clock is fast, measured against this machine's.
 
     `skew` is by how many seconds the API's is, by the times in its log; None if the log does not tell.

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from stripe import StripeClient
 
 from opslib.database.postgres import Connection
-from opslib.environment import Environment
+from opslib.deployment.environment import Deployment
 from opslib.payments import intent, payment
 from opslib.payments.intent import Intent
 from opslib.payments.payment import INTENT, OPEN, Payment
@@ -121,7 +121,7 @@ class Comparison:
 
 
 def compare(
-    environment: Environment, connection: Connection, stripe: StripeClient, payments: str, *, days: int = 0
+    environment: Deployment, connection: Connection, stripe: StripeClient, payments: str, *, days: int = 0
 ) -> list[Comparison]:
     """Compare these payments (names, or `all` of the last days) with Stripe. Raise BadParameter, RunbookError."""
     live = settings(environment).mode == "live"

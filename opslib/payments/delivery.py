@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from stripe import Event as StripeEvent, StripeClient
 
 from opslib.database.postgres import Connection
-from opslib.environment import Environment
+from opslib.deployment.environment import Deployment
 from opslib.payments.cause import Cause
 from opslib.payments.delivery_diagnosis import Judge
 from opslib.payments.stripe_account import pages, settings
@@ -168,7 +168,7 @@ ON CONFLICT DO UPDATE SET taken = taken + ?2, missing = missing + 1 - ?2
 
 
 def gather(
-    environment: Environment, stripe: StripeClient, database: Connection, *, since: float, before: float, first: int
+    environment: Deployment, stripe: StripeClient, database: Connection, *, since: float, before: float, first: int
 ) -> Deliveries:
     """Ask Stripe page by page for the events of a time (seconds since 1970) that the API must have, and the database.
 

@@ -6,19 +6,19 @@ from dataclasses import dataclass
 import urllib3
 from stripe import StripeClient, WebhookEndpoint
 
-from opslib.change import Change
-from opslib.environment import Environment
-from opslib.errors import ChangeFailed, RunbookError, UndoFailed
+from opslib.deployment.environment import Deployment
 from opslib.payments import webhook
 from opslib.payments.cause import Cause
 from opslib.payments.stripe_account import pages, said, settings
+from opslib.runbook.change import Change
+from opslib.runbook.errors import ChangeFailed, RunbookError, UndoFailed
 
 
 @dataclass(frozen=True)
 class Endpoints:
     """All endpoints of the account that the key may see; `reached` is what their addresses answered to a probe."""
 
-    environment: Environment
+    environment: Deployment
     listed: Sequence[WebhookEndpoint]
     reached: dict[str, str]
 
@@ -67,7 +67,7 @@ class Endpoints:
         ]
 
 
-def read(environment: Environment, stripe: StripeClient, secret: str) -> Endpoints:
+def read(environment: Deployment, stripe: StripeClient, secret: str) -> Endpoints:
     """Ask Stripe for the endpoints, and send each address with the API's route a probe that this secret has signed.
 
     Raise RunbookError if Stripe does not say.

@@ -12,8 +12,8 @@ from typing import Any
 
 from stripe import Event, InvalidRequestError, StripeClient
 
-from opslib.errors import RunbookError
 from opslib.payments.stripe_account import pages, said
+from opslib.runbook.errors import RunbookError
 
 FEW = 20
 """How many are asked for one by one; more than that are looked for in Stripe's list first."""

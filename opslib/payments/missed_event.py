@@ -9,14 +9,15 @@ from itertools import islice
 
 from stripe import Event, StripeClient
 
-from opslib import env_file, progress
 from opslib.database import postgres
 from opslib.database.postgres import Connection
-from opslib.environment import Environment
-from opslib.errors import RunbookError
+from opslib.deployment import env_file
+from opslib.deployment.environment import Deployment
 from opslib.payments import stripe_account, webhook
 from opslib.payments.delivery import BATCH, TAKEN
 from opslib.payments.trace import moment
+from opslib.runbook import progress
+from opslib.runbook.errors import RunbookError
 
 KEPT = 30 * 86400
 """Seconds for which Stripe gives out an event (docs.stripe.com/api/events)."""
@@ -62,7 +63,7 @@ class Missed:
         return [*reversed(self._oldest), *([{"made": "…", "event": f"and {more} more, in order"}] if more else [])]
 
 
-def since(environment: Environment, backup: datetime, *, recovered: bool) -> Callable[[], Missed]:
+def since(environment: Deployment, backup: datetime, *, recovered: bool) -> Callable[[], Missed]:
     """Give what finds, once, the events that the API's webhook endpoint was to be sent since the backup.
 
     Those that a `recovered` database has noted are left out. Raises RunbookError if Stripe, or that, does not say.
@@ -70,7 +71,7 @@ def since(environment: Environment, backup: datetime, *, recovered: bool) -> Cal
     return cache(partial(_find, environment, backup, recovered))
 
 
-def _find(environment: Environment, backup: datetime, recovered: bool) -> Missed:
+def _find(environment: Deployment, backup: datetime, recovered: bool) -> Missed:
     held = env_file.read(environment.api.env_file)
     stripe = stripe_account.reader(environment, held.get("STRIPE_SECRET_KEY", ""))
     events = made(stripe, backup, webhook.endpoint(environment, stripe).enabled_events)

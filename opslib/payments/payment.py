@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from opslib import env_file, reference
 from opslib.database import database_url, postgres
 from opslib.database.postgres import Connection
-from opslib.environment import Environment
-from opslib.errors import BadEnvironment, BadParameter
+from opslib.database.settings import Database
+from opslib.deployment import env_file, reference
+from opslib.deployment.environment import Deployment
+from opslib.runbook.errors import BadParameter
 
 OPEN = ("PENDING", "PROCESSING", "FAILED")
 """The states from which the API itself marks a payment paid."""
@@ -43,17 +44,13 @@ class Payment:
     rows: int
 
 
-def connect(environment: Environment, *, within: float = 10) -> Connection:
+def connect(environment: Deployment, *, within: float = 10) -> Connection:
     """Log in as the administrator that the environment names, in UTC and in the schema that the API works in.
 
     Not as the API: what notes a repair must not be the API's to change. Raise LoginFailed, BadEnvironment.
     """
-    if environment.database is None:
-        raise BadEnvironment(
-            f"parameters/{environment.name}.yaml has no `database:`; parameters/production.example.yaml explains it"
-        )
     name = "the administrator's URL"
-    connection = postgres.connect(reference.resolve(environment.database.admin, name), name, within=within)
+    connection = postgres.connect(reference.resolve(environment.part(Database).admin, name), name, within=within)
     # A row is compared as JSON, in which a time is written in the session's zone.
     connection.execute("SET timezone = 'UTC'")
     # A run that hangs between two statements must not hold a row that the API wants.
@@ -63,7 +60,7 @@ def connect(environment: Environment, *, within: float = 10) -> Connection:
     return connection
 
 
-def api_url(environment: Environment) -> str:
+def api_url(environment: Deployment) -> str:
     """Give the URL by which the API reaches its database."""
     return env_file.read(environment.api.env_file).get("DATABASE_URL", "")
 

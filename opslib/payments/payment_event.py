@@ -5,17 +5,17 @@ from collections.abc import Mapping, Sequence
 
 from stripe import Event, StripeClient, WebhookEndpoint
 
-from opslib.change import Change
-from opslib.environment import Environment
-from opslib.errors import ChangeFailed
+from opslib.deployment.environment import Deployment
 from opslib.payments import payment, webhook
 from opslib.payments.comparison import Comparison
 from opslib.payments.payment import OPEN
 from opslib.payments.stripe_account import said
+from opslib.runbook.change import Change
+from opslib.runbook.errors import ChangeFailed
 
 
 def replay(
-    environment: Environment,
+    environment: Deployment,
     stripe: StripeClient,
     planned: Sequence[Comparison],
     events: Mapping[str, Event],
@@ -56,7 +56,7 @@ def replay(
     ]
 
 
-def _still_open(environment: Environment, sent: Sequence[Comparison], wait: float) -> list[Comparison]:
+def _still_open(environment: Deployment, sent: Sequence[Comparison], wait: float) -> list[Comparison]:
     ends = time.monotonic() + wait
     with payment.connect(environment) as connection:
         while True:

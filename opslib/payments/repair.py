@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from psycopg.errors import LockNotAvailable
 from stripe import StripeClient
 
-from opslib.change import Change
 from opslib.database import database_url
 from opslib.database.postgres import Connection
-from opslib.env_file import fingerprint
-from opslib.environment import Environment
-from opslib.errors import ChangeFailed
-from opslib.mask import mask
+from opslib.deployment.env_file import fingerprint
+from opslib.deployment.environment import Deployment
 from opslib.payments import audit, intent, payment
 from opslib.payments.comparison import Comparison
 from opslib.payments.stripe_account import said, settings
-from opslib.run import operator
+from opslib.runbook.change import Change
+from opslib.runbook.errors import ChangeFailed
+from opslib.runbook.mask import mask
+from opslib.runbook.run import operator
 
 PATIENCE = 5
 """Seconds for which a row that somebody else has locked is tried again."""
@@ -36,7 +36,7 @@ AND currency = %(currency)s AND provider_intent_id = %(intent)s RETURNING to_jso
 class Repair:
     """How one run marks payments paid: who it is, why, and the client that asks Stripe again."""
 
-    environment: Environment
+    environment: Deployment
     stripe: StripeClient
     run: str
     reason: str
@@ -117,7 +117,7 @@ class Repair:
         return f"rows of {len(planned)} payments; digest of what Stripe says of them: {fingerprint(facts)}"
 
 
-def rights(environment: Environment, connection: Connection) -> dict[str, bool]:
+def rights(environment: Deployment, connection: Connection) -> dict[str, bool]:
     """Say what the administrator may do of what a repair needs."""
     questions = {
         "may read and update payments": "has_table_privilege('payments', 'SELECT')"

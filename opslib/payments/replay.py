@@ -17,14 +17,14 @@ from stripe import StripeClient, WebhookEndpoint
 from opslib.api import log
 from opslib.api.log import Position
 from opslib.api.pm2 import Worker
-from opslib.change import Change
 from opslib.database.postgres import Connection
-from opslib.environment import Environment
-from opslib.errors import ChangeFailed, UndoFailed
+from opslib.deployment.environment import Deployment
 from opslib.payments import trace as traces, webhook
 from opslib.payments.delivery import BATCH, SHOWN, TAKEN, Deliveries, Event
 from opslib.payments.stripe_account import said
 from opslib.payments.trace import moment
+from opslib.runbook.change import Change
+from opslib.runbook.errors import ChangeFailed, UndoFailed
 
 Way = Literal["stripe", "local"]
 WITHIN = 10
@@ -35,7 +35,7 @@ WITHIN = 10
 class Replay:
     """One replay of at most `most` events; `skip` refused ones are left out, one more stops it."""
 
-    environment: Environment
+    environment: Deployment
     stripe: StripeClient
     target: WebhookEndpoint
     database: Connection

@@ -9,12 +9,12 @@ from stripe import StripeClient, WebhookEndpoint
 from opslib.api import log
 from opslib.api.log import Position
 from opslib.api.pm2 import Worker
-from opslib.change import Change
 from opslib.database.postgres import Connection
-from opslib.environment import Environment
-from opslib.errors import ChangeFailed, RunbookError
+from opslib.deployment.environment import Deployment
 from opslib.payments import trace as traces, webhook
 from opslib.payments.stripe_account import pages, said, settings
+from opslib.runbook.change import Change
+from opslib.runbook.errors import ChangeFailed, RunbookError
 
 LATEST = "SELECT id FROM webhook_events WHERE id <> %s ORDER BY received_at DESC LIMIT 5"
 SETTLED = "SELECT 1 FROM payments WHERE provider_intent_id = %s AND status IN ('PAID', 'REFUNDED')"
@@ -27,7 +27,7 @@ LOOKED = 500
 class Resend:
     """The event is sent once; what the workers log from then on tells how it ended."""
 
-    environment: Environment
+    environment: Deployment
     stripe: StripeClient
     target: WebhookEndpoint
     event: str
@@ -58,7 +58,7 @@ class Resend:
         return any(trace.event == self.event for trace in found), rows[-5:]
 
 
-def harmless(environment: Environment, stripe: StripeClient, database: Connection) -> str:
+def harmless(environment: Deployment, stripe: StripeClient, database: Connection) -> str:
     """Give an event that the API has taken before, else one that it does not act on, else of a payment that is paid.
 
     Raise RunbookError if Stripe has neither, or does not say.

@@ -9,12 +9,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from opslib import reference
 from opslib.api import log
 from opslib.api.log import Position
 from opslib.api.pm2 import Worker
-from opslib.env_file import fingerprint
-from opslib.environment import Environment
+from opslib.deployment import reference
+from opslib.deployment.env_file import fingerprint
+from opslib.deployment.environment import Deployment
 from opslib.payments import clock, delivery_diagnosis, trace as traces, webhook
 from opslib.payments.cause import FROM_ANYBODY, Cause
 from opslib.payments.stripe_account import settings
@@ -99,7 +99,7 @@ def verdict(payload: bytes, header: str | None, secrets: Iterable[str], at: floa
     return any(matches) and int(at) - int(stamps[-1]) <= TOLERANCE
 
 
-def cases(environment: Environment, secret: str) -> list[Case]:
+def cases(environment: Deployment, secret: str) -> list[Case]:
     """Make the deliveries to try: an event of a type that nothing handles and always the same id, signed in many ways.
 
     Its one trace is a line in a log and a row where the API notes the events that it has seen.
@@ -130,7 +130,7 @@ def cases(environment: Environment, secret: str) -> list[Case]:
     return [Case(name, payload, header, verdict(payload, header, [secret], now)) for name, payload, header in made]
 
 
-def probe(environment: Environment, secret: str, workers: Sequence[Worker], *, good_only: bool = False) -> Probed:
+def probe(environment: Deployment, secret: str, workers: Sequence[Worker], *, good_only: bool = False) -> Probed:
     """Send the live route the cases, each as often as it takes to ask every worker; read what the API logs of them.
 
     With `good_only`, or where it takes none of them, those that it must take: the others leave errors in its log.
@@ -190,7 +190,7 @@ def found(
     return list(dict.fromkeys([*wrong, *probed.causes, *off]))
 
 
-def _asked(environment: Environment, case: Case) -> Counter[str]:
+def _asked(environment: Deployment, case: Case) -> Counter[str]:
     got: Counter[str] = Counter()
     for _ in range(webhook.ASKS):
         got[answer := webhook.send(environment, case.payload, case.header)] += 1
@@ -199,7 +199,7 @@ def _asked(environment: Environment, case: Case) -> Counter[str]:
     return got
 
 
-def _logged(environment: Environment, marks: Sequence[Position], expected: int) -> list[Trace]:
+def _logged(environment: Deployment, marks: Sequence[Position], expected: int) -> list[Trace]:
     """Give what was logged since the marks, as soon as it is all there."""
     ends = time.monotonic() + LOG_SECONDS
     while len(found := traces.read(environment, marks)) < expected and time.monotonic() < ends:

@@ -21,10 +21,11 @@ from stripe import (
     StripeError,
 )
 
-from opslib import reference
-from opslib.env_file import fingerprint
-from opslib.environment import Environment, Stripe
-from opslib.errors import BadEnvironment, RunbookError
+from opslib.deployment import reference
+from opslib.deployment.env_file import fingerprint
+from opslib.deployment.environment import Deployment
+from opslib.payments.settings import Stripe
+from opslib.runbook.errors import RunbookError
 
 T = TypeVar("T")
 
@@ -39,16 +40,12 @@ BAD_KEY = "refused: the key is wrong or expired"
 NOT_PERMITTED = "not permitted to this key"
 
 
-def settings(environment: Environment) -> Stripe:
+def settings(environment: Deployment) -> Stripe:
     """Give the environment's `stripe` part. Raise BadEnvironment if it has none."""
-    if environment.stripe is None:
-        raise BadEnvironment(
-            f"parameters/{environment.name}.yaml has no `stripe`: copy it from production.example.yaml"
-        )
-    return environment.stripe
+    return environment.part(Stripe)
 
 
-def client(environment: Environment, key: str) -> StripeClient:
+def client(environment: Deployment, key: str) -> StripeClient:
     """Give a client that asks with this key."""
     return StripeClient(
         key,
@@ -58,7 +55,7 @@ def client(environment: Environment, key: str) -> StripeClient:
     )
 
 
-def reader(environment: Environment, key: str) -> StripeClient:
+def reader(environment: Deployment, key: str) -> StripeClient:
     """Give a client that reads events and endpoints: with the key that the environment names, else with this one."""
     named = settings(environment).reader
     return client(environment, reference.resolve(named, "STRIPE_READER") if named else key)
@@ -103,7 +100,7 @@ def pages(ask: Callable[[Any], ListObject[Any]], **asked: Any) -> Iterator[Any]:
         asked = {**asked, "starting_after": page.data[-1].id}
 
 
-def identity(environment: Environment, name: str, key: str) -> dict[str, str]:
+def identity(environment: Deployment, name: str, key: str) -> dict[str, str]:
     """Say of a key which account and mode it belongs to: an id and `live` or `test`, else why Stripe does not say."""
     stripe = client(environment, key)
     account, no_account = said(lambda: stripe.v1.accounts.retrieve_current())
@@ -117,7 +114,7 @@ def identity(environment: Environment, name: str, key: str) -> dict[str, str]:
     }
 
 
-def belongs(environment: Environment, rows: Sequence[dict[str, str]]) -> bool:
+def belongs(environment: Deployment, rows: Sequence[dict[str, str]]) -> bool:
     """Whether the key of the first row is of the mode and account that it must be of, which are those of the others.
 
     A key that may not ask for its account is taken at its mode; one that Stripe does not answer is not.
@@ -128,7 +125,7 @@ def belongs(environment: Environment, rows: Sequence[dict[str, str]]) -> bool:
     return told and new["mode"] in (wanted.mode, NOT_PERMITTED) and len(ids) <= 1
 
 
-def permissions(environment: Environment, key: str) -> list[dict[str, str]]:
+def permissions(environment: Deployment, key: str) -> list[dict[str, str]]:
     """Ask one GET for each thing that the API needs; `answer` is `permitted`, or what Stripe said instead."""
     stripe = client(environment, key)
     rows = []
@@ -139,13 +136,13 @@ def permissions(environment: Environment, key: str) -> list[dict[str, str]]:
     return rows
 
 
-def accepted(environment: Environment, key: str) -> tuple[bool, dict[str, str]]:
+def accepted(environment: Deployment, key: str) -> tuple[bool, dict[str, str]]:
     """Whether Stripe takes the key, also where it does not permit it to see the balance."""
     answer = _answer(environment, key)
     return answer in ("accepted", NOT_PERMITTED), {"fingerprint": fingerprint(key), "v1.balance.retrieve()": answer}
 
 
-def refused(environment: Environment, key: str) -> tuple[bool, dict[str, str]]:
+def refused(environment: Deployment, key: str) -> tuple[bool, dict[str, str]]:
     """Whether Stripe knows the key no more; no answer is not a refusal."""
     answer = _answer(environment, key)
     return answer == BAD_KEY, {"fingerprint": fingerprint(key), "v1.balance.retrieve()": answer}
@@ -162,5 +159,5 @@ def _get(stripe: StripeClient, name: str) -> object:
     return service.retrieve() if name == "balance" else service.list({"limit": 1})
 
 
-def _answer(environment: Environment, key: str) -> str:
+def _answer(environment: Deployment, key: str) -> str:
     return said(lambda: client(environment, key).v1.balance.retrieve())[1] or "accepted"

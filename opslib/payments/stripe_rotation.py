@@ -8,14 +8,14 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from opslib import env_file, reference
 from opslib.api.rollout import rollout, tidy
-from opslib.change import Change
-from opslib.environment import Environment
-from opslib.errors import BadParameter
+from opslib.deployment import env_file, reference
+from opslib.deployment.environment import Deployment
+from opslib.deployment.staged import Staged
 from opslib.payments.stripe_account import refused, settings
 from opslib.payments.webhook import STALE
-from opslib.secret import Staged
+from opslib.runbook.change import Change
+from opslib.runbook.errors import BadParameter
 
 Stage = Literal["key", "retire-key", "webhook", "retire-webhook"]
 KEY_NAME, SECRET_NAME = "STRIPE_SECRET_KEY", "STRIPE_WEBHOOK_SECRET"
@@ -30,7 +30,7 @@ MARGIN = 2
 class Rotation:
     """One stage. `new` is the value that is or will be in force, `old` the one before it, or empty."""
 
-    environment: Environment
+    environment: Deployment
     stage: Stage
     staged: Staged
     new: str = field(repr=False)
@@ -155,7 +155,7 @@ class Rotation:
         return ", ".join(f"{name} {row[name]}" for name in ("in force", "before")) + f"; new {named(self.new)}"
 
 
-def begin(environment: Environment, stage: Stage, *, new_secret: str = "") -> Rotation:
+def begin(environment: Deployment, stage: Stage, *, new_secret: str = "") -> Rotation:
     """Find out where a rotation stands. The reference, or the environment's, is read where a stage brings a new value.
 
     What a run that was killed has staged serves where a reference leads nowhere any more. Changes nothing.

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from opslib.api import log
 from opslib.api.log import Position
-from opslib.environment import Environment
+from opslib.deployment.environment import Deployment
 from opslib.payments.cause import Cause
 from opslib.payments.stripe_account import settings
 from opslib.payments.webhook import PROBE
@@ -44,7 +44,7 @@ class Trace:
     outcome: str = ""
 
 
-def read(environment: Environment, positions: Iterable[Position]) -> list[Trace]:
+def read(environment: Deployment, positions: Iterable[Position]) -> list[Trace]:
     """Give what the API has logged of deliveries since those positions, by time; at most LIMIT_BYTES a file."""
     path, found = settings(environment).webhook, []
     for entry in log.fields(positions):

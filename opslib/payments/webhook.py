@@ -13,10 +13,10 @@ import urllib3
 from stripe import Event, StripeClient, WebhookEndpoint
 
 from opslib.api import health
-from opslib.change import Change
-from opslib.environment import Environment
-from opslib.errors import ChangeFailed, RunbookError
+from opslib.deployment.environment import Deployment
 from opslib.payments.stripe_account import pages, said, settings
+from opslib.runbook.change import Change
+from opslib.runbook.errors import ChangeFailed, RunbookError
 
 ASKS = 8
 """Times that each signature is tried, over a connection of its own, so that every worker is asked."""
@@ -31,7 +31,7 @@ def header(secret: str, payload: bytes, age: int = 0) -> str:
     return f"t={at},v1={hmac.new(secret.encode(), b'%d.' % at + payload, hashlib.sha256).hexdigest()}"
 
 
-def probe(environment: Environment) -> bytes:
+def probe(environment: Deployment) -> bytes:
     """Make an event of a type that nothing handles, always with the same id."""
     return json.dumps(
         {
@@ -45,7 +45,7 @@ def probe(environment: Environment) -> bytes:
     ).encode()
 
 
-def answers(environment: Environment, secrets: Mapping[str, str]) -> dict[str, dict[str, str]]:
+def answers(environment: Deployment, secrets: Mapping[str, str]) -> dict[str, dict[str, str]]:
     """Send the live route events that these secrets have signed; say how often each was taken or refused.
 
     The event is of a type that nothing handles and always has the same id, so that its one trace is a line in a log,
@@ -71,7 +71,7 @@ def judged(rows: Mapping[str, dict[str, str]], expected: Mapping[str, str]) -> t
     return not wrong, list(rows.values())
 
 
-def endpoint(environment: Environment, stripe: StripeClient) -> WebhookEndpoint:
+def endpoint(environment: Deployment, stripe: StripeClient) -> WebhookEndpoint:
     """Give the one endpoint that delivers to the API. Raise RunbookError if there is none, or more than one."""
     path = settings(environment).webhook
     listed, problem = said(lambda: list(stripe.v1.webhook_endpoints.list({"limit": 100}).auto_paging_iter()))
@@ -153,7 +153,7 @@ def _by_hand(event: str, target: str) -> str:
     return f"By hand: stripe events resend {shlex.quote(event)} --webhook-endpoint {target}, with --live in live mode."
 
 
-def send(environment: Environment, payload: bytes, signature: str | None, url: str = "") -> str:
+def send(environment: Deployment, payload: bytes, signature: str | None, url: str = "") -> str:
     """Send an event to the live route, or to another address; give `taken`, `refused`, or what came instead."""
     headers = {"Content-Type": "application/json", "Connection": "close"}
     headers |= {} if signature is None else {"Stripe-Signature": signature}

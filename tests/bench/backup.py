@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import psutil
 
-from opslib import environment
+from opslib import propertypulse
+from opslib.aws import aws
 from opslib.backups import backup, store
-from opslib.database import cluster, pg_tool
-from opslib.progress import size
-from opslib.storage import aws
+from opslib.database import admin, pg_tool
+from opslib.runbook.progress import size
 from tests import sandbox
 from tests.sandbox import postgres
 from tests.sandbox.credentials import BUCKET, Credentials
@@ -120,13 +120,13 @@ def fill(megabytes: int) -> int:
 
 def procedure() -> Measured:
     """Run the whole procedure; measure the step that takes the backup and stores it."""
-    command = [sys.executable, "-m", "opslib.cli", "run", "backup_database", "--apply", "--json"]
+    command = [sys.executable, "-m", "opslib.runbook.cli", "run", "backup_database", "--apply", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process, Peak(process.pid) as peak:
         out, _ = process.communicate()
     steps = [json.loads(line) for line in out.splitlines()]
     assert process.returncode == 0, steps[-1]
     took = next(one for one in steps if one["title"] == "Take the backup" and one.get("state") == "applied")
-    env = environment.load("sandbox")
+    env = propertypulse.load("sandbox")
     places, _ = store.stores(env)
     one = backup.listed(env, places)[0]
     backup.remove(one, places)
@@ -136,8 +136,8 @@ def procedure() -> Measured:
 
 def old_way() -> Measured:
     """Dump into a file as SQL, then upload it: s3transfer with its defaults is what `aws s3 cp` runs on."""
-    env = environment.load("sandbox")
-    variables = pg_tool.variables(env, cluster.url(env))
+    env = propertypulse.load("sandbox")
+    variables = pg_tool.variables(env, admin.url(env))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "backup.sql"
         with Peak(os.getpid()) as peak:
@@ -152,7 +152,7 @@ def old_way() -> Measured:
 
 def upload(file: str) -> None:
     """Upload a file as the old runbook did, and delete the object again."""
-    env = environment.load("sandbox")
+    env = propertypulse.load("sandbox")
     client = aws.client(env, "s3", aws.administrator(env))
     client.upload_file(file, BUCKET, "bench.sql")
 

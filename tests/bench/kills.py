@@ -41,7 +41,7 @@ def main() -> None:
 def kill(engine: str, place: Place, number: int, after: float) -> dict[str, Any] | None:
     """Start a run, kill the runner so long after its record first shows, and read what is left."""
     before = set((place.folder / "records").rglob("*.ipynb"))
-    command = [sys.executable, "-m", "opslib.cli", "run", "big"]
+    command = [sys.executable, "-m", "opslib.runbook.cli", "run", "big"]
     if engine == "papermill":
         command = [sys.executable, "-m", "papermill", "-k", "python3", "--no-progress-bar"]
         command += ["notebooks/big.ipynb", f"records/{number}.ipynb"]

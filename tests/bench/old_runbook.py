@@ -6,11 +6,12 @@ longer. What is done in a Dashboard ends the old secret at once, as the runbook 
 
 from urllib.parse import quote, urlsplit
 
-from opslib import env_file, environment
-from opslib.api import token
-from opslib.storage import aws
-from opslib.storage.access_key import AccessKeys
-from opslib.storage.key_pair import Pair
+from opslib import propertypulse
+from opslib.api import jwt
+from opslib.aws import aws
+from opslib.aws.access_key import AccessKeys
+from opslib.aws.key_pair import Pair
+from opslib.deployment import env_file
 from tests.bench.terminal import Terminal
 from tests.drills import stripe_agreement as stripe
 from tests.sandbox import pm2, postgres
@@ -20,13 +21,13 @@ from tests.sandbox.layout import BIN, CURRENT, DOTENV, ENVIRONMENT
 
 def jwt_secret(terminal: Terminal) -> None:
     """A new secret, and a restart. Its `pm2 logs | grep auth` would not end."""
-    _set(terminal, "JWT_SECRET", token.make())
+    _set(terminal, "JWT_SECRET", jwt.make())
     _restart(terminal)
 
 
 def database_password(terminal: Terminal) -> None:
     """A new password, the URL, a test of the connection, and a restart."""
-    url, new = _held("DATABASE_URL"), token.make()
+    url, new = _held("DATABASE_URL"), jwt.make()
     # Without Prisma's parameters, which psql refuses.
     terminal.run(BIN / "psql", url.partition("?")[0], "-c", f"ALTER USER {postgres.ROLE} PASSWORD '{new}'")
     _set(terminal, "DATABASE_URL", url.replace(urlsplit(url).password or "", quote(new, safe="")))
@@ -47,7 +48,7 @@ def stripe_keys(terminal: Terminal) -> None:
 
 def s3_credentials(terminal: Terminal) -> None:
     """A new key, both settings, a list of the bucket, a restart, a signed URL; then the old key is deleted."""
-    env, old = environment.load("sandbox"), _held("AWS_ACCESS_KEY_ID")
+    env, old = propertypulse.load("sandbox"), _held("AWS_ACCESS_KEY_ID")
     user, iam = AccessKeys(env).settings.user, aws.client(env, "iam", aws.administrator(env))
     made = iam.create_access_key(UserName=user)["AccessKey"]
     new = Pair(made["AccessKeyId"], made["SecretAccessKey"])

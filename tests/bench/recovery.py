@@ -13,11 +13,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from opslib import environment
+from opslib import propertypulse
 from opslib.api import health
-from opslib.database import cluster, pg_tool
-from opslib.progress import size
-from opslib.storage import aws
+from opslib.aws import aws
+from opslib.database import admin, pg_tool
+from opslib.runbook.progress import size
 from tests import sandbox
 from tests.bench.backup import MEGABYTES, TABLES, fill
 from tests.drills import recovery
@@ -84,7 +84,7 @@ def rows() -> int:
 
 def procedure() -> list[dict[str, Any]]:
     """Recover as this project does; give the steps that changed something."""
-    command = [sys.executable, "-m", "opslib.cli", "run", recovery.NAME, "--apply", "--json", *recovery.TYPED]
+    command = [sys.executable, "-m", "opslib.runbook.cli", "run", recovery.NAME, "--apply", "--json", *recovery.TYPED]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     steps = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 0, steps[-2:]
@@ -117,14 +117,14 @@ def old_way() -> list[dict[str, Any]]:
 
 def psql(name: str, *arguments: str, **streams: Any) -> None:
     """Run one of PostgreSQL's tools, logged in as the API."""
-    env = environment.load("sandbox")
-    variables = pg_tool.variables(env, cluster.api_url(env))
+    env = propertypulse.load("sandbox")
+    variables = pg_tool.variables(env, admin.api_url(env))
     subprocess.run([pg_tool.program(env, name), *arguments], env=variables, check=True, **streams)
 
 
 def s3() -> Any:
     """Give a client of the backups' bucket."""
-    env = environment.load("sandbox")
+    env = propertypulse.load("sandbox")
     return aws.client(env, "s3", aws.administrator(env))
 
 

@@ -5,7 +5,8 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
-from opslib import command, environment
+from opslib import propertypulse
+from opslib.deployment import program
 from tests import sandbox
 
 SECONDS = 30
@@ -37,12 +38,14 @@ def row(name: str, restart: Callable[[], None]) -> None:
 
 def procedure(*, fork: bool) -> None:
     """Restart as this project does."""
-    subprocess.run([sys.executable, "-m", "opslib.cli", *PROCEDURE, str(fork)], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, "-m", "opslib.runbook.cli", *PROCEDURE, str(fork)], check=True, stdout=subprocess.DEVNULL
+    )
 
 
 def pm2(*words: str) -> None:
     """Restart as the old runbook did."""
-    command.run(["pm2", *words], env=environment.load("sandbox").variables)
+    program.run(["pm2", *words], env=propertypulse.load("sandbox").variables)
 
 
 if __name__ == "__main__":

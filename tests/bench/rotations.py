@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from opslib import env_file, record
 from opslib.database import database_url
+from opslib.deployment import env_file
+from opslib.runbook import record
 from tests import leaks, sandbox
 from tests.bench import old_runbook
 from tests.bench.terminal import Terminal
@@ -83,7 +84,7 @@ def put_back(saved: Saved, old: Mapping[str, str], new: Mapping[str, str]) -> No
 def run(terminal: Terminal, procedure: str, **parameters: str) -> None:
     """Run a procedure of ours."""
     given = [word for name, value in {"settle_seconds": "2", **parameters}.items() for word in ("-p", name, value)]
-    terminal.run(sys.executable, "-m", "opslib.cli", "run", procedure, "--apply", *given)
+    terminal.run(sys.executable, "-m", "opslib.runbook.cli", "run", procedure, "--apply", *given)
 
 
 def jwt_secret(terminal: Terminal) -> None:

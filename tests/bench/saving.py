@@ -48,7 +48,7 @@ def execute(engine: str) -> float:
     root = Path(os.environ["RUNBOOK_ROOT"])
     path = root / "notebooks/cells.ipynb"
     if engine == "ours":
-        from opslib import execution, procedure, runner
+        from opslib.runbook import execution, procedure, runner
 
         assert execution
         begun = time.monotonic()

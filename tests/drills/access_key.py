@@ -1,8 +1,8 @@
 """The API's access keys on the stand-in: the states that their rotation starts from, and what must hold at its end."""
 
-from opslib.storage import aws, upload
-from opslib.storage.access_key import AccessKeys
-from opslib.storage.key_pair import ID, SECRET
+from opslib.aws import aws, upload
+from opslib.aws.access_key import AccessKeys
+from opslib.aws.key_pair import ID, SECRET
 from tests.drills import standing
 from tests.drills.standing import nothing, sandbox
 from tests.sandbox.credentials import BACKUP_BUCKET, BUCKET

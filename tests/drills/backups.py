@@ -16,11 +16,12 @@ from typing import Any
 
 import psutil
 
-from opslib import environment, procedure
+from opslib import propertypulse
 from opslib.backups import backup, proof, retention, store
 from opslib.backups.backup import Backup
-from opslib.database import cluster
-from opslib.environment import Environment
+from opslib.database import admin
+from opslib.propertypulse import PropertyPulse
+from opslib.runbook import procedure
 from tests.sandbox import postgres
 from tests.sandbox.credentials import Credentials
 
@@ -28,9 +29,9 @@ ROOT = procedure.root()
 TABLE = "ballast"
 
 
-def sandbox_environment() -> Environment:
+def sandbox_environment() -> PropertyPulse:
     """The stand-in's environment."""
-    return environment.load("sandbox")
+    return propertypulse.load("sandbox")
 
 
 def fill(megabytes: int) -> None:
@@ -72,13 +73,13 @@ def strays() -> list[str]:
     """Say what no run may leave that has ended by itself: halves, uploads, databases, sessions, processes."""
     env = sandbox_environment()
     left = retention.left(env, store.stores(env)[0])
-    with cluster.connect(env) as admin:
-        sessions = admin.execute(
+    with admin.connect(env) as superuser:
+        sessions = superuser.execute(
             "SELECT application_name FROM pg_stat_activity WHERE backend_type = 'client backend'"
             " AND (application_name IN ('pg_dump', 'pg_restore') OR (application_name = 'runbook'"
             " AND pid <> pg_backend_pid()))"
         ).fetchall()
-        assert not proof.stray(admin, cluster.database(env)) or left
+        assert not proof.stray(superuser, admin.database(env)) or left
     left += [f"a session of {row['application_name']}" for row in sessions]
     folder = store.settings(env).folder
     known = {one.name for one in existing()}
@@ -88,7 +89,7 @@ def strays() -> list[str]:
 
 def command(*arguments: str, name: str = "backup_database") -> list[str]:
     """Give the command that applies a procedure."""
-    return [sys.executable, "-m", "opslib.cli", "run", name, "--apply", *arguments]
+    return [sys.executable, "-m", "opslib.runbook.cli", "run", name, "--apply", *arguments]
 
 
 def run(

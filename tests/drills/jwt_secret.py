@@ -6,21 +6,21 @@ import json
 from datetime import UTC, datetime, timedelta
 from urllib.request import Request, urlopen
 
-from opslib import env_file
-from opslib.api import signing, token
+from opslib.api import jwt, jwt_rotation
+from opslib.deployment import env_file
 from tests.drills import standing
 from tests.drills.standing import INSTANCES, nothing, sandbox
 from tests.sandbox.credentials import Credentials
 
-NOTHING = nothing(signing.KEY)
+NOTHING = nothing(jwt_rotation.KEY)
 
 
 def idle(secret: str = "") -> None:
     """No rotation is under way: one secret, which may be given, and nothing staged."""
-    staged = signing.staged(sandbox())
-    left = signing.found(sandbox()) != "idle" or staged.pending or staged.previous
+    staged = jwt_rotation.staged(sandbox())
+    left = jwt_rotation.found(sandbox()) != "idle" or staged.pending or staged.previous
     if secret or left or problems():
-        standing.put({signing.KEY: secret or token.make(), signing.PREVIOUS: None}, NOTHING)
+        standing.put({jwt_rotation.KEY: secret or jwt.make(), jwt_rotation.PREVIOUS: None}, NOTHING)
 
 
 def first() -> None:
@@ -30,9 +30,11 @@ def first() -> None:
 
 def overlap(days: float = 8) -> None:
     """A rotation was ended so many days ago, and its old secret is not retired."""
-    if signing.found(sandbox()) != "overlap" or not signing.staged(sandbox()).previous or problems():
-        old = token.make()
-        standing.put({signing.KEY: token.make(), signing.PREVIOUS: old}, {**NOTHING, "JWT_SECRET_PREVIOUS": old})
+    if jwt_rotation.found(sandbox()) != "overlap" or not jwt_rotation.staged(sandbox()).previous or problems():
+        old = jwt.make()
+        standing.put(
+            {jwt_rotation.KEY: jwt.make(), jwt_rotation.PREVIOUS: old}, {**NOTHING, "JWT_SECRET_PREVIOUS": old}
+        )
     since = (datetime.now(UTC) - timedelta(days=days)).isoformat()
     standing.stage({"JWT_SECRET_SINCE": since})
 
@@ -41,13 +43,13 @@ def problems() -> list[str]:
     """Say what is wrong with the state that a rotation has ended in; nothing if all is well."""
     env, wrong = sandbox(), standing.problems()
     values = env_file.read(env.api.env_file)
-    if (now := signing.found(env)) not in ("idle", "overlap"):
+    if (now := jwt_rotation.found(env)) not in ("idle", "overlap"):
         wrong.append(f"the rotation stands at {now}, expected idle or overlap")
-    current, previous = values[signing.KEY], values.get(signing.PREVIOUS, "")
+    current, previous = values[jwt_rotation.KEY], values.get(jwt_rotation.PREVIOUS, "")
     expected = {"current": (current, 200), "previous": (previous, 200)}
-    if (retired := signing.staged(env).previous) and not previous:
+    if (retired := jwt_rotation.staged(env).previous) and not previous:
         expected["retired"] = (retired, 401)
-    held, rows = token.prove(env, expected)
+    held, rows = jwt.prove(env, expected)
     if not held:
         wrong.append(f"the workers do not accept what the .env says: {rows}")
     if others := [made for made in map(signed_by, [current] * 4 * INSTANCES) if not made]:

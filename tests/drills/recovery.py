@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from opslib import environment
+from opslib import propertypulse
 from opslib.api import health, pm2
 from opslib.backups import backup, dump, swap
 from opslib.backups.backup import Backup
 from opslib.backups.store import stores
-from opslib.database import cluster
+from opslib.database import admin
 from tests.drills import backups
 from tests.sandbox import fault, postgres
 from tests.sandbox.credentials import Credentials
@@ -24,7 +24,7 @@ TYPED = ("-p", "confirm", postgres.DATABASE)
 
 def proven() -> Backup:
     """Take a backup of the stand-in now and say that it is proven, without the proof."""
-    env = environment.load("sandbox")
+    env = propertypulse.load("sandbox")
     places = stores(env)[0]
     made, problem = dump.take(env, secrets.token_hex(4), places)
     assert not problem, problem
@@ -54,12 +54,12 @@ def kill(whom: str, until: str, later: float, *arguments: str) -> None:
 
 def live() -> int:
     """Give the oid of the live database: which one it is, whatever it is called."""
-    return next(one.oid for one in swap.siblings(environment.load("sandbox")) if one.kind == "live")
+    return next(one.oid for one in swap.siblings(propertypulse.load("sandbox")) if one.kind == "live")
 
 
 def kinds() -> list[str]:
     """Give what stands beside the live database."""
-    return [one.kind for one in swap.siblings(environment.load("sandbox")) if one.kind != "live"]
+    return [one.kind for one in swap.siblings(propertypulse.load("sandbox")) if one.kind != "live"]
 
 
 def payments() -> int:
@@ -95,22 +95,22 @@ def lose(count: int) -> None:
 
 def problems() -> list[str]:
     """Say what is wrong after a run that has ended by itself; nothing if the API is well and nothing is stray."""
-    env, wrong = environment.load("sandbox"), backups.strays()
+    env, wrong = propertypulse.load("sandbox"), backups.strays()
     if not health.steady(env.api.health_url, 10)[0]:
         wrong.append("the API is not well")
     found = swap.siblings(env)
     wrong += [f"{one.name} is left" for one in found if one.kind == "new"]
     wrong += [f"{one.name} is noted as {one.note}" for one in found if one.note]
-    with cluster.connect(env, cluster.MAINTENANCE) as admin:
-        rows = admin.execute("SELECT datname FROM pg_database WHERE NOT datallowconn AND datname <> 'template0'")
+    with admin.connect(env, admin.MAINTENANCE) as superuser:
+        rows = superuser.execute("SELECT datname FROM pg_database WHERE NOT datallowconn AND datname <> 'template0'")
         wrong += [f"nobody may log in to {row['datname']}" for row in rows]
     return wrong
 
 
 def clean() -> None:
     """Bring the stand-in back: one database, the live one, as good as new, and no backup."""
-    env = environment.load("sandbox")
-    with cluster.connect(env, cluster.MAINTENANCE) as admin:
+    env = propertypulse.load("sandbox")
+    with admin.connect(env, admin.MAINTENANCE) as superuser:
         found = swap.siblings(env)
         first = min(found, key=lambda one: one.oid)
         if first.kind != "live":
@@ -118,7 +118,7 @@ def clean() -> None:
             found = swap.siblings(env)
         for one in found:
             if one.kind != "live":
-                cluster.drop(admin, one.name)
+                admin.drop(superuser, one.name)
     backups.empty()
     backups.forget()
     ends = time.monotonic() + 30

@@ -5,19 +5,20 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 
-from opslib import env_file, environment
+from opslib import propertypulse
 from opslib.api import health, pm2
-from opslib.environment import Environment
-from opslib.secret import Staged
+from opslib.deployment import env_file
+from opslib.deployment.staged import Staged
+from opslib.propertypulse import PropertyPulse
 from tests.sandbox import SandboxError, pm2 as standin
 
 INSTANCES = 2
 Values = Mapping[str, str | None]
 
 
-def sandbox() -> Environment:
+def sandbox() -> PropertyPulse:
     """The stand-in as an environment."""
-    return environment.load("sandbox")
+    return propertypulse.load("sandbox")
 
 
 def put(values: Values, staged: Values) -> None:
@@ -64,7 +65,7 @@ def nothing(*keys: str) -> dict[str, None]:
 
 def run(procedure: str, **parameters: object) -> None:
     """Carry out a procedure, by which the one that follows on it is prepared."""
-    command = [sys.executable, "-m", "opslib.cli", "run", procedure, "--apply", "-p", "settle_seconds", "2"]
+    command = [sys.executable, "-m", "opslib.runbook.cli", "run", procedure, "--apply", "-p", "settle_seconds", "2"]
     command += [word for key, value in parameters.items() for word in ("-p", key, str(value))]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr

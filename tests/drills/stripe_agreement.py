@@ -10,9 +10,9 @@ from typing import Any
 
 import urllib3
 
-from opslib import env_file, secret
-from opslib.environment import Environment
+from opslib.deployment import env_file, staged
 from opslib.payments import webhook
+from opslib.propertypulse import PropertyPulse
 from tests.drills import standing
 from tests.drills.standing import nothing, sandbox
 from tests.sandbox.credentials import Credentials, write_private
@@ -85,7 +85,7 @@ def key_accepted(key: str) -> bool:
 
 def idle() -> None:
     """Nothing waits to be retired: Stripe has one key for the API, and one webhook secret that it takes."""
-    old = secret.Staged(sandbox(), KEY).previous
+    old = staged.Staged(sandbox(), KEY).previous
     if old and old != held(KEY):
         dashboard("keys/expire", secret=old)
     standing.stage(NOTHING)
@@ -111,10 +111,10 @@ def new_key() -> None:
 
 def old_key() -> None:
     """A new key is in force, and the one before it was expired in the Dashboard."""
-    if not secret.Staged(sandbox(), KEY).previous or problems():
+    if not staged.Staged(sandbox(), KEY).previous or problems():
         new_key()
         standing.run(PROCEDURE, stage="key")
-    dashboard("keys/expire", secret=secret.Staged(sandbox(), KEY).previous)
+    dashboard("keys/expire", secret=staged.Staged(sandbox(), KEY).previous)
 
 
 def new_secret() -> None:
@@ -146,33 +146,33 @@ def problems(*retired: str) -> list[str]:
     return wrong
 
 
-def _key(env: Environment) -> list[str]:
+def _key(env: PropertyPulse) -> list[str]:
     """The key in the `.env` must be the one that every worker uses, and nothing may be pending."""
-    staged = secret.Staged(env, KEY)
-    wrong = ["a key is still pending"] if staged.pending else []
+    kept = staged.Staged(env, KEY)
+    wrong = ["a key is still pending"] if kept.pending else []
     begun, token = time.time(), login()
     answers = [intent(token) for _ in range(6)]  # in turn, so that each worker is asked
     if {status for status, _ in answers} == {201}:
-        cancel(staged.current, answers[0][1]["payment"]["providerIntentId"])
+        cancel(kept.current, answers[0][1]["payment"]["providerIntentId"])
     else:
         wrong.append(f"payment intents are answered {[status for status, _ in answers]}")
-    if not (dashboard("keys/last_used", secret=staged.current)["last_used"] or 0) >= begun - 0.5:
+    if not (dashboard("keys/last_used", secret=kept.current)["last_used"] or 0) >= begun - 0.5:
         wrong.append("the key in the .env is not what the workers use")
-    if staged.previous and (dashboard("keys/last_used", secret=staged.previous)["last_used"] or 0) > begun:
+    if kept.previous and (dashboard("keys/last_used", secret=kept.previous)["last_used"] or 0) > begun:
         wrong.append("a worker uses the previous key")
     return wrong
 
 
-def _secret(env: Environment) -> list[str]:
+def _secret(env: PropertyPulse) -> list[str]:
     """Each worker must take the secret in the `.env`, and no event may be left, nor one secret too many."""
-    staged = secret.Staged(env, SECRET)
-    wrong = ["a webhook secret is still pending"] if staged.pending else []
-    got = webhook.answers(env, {"current": staged.current, "previous": staged.previous, "made up": "whsec_x"})
+    kept = staged.Staged(env, SECRET)
+    wrong = ["a webhook secret is still pending"] if kept.pending else []
+    got = webhook.answers(env, {"current": kept.current, "previous": kept.previous, "made up": "whsec_x"})
     second = held(f"{SECRET}_PREVIOUS")
     expected = {"current": "taken", "made up": "refused", "previous": "taken" if second else "refused"}
     if not webhook.judged(got, expected)[0]:
         wrong.append(f"webhooks: {list(got.values())}, expected {expected}")
-    if second and second != staged.previous:
+    if second and second != kept.previous:
         wrong.append("the .env takes a second webhook secret that is not the one kept as previous")
     return wrong + ([f"events not taken: {left}"] if (left := untaken()) else [])
 

@@ -15,7 +15,7 @@ import pytest
 from psycopg import sql
 
 from opslib.backups import backup, restore, store
-from opslib.database import cluster
+from opslib.database import admin
 from tests import leaks, sandbox
 from tests.aws_front import Front, How
 from tests.drills import backups
@@ -325,9 +325,9 @@ def test_locked_table_is_named_and_nothing_is_left() -> None:
 def test_every_special_character_and_prisma_parameters(tmp_path: Path) -> None:
     credentials = Credentials.load()
     name = sql.Identifier('nächt\'licher "wächter"')
-    with postgres.connect_admin(credentials) as admin:
-        verifier = admin.pgconn.encrypt_password(SPECIAL.encode(), b"x", b"scram-sha-256").decode()
-        admin.execute(sql.SQL("CREATE ROLE {} SUPERUSER LOGIN PASSWORD {}").format(name, sql.Literal(verifier)))
+    with postgres.connect_admin(credentials) as superuser:
+        verifier = superuser.pgconn.encrypt_password(SPECIAL.encode(), b"x", b"scram-sha-256").decode()
+        superuser.execute(sql.SQL("CREATE ROLE {} SUPERUSER LOGIN PASSWORD {}").format(name, sql.Literal(verifier)))
     try:
         user, password = quote('nächt\'licher "wächter"', safe=""), quote(SPECIAL, safe="")
         url = credentials.postgres_url.partition("@")[2]
@@ -337,23 +337,23 @@ def test_every_special_character_and_prisma_parameters(tmp_path: Path) -> None:
         reference.chmod(0o600)
         code, made, text = run(root=elsewhere(tmp_path / "a", admin=f"file:{reference}"))
     finally:
-        with postgres.connect_admin(credentials) as admin:
-            admin.execute(sql.SQL("DROP ROLE {}").format(name))
+        with postgres.connect_admin(credentials) as superuser:
+            superuser.execute(sql.SQL("DROP ROLE {}").format(name))
     assert (code, outcome(made)) == (0, "applied"), text
     assert leaks.found({"password": SPECIAL}, [tmp_path / "a"]) == []
     assert existing()[0].proven
 
 
 def test_extension_in_a_schema_of_its_own_and_odd_names_are_restored() -> None:
-    with postgres.connect_admin(Credentials.load()) as admin:
-        admin.execute("CREATE SCHEMA tools; CREATE EXTENSION IF NOT EXISTS pageinspect SCHEMA tools")
-        admin.execute('CREATE SCHEMA "Odd ""schema"; CREATE TABLE "Odd ""schema"."Tab le; --" ("a\'t" timestamp)')
-        admin.execute('INSERT INTO "Odd ""schema"."Tab le; --" VALUES (\'-infinity\'), (\'infinity\'), (NULL)')
+    with postgres.connect_admin(Credentials.load()) as superuser:
+        superuser.execute("CREATE SCHEMA tools; CREATE EXTENSION IF NOT EXISTS pageinspect SCHEMA tools")
+        superuser.execute('CREATE SCHEMA "Odd ""schema"; CREATE TABLE "Odd ""schema"."Tab le; --" ("a\'t" timestamp)')
+        superuser.execute('INSERT INTO "Odd ""schema"."Tab le; --" VALUES (\'-infinity\'), (\'infinity\'), (NULL)')
     try:
         code, made, text = run()
     finally:
-        with postgres.connect_admin(Credentials.load()) as admin:
-            admin.execute('DROP SCHEMA "Odd ""schema" CASCADE; DROP SCHEMA tools CASCADE')
+        with postgres.connect_admin(Credentials.load()) as superuser:
+            superuser.execute('DROP SCHEMA "Odd ""schema" CASCADE; DROP SCHEMA tools CASCADE')
     assert (code, outcome(made)) == (0, "applied"), text
     assert any("Tab le; --" in table.name and table.rows == 3 for table in existing()[0].manifest.tables)
 
@@ -381,15 +381,17 @@ def test_policy_deletes_by_name_and_never_the_last_proven_one() -> None:
 
 
 def test_another_roles_tables_need_that_role() -> None:
-    with postgres.connect_admin(Credentials.load()) as admin:
-        admin.execute("CREATE ROLE reporting; CREATE TABLE reports (id int); ALTER TABLE reports OWNER TO reporting")
+    with postgres.connect_admin(Credentials.load()) as superuser:
+        superuser.execute(
+            "CREATE ROLE reporting; CREATE TABLE reports (id int); ALTER TABLE reports OWNER TO reporting"
+        )
     try:
         code, made, text = run()
         assert (code, outcome(made)) == (0, "applied"), text
         (one,) = existing()
         assert "reporting" in one.manifest.roles
     finally:
-        with postgres.connect_admin(Credentials.load()) as admin:
-            admin.execute("DROP TABLE reports; DROP ROLE reporting")
-    with cluster.connect(sandbox_environment()) as admin:
-        assert restore.missing_roles(admin, one.manifest) == ["reporting"]
+        with postgres.connect_admin(Credentials.load()) as superuser:
+            superuser.execute("DROP TABLE reports; DROP ROLE reporting")
+    with admin.connect(sandbox_environment()) as superuser:
+        assert restore.missing_roles(superuser, one.manifest) == ["reporting"]

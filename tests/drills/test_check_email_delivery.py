@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from opslib import environment
+from opslib import propertypulse
 from opslib.api import pm2
 from opslib.mail import suppression
 from tests.drills import mailbox
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("sandbox")
 
 @pytest.fixture(autouse=True)
 def _well(sandbox: None) -> Iterator[None]:
-    for worker in pm2.workers(environment.load("sandbox")):
+    for worker in pm2.workers(propertypulse.load("sandbox")):
         for position in worker.logs:
             position.path.write_bytes(b"")  # of sends that earlier tests made
     yield
@@ -30,7 +30,7 @@ def _well(sandbox: None) -> Iterator[None]:
 
 def check(*arguments: str) -> tuple[int, str, dict[str, Any]]:
     """Run the procedure; give its exit code, what the terminal showed, and its record."""
-    command = [sys.executable, "-m", "opslib.cli", "run", "check_email_delivery", *arguments]
+    command = [sys.executable, "-m", "opslib.runbook.cli", "run", "check_email_delivery", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stdout + done.stderr, json.loads(Path(done.stdout.splitlines()[-1]).read_text())
@@ -89,7 +89,7 @@ def test_an_address_that_is_held_back_is_released_when_asked_for() -> None:
     assert (code, "DELETE /v3/suppression/bounces/back%40tenant.example" in shown) == (0, True), shown
     assert check("-p", "address", "back@tenant.example")[0] == 1  # the plan alone has changed nothing
     assert check(*asked, "--apply")[0] == 0
-    assert suppression.free(environment.load("sandbox"), "bounces", "back@tenant.example")[0]
+    assert suppression.free(propertypulse.load("sandbox"), "bounces", "back@tenant.example")[0]
 
 
 def test_a_persons_own_wish_is_never_taken_back() -> None:
@@ -114,7 +114,7 @@ def test_a_message_is_sent_only_when_asked_for_and_once() -> None:
 
 def test_the_apis_own_failures_are_counted_and_its_users_not_named() -> None:
     authorization = {"Authorization": login(Credentials.load())}
-    api = environment.load("sandbox").api.url
+    api = propertypulse.load("sandbox").api.url
     assert ask(f"{api}/api/email/test", {"to": "well@tenant.example"}, **authorization)[0] == 202
     mailbox.fault(401, times=2, path="/v3/mail")
     for _ in range(2):

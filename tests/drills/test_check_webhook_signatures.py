@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from opslib import env_file, environment
+from opslib import propertypulse
+from opslib.deployment import env_file
 from opslib.payments import webhook
 from tests import sandbox
 from tests.drills import stripe_agreement as stripe
@@ -70,7 +71,7 @@ def test_names_a_fault_without_the_secret_from_the_dashboard(fault: str, cause: 
 
 
 def test_a_signature_that_has_lost_its_v1_on_the_way_is_named() -> None:
-    assert webhook.send(environment.load("sandbox"), b"{}", f"t={int(time.time())}") == "refused"
+    assert webhook.send(propertypulse.load("sandbox"), b"{}", f"t={int(time.time())}") == "refused"
     assert causes(run(NAME)) == ["a signature without v1"]
 
 
@@ -90,7 +91,7 @@ def test_stripes_own_event_shows_a_wrong_secret_that_nothing_has_logged() -> Non
 
 
 def test_workers_that_have_not_read_the_env_anew_are_named() -> None:
-    file = environment.load("sandbox").api.env_file
+    file = propertypulse.load("sandbox").api.env_file
     made = env_file.edit(file, {"STRIPE_WEBHOOK_SECRET": "whsec_newer"})
     assert made is not None
     try:

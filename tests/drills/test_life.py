@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from opslib import procedure
 from opslib.backups import swap
 from opslib.database.login import KEY
+from opslib.runbook import procedure
 from tests import leaks, sandbox
 from tests.drills import (
     access_key,

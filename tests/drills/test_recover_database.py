@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from opslib import environment
+from opslib import propertypulse
 from opslib.backups import backup, swap
 from opslib.backups.backup import Backup
 from opslib.backups.store import ARCHIVE, Bucket, Folder, Store, stores
@@ -196,7 +196,7 @@ def test_time_means_the_last_proven_before_it() -> None:
 
 def everywhere(one: Backup, change: Any) -> None:
     """Change the archive of a backup in each store."""
-    for place in stores(environment.load("sandbox"))[0]:
+    for place in stores(propertypulse.load("sandbox"))[0]:
         content = b"".join(place.pieces(one.name + ARCHIVE))
         overwrite(place, one.name + ARCHIVE, change(content))
 
@@ -210,7 +210,7 @@ def overwrite(place: Store, name: str, content: bytes) -> None:
 
 def rewritten(one: Backup, **manifest: Any) -> None:
     """Have the manifest say something else."""
-    for place in stores(environment.load("sandbox"))[0]:
+    for place in stores(propertypulse.load("sandbox"))[0]:
         backup.write(replace(one, manifest=replace(one.manifest, **manifest)), place)
 
 
@@ -249,7 +249,7 @@ def test_backup_that_is_no_good_is_found_with_the_reason_before_anything_is_done
 
 def test_one_copy_that_is_damaged_leaves_the_other() -> None:
     one = proven()
-    folder = next(place for place in stores(environment.load("sandbox"))[0] if isinstance(place, Folder))
+    folder = next(place for place in stores(propertypulse.load("sandbox"))[0] if isinstance(place, Folder))
     overwrite(folder, one.name + ARCHIVE, b"")
     code, record, said = recover()
     assert (code, outcome(record)) == (0, "applied"), said
@@ -440,7 +440,7 @@ def test_half_way_it_is_finished_or_taken_back_and_nothing_else() -> None:
 
 
 def test_swap_that_is_killed_stands_or_does_not() -> None:
-    env, moments = environment.load("sandbox"), [0.02 * n for n in range(1, 16)]
+    env, moments = propertypulse.load("sandbox"), [0.02 * n for n in range(1, 16)]
     ends = []
     for number, moment in enumerate(moments):
         name = f"propertypulse_new_20260101_{number:06}"
@@ -476,7 +476,7 @@ def killed_swap(name: str, moment: float) -> None:
     import sys
 
     code = (
-        "from opslib import environment, swap\nenv = environment.load('sandbox')\nswap.siblings(env)\n"
+        "from opslib import environment, swap\nenv = propertypulse.load('sandbox')\nswap.siblings(env)\n"
         f"print('now', flush=True)\nswap.exchange(env, {name!r}, 'old', {{'incoming': {name!r}}})"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=backups.ROOT) as process:
@@ -523,7 +523,7 @@ def test_passwords_with_every_character_work_and_leak_nowhere() -> None:
 
 
 def record_folder() -> str:
-    from opslib import record
+    from opslib.runbook import record
 
     return str(record.folder())
 

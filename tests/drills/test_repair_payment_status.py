@@ -15,11 +15,12 @@ from typing import Any
 import psutil
 import pytest
 
-from opslib import env_file, environment
-from opslib.change import Change
-from opslib.errors import ChangeFailed, RunbookError, UndoFailed
+from opslib import propertypulse
+from opslib.deployment import env_file
 from opslib.payments import audit, comparison, payment, stripe_account
 from opslib.payments.repair import Repair
+from opslib.runbook.change import Change
+from opslib.runbook.errors import ChangeFailed, RunbookError, UndoFailed
 from tests import sandbox
 from tests.drills import payments
 from tests.drills.payments import KINDS, Made, make
@@ -50,7 +51,7 @@ def names(made: list[Made]) -> str:
 
 def command(given: str, *arguments: str, apply: bool = True) -> list[str]:
     act = ["--apply", "--reason", REASON] if apply else []
-    words = [sys.executable, "-m", "opslib.cli", "run", "repair_payment_status", "-p", "payments", given]
+    words = [sys.executable, "-m", "opslib.runbook.cli", "run", "repair_payment_status", "-p", "payments", given]
     return [*words, *act, *arguments]
 
 
@@ -64,7 +65,7 @@ def repair(given: str, *arguments: str, apply: bool = True) -> tuple[str, str, s
 
 def prepared(made: list[Made], run: str = "run1", reason: str = REASON) -> Change:
     """The change that marks these paid, outside of a notebook, with the table that notes it."""
-    env = environment.load("sandbox")
+    env = propertypulse.load("sandbox")
     stripe = stripe_account.client(env, env_file.read(env.api.env_file)["STRIPE_SECRET_KEY"])
     with payment.connect(env) as admin:
         for one in audit.prepare(env, admin):
@@ -315,7 +316,7 @@ def test_a_stripe_that_is_not_well_when_asked_again_leaves_the_row_alone(fault: 
 def test_a_stripe_that_is_not_well_is_not_taken_for_an_answer(fault: dict[str, Any]) -> None:
     made = paid(25 if fault.get("status") == 500 else 1)  # page by page, and one by one
     dashboard("faults", path="/v1/payment_intents", times=99, **fault)
-    env = environment.load("sandbox")
+    env = propertypulse.load("sandbox")
     stripe = stripe_account.client(env, env_file.read(env.api.env_file)["STRIPE_SECRET_KEY"])
     with payment.connect(env) as admin:
         if "cat" in str(fault):
@@ -382,8 +383,8 @@ def test_an_undo_leaves_a_row_alone_that_has_gone_on() -> None:
 
 def test_the_api_may_read_the_notes_and_not_write_them_and_no_secret_is_in_them() -> None:
     secret = Credentials.load().stripe_secret_key
-    environment.load("sandbox")
-    from opslib.mask import mask
+    propertypulse.load("sandbox")
+    from opslib.runbook.mask import mask
 
     mask.add("STRIPE_SECRET_KEY", secret)
     prepared(paid(), reason=f"pasted by mistake: {secret}").do()

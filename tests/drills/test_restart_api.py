@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from opslib import environment, procedure, record
+from opslib import propertypulse
 from opslib.api import pm2
+from opslib.runbook import procedure, record
 from tests import sandbox
 from tests.place import states
 from tests.sandbox import pm2 as standin
@@ -33,7 +34,7 @@ def restart(*arguments: str) -> tuple[int, dict[str, Any], str]:
 
 def command(*arguments: str) -> list[str]:
     """The words of that command."""
-    return [sys.executable, "-m", "opslib.cli", "run", "restart_api", "--apply", *SETTLE, *arguments]
+    return [sys.executable, "-m", "opslib.runbook.cli", "run", "restart_api", "--apply", *SETTLE, *arguments]
 
 
 def in_the_middle() -> "subprocess.Popen[str]":
@@ -47,7 +48,7 @@ def in_the_middle() -> "subprocess.Popen[str]":
 
 def workers() -> list[pm2.Worker]:
     """The workers as PM2 has them now."""
-    return pm2.workers(environment.load("sandbox"))
+    return pm2.workers(propertypulse.load("sandbox"))
 
 
 def test_graceful_restart_costs_no_request() -> None:
@@ -66,14 +67,14 @@ def test_graceful_restart_costs_no_request() -> None:
     ("fault", "said"), [("bad-release", "Cannot find module"), ("hanging-release", "feature flag")], ids=str
 )
 def test_release_that_does_not_start_is_undone(fault: str, said: str) -> None:
-    good = environment.load("sandbox").api.release.resolve()
+    good = propertypulse.load("sandbox").api.release.resolve()
     sandbox.break_(fault)
     try:
         with sandbox.Traffic(rate=200) as traffic:
             code, made, shown = restart()
         assert (code, made["metadata"]["opslib"]["outcome"]) == (2, "undone")
         assert traffic.result.failed == 0, traffic.result
-        assert environment.load("sandbox").api.release.resolve() == good
+        assert propertypulse.load("sandbox").api.release.resolve() == good
         assert {worker.release for worker in workers()} == {good}
         assert said in json.dumps(made)
         assert "✓ Undo: Replace the canary" in shown
@@ -100,7 +101,7 @@ def test_slow_release_goes_first_where_nobody_answers() -> None:
 def test_undo_of_a_slow_release_leaves_somebody_to_answer() -> None:
     sandbox.break_("slow-release")
     try:
-        env = environment.load("sandbox")
+        env = propertypulse.load("sandbox")
         killed = [replace(worker, pid=0) for worker in workers()]
         with sandbox.Traffic(rate=50) as traffic:
             pm2.put_back(env, killed, reread=True)

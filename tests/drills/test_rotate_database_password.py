@@ -15,10 +15,11 @@ import psutil
 import psycopg
 import pytest
 
-from opslib import environment, record
+from opslib import propertypulse
 from opslib.api import pm2
 from opslib.database import database_url, postgres
 from opslib.database.login import Login
+from opslib.runbook import record
 from tests import leaks, sandbox
 from tests.drills.database import Saved, problems
 from tests.place import states
@@ -39,7 +40,16 @@ def saved(sandbox: None) -> Iterator[Saved]:
 
 def command(*arguments: str) -> list[str]:
     """The words of a run that applies."""
-    return [sys.executable, "-m", "opslib.cli", "run", "rotate_database_password", "--apply", *SETTLE, *arguments]
+    return [
+        sys.executable,
+        "-m",
+        "opslib.runbook.cli",
+        "run",
+        "rotate_database_password",
+        "--apply",
+        *SETTLE,
+        *arguments,
+    ]
 
 
 def rotate(*arguments: str) -> tuple[int, dict[str, Any], str]:
@@ -54,7 +64,7 @@ def outcome(made: dict[str, Any]) -> str:
 
 
 def in_force() -> str:
-    return Login(environment.load("sandbox")).secret.current
+    return Login(propertypulse.load("sandbox")).secret.current
 
 
 def leaked(urls: set[str], texts: dict[str, str]) -> list[str]:
@@ -117,7 +127,7 @@ def test_one_role_has_a_window_and_leaves_one_password() -> None:
 
 
 def test_login_that_pg_hba_refuses_is_undone_before_anything_uses_it() -> None:
-    before, workers = DOTENV.read_bytes(), pm2.workers(environment.load("sandbox"))
+    before, workers = DOTENV.read_bytes(), pm2.workers(propertypulse.load("sandbox"))
     rules = cluster.HOME.resolve() / "data" / "pg_hba.conf"
     kept = rules.read_text()
     try:
@@ -131,7 +141,7 @@ def test_login_that_pg_hba_refuses_is_undone_before_anything_uses_it() -> None:
     assert (code, outcome(made)) == (2, "undone"), said
     assert "pg_hba.conf" in json.dumps(made)
     assert DOTENV.read_bytes() == before
-    assert {w.pid for w in pm2.workers(environment.load("sandbox"))} == {w.pid for w in workers}
+    assert {w.pid for w in pm2.workers(propertypulse.load("sandbox"))} == {w.pid for w in workers}
     assert traffic.result.failed == 0 and traffic.result.lossless, traffic.result
     assert problems() == []
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from opslib import env_file, record
-from opslib.api import signing, token
+from opslib.api import jwt, jwt_rotation
+from opslib.deployment import env_file
+from opslib.runbook import record
 from tests import leaks, sandbox
 from tests.drills import jwt_secret, standing
 from tests.sandbox.layout import LOGS, STATE
@@ -29,7 +30,17 @@ def _leave_no_rotation(sandbox: None) -> Iterator[None]:
 
 def rotate(*arguments: str) -> tuple[int, dict[str, Any], str]:
     """Run the procedure with --apply; give its exit code, its record, and what the terminal showed."""
-    command = [sys.executable, "-m", "opslib.cli", "run", "rotate_jwt_secret", "--apply", "-p", "settle_seconds", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "opslib.runbook.cli",
+        "run",
+        "rotate_jwt_secret",
+        "--apply",
+        "-p",
+        "settle_seconds",
+        "1",
+    ]
     done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=300)
     assert "Traceback" not in done.stderr, done.stderr
     file = Path(done.stdout.splitlines()[-1])
@@ -38,7 +49,7 @@ def rotate(*arguments: str) -> tuple[int, dict[str, Any], str]:
 
 def begin() -> None:
     """No rotation is under way."""
-    if signing.found(standing.sandbox()) != "idle":
+    if jwt_rotation.found(standing.sandbox()) != "idle":
         jwt_secret.idle()
 
 
@@ -57,10 +68,10 @@ def test_nobody_notices_a_rotation_nor_its_end_and_no_secret_gets_out() -> None:
         assert (code, outcome(made)) == (0, "applied"), shown
         assert traffic.result.asked > 1000
         assert traffic.result.failed == 0 and traffic.result.lossless, traffic.result
-        new = env_file.read(env.api.env_file)[signing.KEY]
+        new = env_file.read(env.api.env_file)[jwt_rotation.KEY]
         assert new != ODD
         assert jwt_secret.problems() == []
-        assert signing.found(env) == "overlap"
+        assert jwt_rotation.found(env) == "overlap"
         code, _, early = rotate("-p", "stage", "retire")
         assert code == 1
         assert "s to go, 7.0 days" in early
@@ -69,10 +80,10 @@ def test_nobody_notices_a_rotation_nor_its_end_and_no_secret_gets_out() -> None:
             code, retired, ended = rotate("-p", "stage", "retire")
         assert (code, outcome(retired)) == (0, "applied"), ended
         assert traffic.result.failed == 0 and traffic.result.lossless, traffic.result
-    assert signing.PREVIOUS not in env_file.read(env.api.env_file)
-    assert set(token.answers(env, ODD)) == {401}
-    assert set(token.answers(env, new)) == {200}
-    assert not signing.staged(env).previous
+    assert jwt_rotation.PREVIOUS not in env_file.read(env.api.env_file)
+    assert set(jwt.answers(env, ODD)) == {401}
+    assert set(jwt.answers(env, new)) == {200}
+    assert not jwt_rotation.staged(env).previous
     secrets = {"new": new, "old": ODD, "the old one's beginning": ODD[:40]}
     texts = [shown, early, ended, json.dumps([made, retired], ensure_ascii=False), *lines]
     assert leaks.shown(secrets, {text[:80]: text for text in texts}) == []
@@ -99,7 +110,7 @@ def test_an_api_that_knows_one_secret_is_left_as_it_was_unless_a_mass_logout_is_
         assert jwt_secret.problems() == []
         code, made, shown = rotate("-p", "accept_mass_logout", "True")
         assert (code, outcome(made)) == (0, "applied"), shown
-        assert set(token.answers(standing.sandbox(), signing.old(standing.sandbox()))) == {401}
+        assert set(jwt.answers(standing.sandbox(), jwt_rotation.old(standing.sandbox()))) == {401}
     finally:
         sandbox.mend("no-previous-secret")
 
@@ -141,7 +152,7 @@ def test_a_release_that_does_not_start_is_undone_byte_for_byte() -> None:
 def test_an_env_file_that_is_read_only_is_refused_before_anything_changes() -> None:
     env = standing.sandbox()
     file = env.api.env_file.resolve()
-    staged, before = signing.staged(env), file.read_bytes()
+    staged, before = jwt_rotation.staged(env), file.read_bytes()
     pending = staged.pending
     file.chmod(0o400)
     try:
@@ -161,5 +172,5 @@ def test_a_compromised_secret_is_refused_at_once() -> None:
     code, made, shown = rotate("-p", "compromised", "True")
     assert (code, outcome(made)) == (0, "applied"), shown
     assert jwt_secret.problems() == []
-    assert all(set(token.answers(env, values[key])) == {401} for key in (signing.KEY, signing.PREVIOUS))
-    assert signing.found(env) == "idle"
+    assert all(set(jwt.answers(env, values[key])) == {401} for key in (jwt_rotation.KEY, jwt_rotation.PREVIOUS))
+    assert jwt_rotation.found(env) == "idle"

@@ -15,8 +15,9 @@ from typing import Any
 import psutil
 import pytest
 
-from opslib import environment, procedure, record
-from opslib.storage import aws, upload
+from opslib import propertypulse
+from opslib.aws import aws, upload
+from opslib.runbook import procedure, record
 from tests import leaks, sandbox
 from tests.aws_front import Front
 from tests.drills import access_key
@@ -40,7 +41,7 @@ def one_key() -> Iterator[None]:
 
 
 def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "opslib.cli", "run", "rotate_s3_credentials", "--apply", *SETTLE, *arguments]
+    return [sys.executable, "-m", "opslib.runbook.cli", "run", "rotate_s3_credentials", "--apply", *SETTLE, *arguments]
 
 
 def rotate(*arguments: str, root: Path = ROOT) -> tuple[int, dict[str, Any], str]:
@@ -66,7 +67,7 @@ def elsewhere(folder: Path, **settings: str) -> Path:
 
 def may_touch(*buckets: str) -> None:
     """Set what the API's user may do."""
-    env = environment.load("sandbox")
+    env = propertypulse.load("sandbox")
     assert env.s3
     user = env.s3.user
     resources = [arn for bucket in buckets for arn in (f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*")]
@@ -96,7 +97,7 @@ def test_whole_rotation_costs_no_request_and_shows_no_secret() -> None:
     new = keys().pair
     assert new.id != old.id
     assert [key.id for key in keys().listed()] == [new.id]
-    assert upload.refused(environment.load("sandbox"), old)[0]
+    assert upload.refused(propertypulse.load("sandbox"), old)[0]
     secrets = {"old": old.secret, "new": new.secret, "administrator": Credentials.load().aws_admin_secret_access_key}
     secrets |= {"old id": old.id, "new id": new.id}
     assert leaks.shown(secrets, {text[:80]: text for text in (*shown, *lines)}) == []
@@ -105,7 +106,7 @@ def test_whole_rotation_costs_no_request_and_shows_no_secret() -> None:
 
 
 def test_workers_that_do_not_come_up_undo_it() -> None:
-    file = environment.load("sandbox").api.env_file
+    file = propertypulse.load("sandbox").api.env_file
     before, old = file.read_bytes(), keys().pair
     sandbox.break_("bad-release")
     try:
@@ -121,7 +122,7 @@ def test_workers_that_do_not_come_up_undo_it() -> None:
 
 
 def test_iam_that_fails_in_the_undo_needs_a_person_and_is_run_again(tmp_path: Path) -> None:
-    before = environment.load("sandbox").api.env_file.read_bytes()
+    before = propertypulse.load("sandbox").api.env_file.read_bytes()
     may_touch(BUCKET, BACKUP_BUCKET)
     try:
         with Front() as front:
@@ -131,7 +132,7 @@ def test_iam_that_fails_in_the_undo_needs_a_person_and_is_run_again(tmp_path: Pa
         may_touch(BUCKET)
     assert (code, made["metadata"]["opslib"]["outcome"]) == (3, "needs-person"), text
     assert "IAM DeleteAccessKey was not answered" in text
-    assert environment.load("sandbox").api.env_file.read_bytes() == before
+    assert propertypulse.load("sandbox").api.env_file.read_bytes() == before
     assert problems() == ["a key is staged that is not in force", "IAM has a stray key: 2 keys"]
     code, made, text = rotate()
     assert (code, made["metadata"]["opslib"]["outcome"]) == (0, "applied"), text
@@ -164,7 +165,7 @@ def test_killed_between_two_workers_it_is_run_again() -> None:
 
 @pytest.mark.long
 def test_killed_and_run_again_in_vain_it_is_undone_to_what_was_before_both() -> None:
-    file = environment.load("sandbox").api.env_file
+    file = propertypulse.load("sandbox").api.env_file
     before, old = file.read_bytes(), keys().pair
     kill("kernel", "✓ Put the new key in force", 0)
     assert file.read_bytes() != before

@@ -13,7 +13,9 @@ from typing import Any
 import psutil
 import pytest
 
-from opslib import env_file, environment, record, secret
+from opslib import propertypulse
+from opslib.deployment import env_file, staged
+from opslib.runbook import record
 from tests import leaks, sandbox
 from tests.drills import stripe_agreement as stripe
 from tests.sandbox.layout import LOGS, PM2_HOME, STATE
@@ -36,7 +38,7 @@ def _clean() -> Iterator[None]:
     kept = {f"STRIPE_SECRET_KEY_{what}": None for what in ("PENDING", "PREVIOUS", "SINCE")}
     for after in (False, True):
         stripe.dashboard("faults")
-        file = secret.Staged(environment.load("sandbox"), "STRIPE_SECRET_KEY").file
+        file = staged.Staged(propertypulse.load("sandbox"), "STRIPE_SECRET_KEY").file
         if file.exists() and (made := env_file.edit(file, kept)):
             env_file.drop(made)
         if not after:
@@ -45,7 +47,7 @@ def _clean() -> Iterator[None]:
 
 def command(stage: str, *arguments: str, apply: bool = True) -> list[str]:
     """The words of a run."""
-    words = [sys.executable, "-m", "opslib.cli", "run", "rotate_stripe_keys", "-p", "stage", stage, *QUICK]
+    words = [sys.executable, "-m", "opslib.runbook.cli", "run", "rotate_stripe_keys", "-p", "stage", stage, *QUICK]
     return [*words, *arguments, *(["--apply"] if apply else [])]
 
 
@@ -65,7 +67,7 @@ def evidence(made: dict[str, Any]) -> list[dict[str, str]]:
 
 def dotenv() -> bytes:
     """The bytes of the `.env`."""
-    return environment.load("sandbox").api.env_file.read_bytes()
+    return propertypulse.load("sandbox").api.env_file.read_bytes()
 
 
 def leaked(values: list[str], *texts: str) -> list[str]:
@@ -108,7 +110,7 @@ def test_all_four_stages_cost_no_request_and_no_event(tmp_path: Path) -> None:
     assert stripe.problems(old_key, old_secret) == []
     values = [old_key, new_key, old_secret, new_secret]
     assert leaked(values, *shown, *lines) == []
-    folder = environment.load("sandbox").api.env_file.resolve().parent
+    folder = propertypulse.load("sandbox").api.env_file.resolve().parent
     assert [path for path in folder.iterdir() if path.name.endswith(".bak")] == []
     assert not [value for value in values if value in (folder / ".env.staged").read_text()]
 

@@ -16,8 +16,10 @@ from typing import Any
 import pytest
 import yaml
 
-from opslib import env_file, environment, procedure
-from opslib.api import token
+from opslib import propertypulse
+from opslib.api import jwt
+from opslib.deployment import env_file
+from opslib.runbook import procedure
 from tests.aws_front import Front as AwsFront, How as AwsHow
 from tests.drills import access_key as s3, database, jwt_secret, stripe_agreement as stripe
 from tests.drills.database import Saved
@@ -46,7 +48,7 @@ def elsewhere(folder: Path, **parts: Any) -> Path:
 def runbook(root: Path, *words: str) -> tuple[int, str]:
     """Run the command with that root; give its exit code and what the terminal showed."""
     done = subprocess.run(
-        [sys.executable, "-m", "opslib.cli", *words],
+        [sys.executable, "-m", "opslib.runbook.cli", *words],
         env={**os.environ, "RUNBOOK_ROOT": str(root)}, capture_output=True, text=True, timeout=400,
     )  # fmt: skip
     assert "Traceback" not in done.stderr, done.stderr
@@ -143,7 +145,7 @@ def test_stripe_that_fails_now_and_then_is_asked_again(tmp_path: Path) -> None:
     assert code == 0, said
     assert stripe.held("STRIPE_SECRET_KEY") == key
     assert stripe.problems() == []
-    staged = environment.load("sandbox").api.env_file.resolve().with_name(".env.staged")
+    staged = propertypulse.load("sandbox").api.env_file.resolve().with_name(".env.staged")
     kept = {f"STRIPE_SECRET_KEY_{what}": None for what in ("PENDING", "PREVIOUS", "SINCE")}
     env_file.drop(env_file.edit(staged, kept))  # type: ignore[arg-type]  # it differs
 
@@ -173,7 +175,7 @@ def one_key() -> Iterator[None]:
     ids=["passes", "S3 lasts", "IAM lasts"],
 )
 def test_aws_fails(tmp_path: Path, faults: dict[str, tuple[AwsHow, int]], code: int, says: str) -> None:
-    file = environment.load("sandbox").api.env_file
+    file = propertypulse.load("sandbox").api.env_file
     before = file.read_bytes()
     with AwsFront() as front:
         for call, (how, times) in faults.items():
@@ -230,7 +232,7 @@ def test_only_the_plan_that_was_approved_is_applied(tmp_path: Path) -> None:
     root = elsewhere(tmp_path / "root", approval="digest")
     jwt_secret.idle()
     yesterday = plan(root)
-    jwt_secret.idle(token.make())  # somebody has replaced the secret meanwhile, and every process is another one
+    jwt_secret.idle(jwt.make())  # somebody has replaced the secret meanwhile, and every process is another one
     before = DOTENV.read_bytes()
     code, said = apply(root, yesterday)
     assert code == 4 and f"the approval is for plan '{yesterday}'" in said, said

@@ -16,8 +16,9 @@ import psutil
 import pytest
 import urllib3
 
-from opslib import env_file, environment
+from opslib import propertypulse
 from opslib.database import postgres
+from opslib.deployment import env_file
 from tests import sandbox
 from tests.drills import stripe_agreement as stripe
 from tests.drills.webhooks import Ran, replay, triage, words
@@ -232,7 +233,7 @@ def test_ids_with_characters_that_mean_something_elsewhere_are_harmless(tmp_path
     assert ran.outcome == "applied", ran.end
     assert backlog.noted() == {event["id"] for event in made}
     assert list(tmp_path.iterdir()) == []
-    address = env_file.read(environment.load("sandbox").api.env_file)["DATABASE_URL"]
+    address = env_file.read(propertypulse.load("sandbox").api.env_file)["DATABASE_URL"]
     with postgres.connect(address) as database:
         assert database.execute("SELECT count(*) AS n FROM payments").fetchone() == {"n": 300}
 

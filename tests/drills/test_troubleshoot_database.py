@@ -19,10 +19,11 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from opslib import environment, procedure
+from opslib import propertypulse
 from opslib.api import health
 from opslib.database import freeing, postgres, session, slots
 from opslib.database.login import Login
+from opslib.runbook import procedure
 from tests import sandbox
 from tests.sandbox import postgres as cluster
 from tests.sandbox.credentials import Credentials
@@ -36,7 +37,7 @@ LOCK = "LOCK TABLE payments IN ACCESS EXCLUSIVE MODE"
 def command(*arguments: str) -> list[str]:
     """The words of a run that applies, and takes what has stood in the way for a second."""
     given = ("-p", "older_than_seconds", "1", *arguments)
-    return [sys.executable, "-m", "opslib.cli", "run", "troubleshoot_database", "--apply", *given]
+    return [sys.executable, "-m", "opslib.runbook.cli", "run", "troubleshoot_database", "--apply", *given]
 
 
 def run(*arguments: str, **variables: str) -> tuple[int, dict[str, Any], str]:
@@ -106,7 +107,7 @@ def leaking(most: int = 60) -> Iterator[list[psycopg.Connection]]:
 
 def _well(within: float = 30) -> bool:
     ends = time.monotonic() + within
-    url = environment.load("sandbox").api.health_url
+    url = propertypulse.load("sandbox").api.health_url
     while not (well := health.steady(url, 5)[0]) and time.monotonic() < ends:
         time.sleep(0.5)
     return well
@@ -280,7 +281,7 @@ def test_killed_in_the_middle_of_freeing_it_is_run_again() -> None:
 
 
 def test_session_that_is_another_by_now_is_left_alone() -> None:
-    env = environment.load("sandbox")
+    env = propertypulse.load("sandbox")
     admin = Login(env).admin()
     with client("somebody-new") as bystander:
         found = next(one for one in session.read(admin) if one.pid == bystander.info.backend_pid)
@@ -329,7 +330,7 @@ def test_url_of_prisma_with_every_special_character(tmp_path: Path) -> None:
 
 
 def test_limits_of_the_database_and_the_role_count_too() -> None:
-    env = environment.load("sandbox")
+    env = propertypulse.load("sandbox")
     with cluster.connect_admin(Credentials.load()) as admin:
         admin.execute("ALTER ROLE propertypulse CONNECTION LIMIT 30")
         try:

@@ -14,8 +14,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from opslib import environment
-from opslib.database import build, index, proposal, statement
+from opslib import propertypulse
+from opslib.database import index, index_build, index_proposal, statement
 from opslib.database.login import Login
 from tests import sandbox
 from tests.drills import slow_query
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("sandbox")
 
 def command(*arguments: str) -> list[str]:
     """The words of a run that counts for a second."""
-    return [sys.executable, "-m", "opslib.cli", "run", "tune_queries", "-p", "seconds", "1", *arguments]
+    return [sys.executable, "-m", "opslib.runbook.cli", "run", "tune_queries", "-p", "seconds", "1", *arguments]
 
 
 def run(*arguments: str) -> tuple[int, dict[str, Any], str]:
@@ -55,7 +55,7 @@ def said(made: dict[str, Any], title: str) -> str:
 
 def state(name: str = INDEX) -> str:
     """How the index is."""
-    return build.state(Login(environment.load("sandbox")).admin, "public", name)
+    return index_build.state(Login(propertypulse.load("sandbox")).admin, "public", name)
 
 
 def test_proposed_index_makes_the_statement_twenty_times_faster() -> None:
@@ -83,7 +83,7 @@ def test_build_that_waits_for_an_older_transaction_is_undone(monkeypatch: pytest
         older.execute("BEGIN")
         older.execute(WRITES)
         change = _change(connection)
-        monkeypatch.setattr(build, "LOCK_TIMEOUT", 1)
+        monkeypatch.setattr(index_build, "LOCK_TIMEOUT", 1)
         with pytest.raises(psycopg.errors.LockNotAvailable):
             change.do()
         assert state() == "invalid"
@@ -94,12 +94,14 @@ def test_build_that_waits_for_an_older_transaction_is_undone(monkeypatch: pytest
 
 
 def _change(connection: psycopg.Connection) -> Any:
-    admin = Login(environment.load("sandbox")).admin()
+    admin = Login(propertypulse.load("sandbox")).admin()
     with admin:
-        found = proposal.proposals(
+        found = index_proposal.proposals(
             admin, statement.ranked(statement.snapshot(admin).statements.values()), index.read(admin), schema="public"
         )
-    return build.create(Login(environment.load("sandbox")).admin, next(p for p in found if p.name == INDEX), seconds=60)
+    return index_build.create(
+        Login(propertypulse.load("sandbox")).admin, next(p for p in found if p.name == INDEX), seconds=60
+    )
 
 
 @pytest.mark.long
@@ -122,7 +124,7 @@ def test_killed_while_it_builds_it_is_run_again() -> None:
         release.join()
         assert (code, made["metadata"]["opslib"]["outcome"]) == (0, "applied"), made["metadata"]["opslib"]["why"]
         assert state() == "valid"
-        with Login(environment.load("sandbox")).admin() as admin:
+        with Login(propertypulse.load("sandbox")).admin() as admin:
             assert [one.name for one in index.read(admin) if not one.valid] == []
 
 
@@ -177,7 +179,7 @@ def test_useless_indexes_are_listed_with_the_statement_that_drops_them() -> None
         connection.execute("CREATE UNIQUE INDEX needed ON visits (at, id)")
         with pytest.raises(psycopg.errors.UniqueViolation):
             connection.execute("CREATE UNIQUE INDEX CONCURRENTLY broken ON visits (kind)")
-        with Login(environment.load("sandbox")).admin() as admin:
+        with Login(propertypulse.load("sandbox")).admin() as admin:
             found = {row["index"]: row for row in index.useless(admin, index.read(admin)) if row["table"] == "visits"}
     assert found["broken"]["why"].startswith("invalid")
     assert found["twin_b"]["why"] == "covered by twin_a"
@@ -220,7 +222,7 @@ def test_without_the_library_it_says_that_a_restart_is_needed() -> None:
     finally:
         settings.write_text(before)
         _restart()
-    with Login(environment.load("sandbox")).admin() as admin:
+    with Login(propertypulse.load("sandbox")).admin() as admin:
         assert statement.missing(admin) == []
 
 

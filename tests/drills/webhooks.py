@@ -45,7 +45,7 @@ class Ran:
 
 def words(name: str, *arguments: str, apply: bool = False) -> list[str]:
     """The words of a run."""
-    command = [sys.executable, "-m", "opslib.cli", "run", name, *arguments]
+    command = [sys.executable, "-m", "opslib.runbook.cli", "run", name, *arguments]
     return [*command, *(["--apply"] if apply else [])]
 
 

@@ -11,8 +11,8 @@ def problem() -> str | None:
     Whatever a fault, a drill or a command that was cut short has left: a start makes all of it anew.
     """
     # Here, because the import takes half a second that most commands and parts need not wait for.
-    from opslib import env_file
-    from opslib.errors import RunbookError
+    from opslib.deployment import env_file
+    from opslib.runbook.errors import RunbookError
 
     try:
         account, held = stripe("/_sandbox/account"), env_file.read(DOTENV)

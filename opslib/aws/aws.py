@@ -1,0 +1,113 @@
+"""AWS: boto3 clients that know the keys they are given, and nothing else that this machine has configured."""
+
+import contextlib
+import functools
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import boto3
+import botocore.session
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+from botocore.loaders import Loader
+
+from opslib.aws.key_pair import Pair
+from opslib.aws.settings import S3
+from opslib.backups.settings import Backups
+from opslib.deployment.environment import Deployment
+from opslib.deployment.reference import resolve
+from opslib.runbook.errors import BadEnvironment, RunbookError
+from opslib.runbook.mask import mask
+
+CONNECT_SECONDS, READ_SECONDS = 5, 10
+ATTEMPTS = 5
+"""How often a call is made in all when it times out, is throttled or answered 500; boto3 waits ever longer between."""
+
+
+def settings(environment: Deployment) -> S3:
+    """Give the part of the environment that says where uploads go. Raise BadEnvironment if there is none."""
+    return environment.part(S3)
+
+
+def client(
+    environment: Deployment,
+    service: str,
+    pair: Pair,
+    *,
+    attempts: int = ATTEMPTS,
+    where: Backups | None = None,
+    seconds: float = READ_SECONDS,
+) -> Any:
+    """Make a client of a fresh session: no profile, no configuration file, no credentials of the machine.
+
+    `where` has another region and endpoint than the uploads; `seconds` is how long an answer may take.
+    """
+    own = {
+        "profile": (None, None, None, None),
+        "config_file": (None, None, os.devnull, None),
+        "credentials_file": (None, None, os.devnull, None),
+    }
+    s3 = where or settings(environment)
+    core = botocore.session.Session(session_vars=own)
+    core.register_component("data_loader", _loader())
+    session = boto3.Session(
+        aws_access_key_id=pair.id,
+        aws_secret_access_key=pair.secret,
+        aws_session_token=pair.token or None,
+        region_name=s3.region,
+        botocore_session=core,
+    )
+    config = Config(
+        connect_timeout=CONNECT_SECONDS,
+        read_timeout=seconds,
+        retries={"mode": "standard", "total_max_attempts": attempts},
+        signature_version="s3v4" if service == "s3" else None,
+        s3={"addressing_style": "path" if s3.endpoint else "auto"},
+        ignore_configured_endpoint_urls=True,
+    )
+    return session.client(service, endpoint_url=s3.endpoint, config=config)
+
+
+@functools.cache
+def _loader() -> Loader:
+    """Read the descriptions of the services once, not for each client."""
+    return Loader()
+
+
+def administrator(environment: Deployment) -> Pair:
+    """Give the credentials that the environment's reference points at. Raise BadEnvironment if they are not some."""
+    return credentials(settings(environment).administrator, "s3.administrator", "AWS_ADMINISTRATOR")
+
+
+def credentials(reference: str, setting: str, name: str) -> Pair:
+    """Give the credentials that a reference in this setting points at, masked as `name`. Raise BadEnvironment."""
+    text = resolve(reference, name)
+    try:
+        found = json.loads(text)
+        pair = Pair(found["AccessKeyId"], found["SecretAccessKey"], found.get("SessionToken", ""))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise BadEnvironment(f"{setting}: {reference} is not JSON with AccessKeyId and SecretAccessKey") from None
+    for half in (pair.id, pair.secret, pair.token):
+        if half:
+            mask.add(name, half)
+    return pair
+
+
+@contextlib.contextmanager
+def asking(call: str) -> Iterator[None]:
+    """Name the call in what it raises: RunbookError for whatever boto3 gives up on."""
+    try:
+        yield
+    except (BotoCoreError, ClientError) as error:
+        raise RunbookError(
+            f"{call} was not answered: {said(error)}. See whether AWS is well, then run again."
+        ) from error
+
+
+def said(error: Exception) -> str:
+    """Give the code of an AWS error, or the kind of the failure that kept AWS from answering."""
+    if isinstance(error, ClientError):
+        return str(error.response.get("Error", {}).get("Code") or error.response["ResponseMetadata"]["HTTPStatusCode"])
+    return type(error).__name__

@@ -1,0 +1,80 @@
+"""The PostgreSQL cluster as its administrator sees it: a database of it, its size, and the disk that it lies on."""
+
+import os
+import socket
+from pathlib import Path
+
+import psutil
+from psycopg import sql
+
+from opslib.database import database_url, postgres
+from opslib.database.postgres import Connection
+from opslib.database.settings import Database
+from opslib.deployment import env_file
+from opslib.deployment.environment import Deployment
+from opslib.deployment.reference import resolve
+from opslib.runbook.errors import BadEnvironment
+
+ADMINISTRATOR = "the administrator's URL"
+KEY = "DATABASE_URL"
+MAINTENANCE = "postgres"
+"""The database to log in to while others are made, renamed or dropped: it is there where the API's may be gone."""
+
+
+def database(environment: Deployment) -> str:
+    """Give the name of the database that the API uses."""
+    return database_url.parameters(api_url(environment))["dbname"]
+
+
+def api_url(environment: Deployment) -> str:
+    """Give the URL in the API's `.env`. Raise BadEnvironment if it has none."""
+    found = env_file.read(environment.api.env_file).get(KEY, "")
+    if not found:
+        raise BadEnvironment(f"{environment.api.env_file} has no {KEY}; put it there and run again")
+    return found
+
+
+def url(environment: Deployment, name: str = "") -> str:
+    """Give the administrator's URL, of this database or else of the API's."""
+    given = resolve(environment.part(Database).admin, ADMINISTRATOR)
+    return database_url.with_database(given, name or database(environment))
+
+
+def connect(environment: Deployment, name: str = "", *, within: float = 10) -> Connection:
+    """Log in as the administrator, in autocommit mode, for statements that may take long. Times are in UTC."""
+    connection = postgres.connect(url(environment, name), ADMINISTRATOR, within=within)
+    for setting in ("statement_timeout = 0", "idle_in_transaction_session_timeout = 0", "timezone = 'UTC'"):
+        connection.execute(f"SET {setting}".encode())
+    return connection
+
+
+def major(connection: Connection) -> int:
+    """Give the server's major version."""
+    return connection.info.server_version // 10_000
+
+
+def size(connection: Connection) -> int:
+    """Give the bytes that the database takes on disk, indexes included."""
+    found = connection.execute("SELECT pg_database_size(current_database()) AS size").fetchone()
+    assert found is not None
+    return int(found["size"])
+
+
+def exists(connection: Connection, name: str) -> bool:
+    """Whether the cluster has a database of this name."""
+    return connection.execute("SELECT FROM pg_database WHERE datname = %s", [name]).fetchone() is not None
+
+
+def drop(connection: Connection, name: str) -> None:
+    """Drop a database with the sessions that it has; well if there is none."""
+    connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def data(connection: Connection) -> Path | None:
+    """Give the folder of the data if it lies on this machine and its place may be known, else None."""
+    host, here = connection.info.hostaddr, {"127.0.0.1", "::1", ""}
+    here |= {one.address.split("%")[0] for card in psutil.net_if_addrs().values() for one in card
+             if one.family in (socket.AF_INET, socket.AF_INET6)}  # fmt: skip
+    found = connection.execute("SELECT current_setting('data_directory', true) AS place").fetchone()
+    place = Path(found["place"]) if found and found["place"] else None
+    return place if place and host in here and os.path.exists(place) else None

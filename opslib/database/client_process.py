@@ -1,0 +1,144 @@
+"""A client of the database: the process on this machine at the other end of a session, and ending it."""
+
+import os
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import psutil
+
+from opslib.api import pm2
+from opslib.api.pm2 import Worker
+from opslib.database import session
+from opslib.database.postgres import Connection
+from opslib.database.session import Session
+from opslib.deployment.environment import Deployment
+from opslib.runbook.change import Change
+from opslib.runbook.errors import RunbookError
+from opslib.runbook.procedure import located
+
+GRACE = 10
+"""Seconds that a client gets to end by itself after SIGTERM. It is never killed."""
+
+Ends = Mapping[tuple[str, int], int]
+"""By address and port of the near end of a connection, the process that has it open."""
+
+
+@dataclass(frozen=True)
+class Client:
+    """A process. Of its command line only the program is kept: others put passwords there."""
+
+    process: psutil.Process
+    program: str
+    user: str
+    folder: str
+    sessions: int
+
+    @classmethod
+    def of(cls, pid: int, sessions: int) -> Self | None:
+        """Ask for a process; None if it has ended or is somebody else's."""
+        try:
+            process = psutil.Process(pid)
+            with process.oneshot():
+                program, folder = Path(process.exe()).name, Path(process.cwd())  # a name may hold arguments
+                return cls(process, program, process.username(), located(folder), sessions)
+        except psutil.Error:
+            return None
+
+    def row(self) -> dict[str, str]:
+        """A row of evidence."""
+        return {
+            "process": str(self.process.pid),
+            "program": self.program,
+            "user": self.user,
+            "in": self.folder,
+            "sessions": str(self.sessions),
+        }
+
+
+def ends() -> dict[tuple[str, int], int]:
+    """Give the near ends of this machine's connections, by which PostgreSQL knows its clients."""
+    found = {}
+    for one in psutil.net_connections(kind="tcp"):
+        if one.pid and one.laddr and one.raddr:
+            found[one.laddr.ip.removeprefix("::ffff:"), one.laddr.port] = one.pid
+    return found
+
+
+def by_worker(workers: Sequence[Worker], sessions: Sequence[Session]) -> list[tuple[int | str, Session]]:
+    """Give those of the sessions that belong to these workers, each with the worker's id."""
+    ids, found = {worker.pid: worker.id for worker in workers}, ends()
+    own = ((ids.get(found.get((one.address, one.port), 0)), one) for one in sessions)
+    return [(id, one) for id, one in own if id is not None]
+
+
+def others(environment: Deployment, connection: Connection, role: str, *, within: float = 5) -> list[Session]:
+    """Give the sessions of a role that are not those of the API's workers on this machine.
+
+    Workers come and go and their sessions with them: only who is seen for `within` seconds is somebody else.
+    """
+    until, seen = time.monotonic() + within, None
+    while True:
+        found = session.of(connection, role)
+        own = {one.pid for _, one in by_worker(pm2.workers(environment), found)}
+        now = {one.pid: one for one in found if one.pid not in own}
+        seen = now if seen is None else {pid: one for pid, one in seen.items() if pid in now}
+        if not seen or time.monotonic() > until:
+            return list(seen.values())
+        time.sleep(0.5)
+
+
+def processes(sessions: Sequence[Session], ends: Ends) -> list[Client]:
+    """Give the processes on this machine that have these sessions open, those with most first."""
+    pids = [pid for one in sessions if (pid := ends.get((one.address, one.port)))]
+    found = (Client.of(pid, pids.count(pid)) for pid in dict.fromkeys(pids))
+    return sorted(filter(None, found), key=lambda client: (-client.sessions, client.process.pid))
+
+
+def own(sessions: Sequence[Session], ends: Ends, pids: Collection[int]) -> set[int]:
+    """Give the pids of the sessions that these processes have open, as the API's workers do."""
+    return {one.pid for one in sessions if ends.get((one.address, one.port)) in pids}
+
+
+def stop(application: str, clients: Sequence[Client], *, spared: Collection[int], most: int) -> list[Change]:
+    """Make the changes that end these clients, which have no undo; none where no application is named.
+
+    `spared` are processes that are never ended. Raise RunbookError if one of them is meant, there is no such client on
+    this machine, or more than `most`.
+    """
+    if not application:
+        return []
+    if not clients:
+        raise RunbookError(f"no process on this machine has sessions of {application} open: end it where it runs")
+    if len(clients) > most:
+        raise RunbookError(f"{len(clients)} processes have sessions of {application}, and most is {most}: raise it")
+    spared = {*spared, os.getpid()}
+    for one in clients:
+        if {one.process.pid, *(parent.pid for parent in one.process.parents())} & spared:
+            raise RunbookError(f"process {one.process.pid} ({one.program}) is the API's own: open restart_api instead")
+    return [_stop(application, one) for one in clients]
+
+
+def _stop(application: str, client: Client) -> Change:
+    process = client.process
+
+    def do() -> None:
+        if not process.is_running():  # compares the time at which it began: its pid may be another's by now
+            return
+        try:
+            process.terminate()
+            process.wait(GRACE)
+        except psutil.NoSuchProcess:
+            return
+        except (psutil.AccessDenied, psutil.TimeoutExpired) as error:
+            why = "may not be ended by this user" if isinstance(error, psutil.AccessDenied) else "does not end"
+            raise RunbookError(f"process {process.pid} ({client.program}) {why}: ask {client.user} to end it") from None
+
+    return Change(
+        f"Stop {application} (process {process.pid})",
+        shows=[f"kill -TERM {process.pid}"],
+        do=do,
+        replaces=lambda: f"{client.program} of {client.user} in {client.folder}, process {process.pid}",
+    )

@@ -1,0 +1,97 @@
+"""A deployment: where the API, its files and its secrets are; what an environment's file says for every domain."""
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, HttpUrl, TypeAdapter
+
+from opslib.deployment import env_file
+from opslib.runbook.environment import Environment, Part, Place
+from opslib.runbook.errors import BadEnvironment
+from opslib.runbook.procedure import root
+
+PLAIN = {"NO_COLOR": "1", "FORCE_COLOR": "0"}  # what programs say goes into records, not onto a terminal
+STAGED = ".staged"
+"""What the name of the file that holds staged secrets has behind the name of the `.env`."""
+
+_http = TypeAdapter(HttpUrl)
+
+
+def _url(text: str) -> str:
+    _http.validate_python(text)
+    return text.rstrip("/")
+
+
+def _reference(text: str) -> str:
+    kind, _, where = text.partition(":")
+    return f"{kind}:{root() / Path(where).expanduser()}" if kind == "file" else text
+
+
+Reference = Annotated[str, AfterValidator(_reference)]
+"""Where a secret is, as opslib/deployment/reference.py says; a relative path of a file starts where a Place does."""
+Url = Annotated[str, AfterValidator(_url)]
+
+
+class Api(Part):
+    """The API under PM2: what it is called, where it answers, and where its files lie."""
+
+    name: Annotated[str, Field(min_length=1)]
+    url: Url
+    health: Annotated[str, Field(pattern="^/")] = "/health"
+    pm2_home: Place
+    env_file: Place
+    release: Place
+    """The link that points at the release in force."""
+
+    @property
+    def health_url(self) -> str:
+        """The address that answers 200 while the API is well."""
+        return self.url + self.health
+
+
+class Deployment(Environment):
+    """An environment with the API in it."""
+
+    api: Api
+    secrets: frozenset[str]
+    """The keys of the API's `.env` whose values are secret."""
+    tools: Place | None = None
+    """A folder with pm2, psql and the like, searched before PATH."""
+
+    @property
+    def staged(self) -> Path:
+        """The file of the secrets that are made and not in force yet, or no longer: beside the `.env`."""
+        real = self.api.env_file.resolve()
+        return real.with_name(f"{real.name}{STAGED}")
+
+    @property
+    def lock(self) -> Path:
+        """The file that a run holds while it may change the deployment: beside the `.env`."""
+        return self.api.env_file.resolve().parent / ".runbook.lock"
+
+    def values(self) -> dict[str, str]:
+        """Give the secrets of the `.env`, and those that are staged. Raise BadEnvironment if they cannot be read."""
+        try:
+            held = env_file.read(self.api.env_file)
+        except (OSError, ValueError) as error:
+            raise BadEnvironment(
+                f"{self.api.env_file}: cannot be read ({error}), so its secrets could not be masked"
+            ) from None
+        # A secret's predecessor too, as in JWT_SECRET_PREVIOUS.
+        known = {key: value for key, value in held.items() if key.startswith(tuple(self.secrets))}
+        staged = env_file.read(self.staged) if self.staged.exists() else {}
+        return known | {key: value for key, value in staged.items() if not key.endswith("_SINCE")}
+
+    @cached_property
+    def variables(self) -> dict[str, str]:
+        """The environment variables for outside programs: nothing of the kernel's own but what is named here."""
+        kept = {key: os.environ[key] for key in ("HOME", "LANG", "USER") if key in os.environ}
+        path = os.environ.get("PATH", os.defpath)
+        return {
+            **kept,
+            "PATH": f"{self.tools}:{path}" if self.tools else path,
+            "PM2_HOME": str(self.api.pm2_home),
+            **PLAIN,
+        }

@@ -1,0 +1,78 @@
+"""The papermill engine `runbook`: `papermill --engine runbook notebooks/NAME.ipynb RECORD -p …`."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from click import ClickException
+from jupyter_core.utils import run_sync
+from nbformat import NotebookNode
+from papermill.engines import Engine
+from papermill.iorw import LocalHandler, papermill_io
+
+from opslib.runbook import procedure, record, runner
+from opslib.runbook.errors import Outcome, Refused, RunFailed
+
+
+class RunbookEngine(Engine):  # type: ignore[misc]
+    """Runs a procedure as `runbook run` does, into the file that papermill was given."""
+
+    @classmethod
+    def execute_notebook(
+        cls, nb: NotebookNode, kernel_name: str, output_path: str | None = None, **options: Any
+    ) -> NotebookNode:
+        """Execute, record and seal. Raise RunFailed where the record says that it did not end well, or can lie nowhere.
+
+        papermill has written nothing by then. What is no file (`-`, `s3://…`, a device) it writes itself at the end,
+        and the record lies where records lie.
+        """
+        about = nb.metadata.get("papermill", {})
+        output = output_path or about.get("output_path")  # which papermill keeps back if it is to save only at the end
+        path = _file(output) if output else None
+        try:
+            execution = run_sync(runner.run)(
+                procedure.read(Path(options["input_path"])), about.get("parameters", {}), path=path
+            )
+        except Refused as refusal:
+            raise _Failed(f"{Outcome.REFUSED}: {refusal}", Outcome.REFUSED) from None
+        if execution.outcome not in (Outcome.PLANNED, Outcome.APPLIED) or not execution.sealed:
+            raise _Failed(f"{execution.outcome}: {execution.why}", execution.outcome)
+        if path:
+            _files.returned.add(output)
+            papermill_io.register(output, _files)
+        return execution.notebook
+
+
+class _Failed(RunFailed, ClickException):
+    """Has papermill's command end as `runbook run` does: with the sentence alone, and the exit code of the outcome."""
+
+    def __init__(self, message: str, outcome: Outcome) -> None:
+        super().__init__(message, outcome)
+        self.exit_code = outcome.exit_code  # type: ignore[misc]  # click asks the instance
+
+
+class _Files(LocalHandler):  # type: ignore[misc]
+    """Writes files as papermill does, but over no sealed record, whichever engine papermill runs with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.returned: set[object] = set()
+        """Paths of records that the engine has sealed, and that papermill will write once more."""
+
+    def write(self, text: str, path: str) -> None:
+        if path in self.returned:
+            self.returned.discard(path)
+        elif record.is_sealed(Path(path)):
+            raise Refused(f"{path}: is a sealed record, and nothing writes over it. Give the output another name.")
+        else:
+            super().write(text, path)
+
+
+def _file(output: str) -> Path | None:
+    path = Path(output).resolve()
+    return None if output == "-" or "://" in output or (path.exists() and not path.is_file()) else path
+
+
+_files = _Files()
+# papermill loads its engines as it is imported, and asks for a handler by how the path begins.
+papermill_io.register((f"{record.folder()}/", f"{os.path.relpath(record.folder())}/"), _files)

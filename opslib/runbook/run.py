@@ -1,0 +1,524 @@
+"""A run: checks, a plan, its changes, what verifies them, and what undoes them."""
+
+import atexit
+import getpass
+import linecache
+import os
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Any
+
+from opslib.runbook import (
+    change as changes,
+    environment as environments,
+    lock,
+    mask as masking,
+    procedure,
+    progress,
+    table,
+)
+from opslib.runbook.change import Change
+from opslib.runbook.environment import Environment, Policy
+from opslib.runbook.errors import (
+    ChangeFailed,
+    CheckFailed,
+    NotApproved,
+    Outcome,
+    PlanVoid,
+    Refused,
+    RunbookError,
+    UndoFailed,
+    VerifyFailed,
+)
+from opslib.runbook.procedure import Procedure
+from opslib.runbook.step import Display, Step, now, shell, step
+
+_current: "Run | None" = None
+
+
+def start(
+    name: str, *, environment: str, apply: bool = False, approval: str = "", reason: str = "", incident: str = ""
+) -> "Run":
+    """Begin the run of a procedure: read its environment, check its parameters, take the lock if it will apply.
+
+    In JupyterLab the cell may be run again: a run that has applied changes and not ended goes on.
+    Raise Refused (a parameter, the environment, the lock) with nothing changed.
+    """
+    global _current
+    masking.install()
+    _refuse_closed_copy(name)
+    kernel = shell()
+    if kernel is not None and _after_cell not in kernel.events.callbacks["post_run_cell"]:
+        kernel.events.register("post_run_cell", _after_cell)
+    if _current is not None and not _current.ended:
+        if _current.in_force:
+            _current.show_start(note="this run goes on; what it has applied stays applied")
+            return _current
+        _current.release()
+    _current = Run(name, environment, apply, approval, reason, incident)
+    return _current
+
+
+def stop(why: str) -> None:
+    """End the current run; what it has changed stays if it is verified. The runner calls this when nobody else can."""
+    if _current is not None:
+        _current.leave(RunbookError(why))
+
+
+class Run:
+    """One execution of a procedure in one environment. Made by `start`."""
+
+    def __init__(self, name: str, environment: str, apply: bool, approval: str, reason: str, incident: str) -> None:
+        copy = _copy()
+        self.id = os.environ.get("OPSLIB_RUN") or (copy.stem.rpartition("-")[2] if copy else uuid.uuid4().hex[:8])
+        self.applies = apply
+        self.ended: Outcome | None = None
+        self.steps: list[Step] = []
+        self.in_force: list[Change] = []
+        """The changes that were begun and not undone, oldest first."""
+        self._done: dict[str, Step] = {}
+        self._checks: dict[str, bool] = {}
+        self._failed: dict[str, str] = {}
+        """What was to be looked at and failed, and why. After the last verify that undoes nothing."""
+        self._passed: set[int] = set()
+        """The cells that have run to their end, and since the last change that comes before them."""
+        self._reached = (-1, 0)
+        self._planned: dict[str, dict[str, str]] = {}
+        self._digest = ""
+        self._approval = approval
+        self._approved = ""
+        self._began = now()
+        self._closing: Step = {}
+        self._lock: IO[str] | None = None
+        self._about = {"reason": reason, "incident": incident, "operator": operator()}
+        try:
+            self.procedure: Procedure = procedure.load(name)
+            self.parameters = self.procedure.bind(self._given(environment, apply, approval, reason, incident))
+            self.environment: Environment = environments.load(environment)
+            masking.mask.know(self.environment.values())
+            if apply:
+                self._hold()
+        except Refused as error:
+            self.stop(error)
+            raise
+        self.show_start()
+
+    def check(self, title: str, answer: bool, evidence: Any = None, *, otherwise: str = "") -> None:
+        """Record a question about the world that must be answered yes. Raise CheckFailed if it is not.
+
+        `evidence` is shown as a table; `otherwise` says what to do when the answer is no.
+        """
+        self._open()
+        self._reach()
+        ok = answer is True
+        if ok or not self.verified:
+            self._checks[title] = ok
+        self._show(step("check", title, ok, otherwise="" if ok else otherwise), evidence)
+        if not ok:
+            raise CheckFailed(f"not so: {title}. {otherwise or 'Nothing was changed by this step.'}")
+
+    def plan(self, *planned: Change) -> None:
+        """Show the changes that `apply` will make, with the plan's digest. Raise NotApproved if that is asked for.
+
+        Raise CheckFailed while a check of this run stands answered no.
+        """
+        self._open()
+        if wrong := [title for title, ok in self._checks.items() if not ok]:
+            raise CheckFailed(f"no plan while a check is not answered yes: {'; '.join(wrong)}. Ask it again first.")
+        rows = [one.describe() for one in planned]
+        self._planned = {t: r for t, r in self._planned.items() if t in self._done} | {r["change"]: r for r in rows}
+        settled = ("apply", "approval", "reason", "incident")
+        context = {key: value for key, value in self.parameters.items() if key not in settled}
+        context |= {"procedure": self.procedure.name, "source": self.procedure.digest}
+        self._digest = changes.digest(context, rows)
+        shown = step("plan", f"Plan {self._digest}", None, digest=self._digest, context=context, changes=rows)
+        shown["note"] = f"{len(rows)} change{'s' * (len(rows) != 1)}, " + (
+            "none of them made yet" if self.applies else "none of which this run makes"
+        )
+        numbered = enumerate(zip(planned, rows, strict=True), 1)
+        self._show(shown, [line for number, (one, row) in numbered for line in one.lines(number, row["to"])])
+        if self.applies:
+            self._need_approval()
+
+    def apply(self, *planned: Change) -> None:
+        """Make changes that the plan has shown, each once in a run. In a plan run, say that nothing is done.
+
+        A change that fails is undone, with all before it, and the run ends. Raise ChangeFailed, PlanVoid, NotApproved.
+        """
+        self._open()
+        self._reach()
+        for one in planned:
+            if one.title in self._done:
+                self._redisplay(self._done[one.title])
+                continue
+            if one.title not in self._planned:
+                raise PlanVoid(f"{one.title!r} was not in the plan that this run has shown. Run the plan cell again.")
+            if not self.applies:
+                self._show(step("change", one.title, None, state="not done", note="not done: this run only plans"))
+                continue
+            if self._policy != "none" and self._approved != self._digest:
+                raise NotApproved(f"plan {self._digest} is not approved. Approve it above, then run this cell again.")
+            self._make(one)
+
+    def verify(
+        self, title: str, question: Callable[[], Any], *, within: float = 30, every: float = 0.5, otherwise: str = ""
+    ) -> None:
+        """Ask after a change until the answer is true or time is up. In a plan run, only show the question.
+
+        `question` gives a truth value, or a pair of it and evidence. `within` and `every` are seconds. What is still
+        false when time is up undoes what this run has applied and ends it. Raise VerifyFailed.
+        """
+        self._open()
+        if not self.applies:
+            self._reach()
+            self._show(step("verify", title, None, note="asked after the change"))
+            return
+        ends = time.monotonic() + within
+        display = Display()
+        begun = step("verify", title, None, progress=True)
+        try:
+            while True:
+                with progress.shown(lambda text: display.show({**begun, "note": text})):
+                    answer = question()
+                ok, evidence = answer if isinstance(answer, tuple) else (answer, None)
+                if ok or time.monotonic() >= ends:
+                    break
+                time.sleep(every)
+        except BaseException as error:
+            self._show(step("verify", title, False, otherwise=f"{_said(error)} {otherwise}"), _evidence(error), display)
+            self.stop(error)
+            raise
+        if ok:
+            self._reach()
+        self._show(step("verify", title, bool(ok), otherwise="" if ok else otherwise), evidence, display)
+        if not ok:
+            failed = VerifyFailed(f"still not so after {within:g} s: {title}. {otherwise}")
+            self.stop(failed)
+            raise failed
+
+    def note(self, title: str, evidence: Any = None) -> None:
+        """Record what was seen, without judging it; what has to be asked for is a function that gives it.
+
+        One that fails is shown so. It raises what it failed with, unless every verify has been asked: then nothing
+        that was changed hangs on it, and the run goes on and says at its end what it has not seen.
+        """
+        self._open()
+        self._reach()
+        display, begun = Display(), self._mark(step("note", title, None, progress=True))
+        try:
+            with progress.shown(lambda text: display.show({**begun, "note": text})):
+                seen = table.rows(evidence() if callable(evidence) else evidence)
+        except BaseException as error:
+            self._fail(step("note", title, False, otherwise=_said(error)), error, display)
+            if not self.verified or not isinstance(error, Exception):
+                raise
+            return
+        self._failed.pop(title, None)
+        self._show(step("note", title), seen, display)
+
+    def finish(self) -> None:
+        """End a run whose checks all held; its record is complete. Asked again in JupyterLab, say how it ended."""
+        if self.ended and not headless():
+            Display().show(self._closing)
+            return
+        self._open()
+        self._reach()
+        if wrong := [title for title, ok in self._checks.items() if not ok]:
+            raise CheckFailed(f"a check is not answered yes: {'; '.join(wrong)}. Ask it again first.")
+        if missing := self._missing:
+            raise ChangeFailed(f"planned and not applied: {'; '.join(missing)}. Run the cells that apply them.")
+        held = f"what had to hold held; {self._unseen}" if self._failed else "all checks held"
+        if self.applies:
+            self._end(Outcome.APPLIED, held)
+        else:
+            self._end(Outcome.PLANNED, f"{held}, nothing was changed; to carry it out, run it with apply")
+
+    def approve(self, digest: str, *, by: str = "") -> Step:
+        """Approve this plan and give the step that says so. Raise PlanVoid if another was shown since."""
+        self._open()
+        if digest != self._digest:
+            raise PlanVoid(f"plan {digest} is not the last that was shown, which is {self._digest}. Approve that one.")
+        self._approved = digest
+        approved = step("plan", f"Plan {digest} is approved", True, digest=digest, changes=[], approved=True)
+        approved["note"] = f"by {by or self._about['operator']}"
+        self.steps.append(approved)
+        return approved
+
+    def release(self) -> None:
+        """Let go of the environment's lock."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def show_start(self, note: str = "") -> None:
+        """Show which procedure, environment and mode this is."""
+        mode = "carries out its plan" if self.applies else "plan only, changes nothing"
+        title = f"{self.procedure.title} — {self.environment.title}: {mode}"
+        begun = step("start", title, True, run=self.id, procedure=self.procedure.name, apply=self.applies, note=note)
+        if not headless():
+            from opslib.runbook import record
+
+            begun["process"] = record.process()
+        begun["at"] = self._began  # where a run goes on, its steps go on from its beginning
+        self._show({**begun, **self._about, "environment": self.environment.name})
+
+    # How a run goes wrong
+
+    def _make(self, one: Change) -> None:
+        display = Display()
+        begun = step("change", one.title, None, state="applying", note="under way", **self._planned[one.title])
+        if (found := one.replaces()) != (expected := self._planned[one.title]["to"]):
+            raise PlanVoid(f"{one.title}: planned for {expected!r}, now there is {found!r}. Run the plan cell again.")
+        try:
+            display.show(begun)
+            if not _recorded():
+                raise RunbookError("the record cannot be saved, so this change was not begun.")
+            self.in_force.append(one)
+            self._passed = {number for number in self._passed if number < self._reached[0]}
+            with progress.shown(lambda text: display.show({**begun, "note": text, "progress": True})):
+                one.do()
+        except BaseException as error:
+            state = "failed" if one in self.in_force else "not done"
+            failed = {**begun, "ok": False, "state": state, "ended": now(), "note": _said(error)}
+            self._show(failed, _evidence(error), display)
+            self.stop(error)
+            if not isinstance(error, Exception) or isinstance(error, RunbookError):
+                raise
+            raise ChangeFailed(f"{one.title}: {_said(error)}") from error
+        done = {**begun, "ok": True, "state": "applied", "ended": now(), "note": _took(begun["at"])}
+        self._done[one.title] = done
+        self._show(done, display=display)
+
+    @property
+    def verified(self) -> bool:
+        """Whether all that was planned is applied, and no cell of the notebook has a verify that is still to come."""
+        cell, line = self._reached
+        asked = self.procedure.verifies
+        ahead = [n for n, last in asked.items() if n not in self._passed and (n != cell or last > line)]
+        return bool(asked) and not ahead and not self._missing
+
+    def passed(self, source: str) -> None:
+        """Take note of a cell that has run to its end."""
+        self._passed.add(self.procedure.cell(source))
+        self._failed.pop(_first(source), None)
+
+    def broke(self, source: str, error: BaseException) -> None:
+        """Take note of a cell that has failed: after the last verify it is shown, and undoes nothing."""
+        if not self.verified or isinstance(error, KeyboardInterrupt):
+            self.leave(error)
+        else:
+            self._fail(step("note", _first(source), False, otherwise=_said(error)), error)
+
+    def leave(self, error: BaseException) -> None:
+        """End the run where nobody goes on with it: what is verified stays, anything else is undone."""
+        if self.ended or not self.in_force or not self.verified:
+            self.stop(error)
+            return
+        unseen = f", and {self._unseen}" if self._failed else ""
+        self._end(Outcome.APPLIED, f"{_said(error)} What was changed is verified and stays{unseen}.", cut_short=True)
+
+    def _fail(self, one: Step, error: BaseException, display: Display | None = None) -> None:
+        self._failed[one["title"]] = _said(error)
+        self._show(one, _evidence(error), display)
+
+    def _mark(self, one: Step) -> Step:
+        # The runner reads it, whatever befalls the kernel from here on.
+        return one | {"verified": True} if self.verified else one
+
+    @property
+    def _missing(self) -> list[str]:
+        return [title for title in self._planned if self.applies and title not in self._done]
+
+    @property
+    def _unseen(self) -> str:
+        return "not seen: " + "; ".join(f"{title} ({why})" for title, why in self._failed.items())
+
+    def _reach(self) -> None:
+        """Take note of the line of the notebook that has called."""
+        frame = sys._getframe(2)
+        self._reached = self.procedure.cell("".join(linecache.getlines(frame.f_code.co_filename))), frame.f_lineno
+
+    def stop(self, error: BaseException) -> None:
+        """Undo what is in force, newest first, and end the run; at an undo that fails, stop and say what stands."""
+        if self.ended:
+            return
+        if not self.in_force:
+            refused = isinstance(error, Refused)
+            self._end(Outcome.REFUSED if refused else Outcome.FAILED, f"{_said(error)} Nothing was changed.")
+            return
+        while self.in_force:
+            one = self.in_force[-1]
+            display = Display()
+            title = f"Undo: {one.title}"
+            try:
+                if one.undo is None:
+                    raise UndoFailed("there is no undo for this change")
+                display.show(step("undo", title, None, note="under way"))
+                one.undo()
+            except BaseException as failure:
+                self._show(step("undo", title, False, note=_said(failure)), _evidence(failure), display)
+                standing = "; ".join(f"{c.title} ({self._planned[c.title]['to']})" for c in self.in_force)
+                self._end(Outcome.NEEDS_PERSON, f"{_said(error)} Not undone: {standing}. {_said(failure)}")
+                return
+            self.in_force.pop()
+            self._show(step("undo", title, True), display=display)
+        self._end(Outcome.UNDONE, f"{_said(error)} What this run had changed was put back.")
+
+    def _end(self, outcome: Outcome, why: str, **more: Any) -> None:
+        self.ended = outcome
+        self.release()
+        why = masking.mask.text(why)
+        good = outcome in (Outcome.PLANNED, Outcome.APPLIED)
+        last = step("end", f"{outcome.capitalize()}: {why}", good, outcome=outcome.value, why=why, **more)
+        # A cell that was run again has lost its earlier output, so the last step repeats them all.
+        self._closing = {**last, "steps": [*self.steps, last]}
+        Display().show(self._closing)
+
+    # What a run needs
+
+    def _given(self, environment: str, apply: bool, approval: str, reason: str, incident: str) -> dict[str, Any]:
+        said = {"environment": environment, "apply": apply, "approval": approval}
+        said |= {"reason": reason, "incident": incident}
+        kernel = shell()
+        variables = kernel.user_ns if kernel is not None else {}
+        declared = {name: variables[name] for name in self.procedure.parameters if name in variables}
+        return declared | {name: value for name, value in said.items() if name in self.procedure.parameters}
+
+    def _hold(self) -> None:
+        self._lock = lock.hold(
+            self.environment.lock,
+            {
+                "procedure": self.procedure.name,
+                "operator": self._about["operator"],
+                "since": now(),
+                "pid": os.getpid(),
+                "record": os.environ.get("OPSLIB_RECORD") or str(_copy() or ""),
+            },
+        )
+        atexit.register(self.release)
+
+    @property
+    def _policy(self) -> Policy:
+        return self.environment.policy(self.procedure.name)
+
+    def _need_approval(self) -> None:
+        given = self._approval.strip().lower()
+        if self._policy == "none":
+            return
+        if self._policy == "second-person" and given in ("", self._digest):
+            from opslib.runbook import approval
+
+            names = {"procedure": self.procedure.name, "operator": self._about["operator"]}
+            found = approval.check(self._digest, environment=self.environment, **names)
+            Display().show(self.approve(self._digest, by=f"{found.by}, who signed it at {found.at}"))
+            return
+        if given == self._digest:
+            Display().show(self.approve(given))
+            return
+        if given:
+            raise NotApproved(
+                f"the approval is for plan {given[:40]!a}, and this plan is {self._digest}: the world or a "
+                f"parameter is not what it was when that was approved. Read this plan, and approve {self._digest}."
+            )
+        if headless():
+            raise NotApproved(
+                f"{self.environment.name} asks for an approved plan. Read this one, and run it again with "
+                f"--approval {self._digest}"
+            )
+        from opslib.runbook.panel import ask
+
+        ask(self, self._digest)
+
+    def _open(self) -> None:
+        if self.ended:
+            if not headless():
+                Display().show(self._closing)  # a page that was loaded anew may have missed it
+            raise Refused(f"this run has ended as {self.ended}. Start it again, in a new copy if its record is sealed.")
+
+    def _show(self, one: Step, evidence: Any = None, display: Display | None = None) -> None:
+        one = self._mark(one)
+        self.steps.append(one)
+        rows = table.rows(evidence)
+        if one.get("otherwise"):
+            one["note"] = one["otherwise"]
+        if rows:
+            one["evidence"] = rows
+        (display or Display()).show(one, rows)
+
+    def _redisplay(self, one: Step) -> None:
+        Display().show({**one, "note": f"{one['note']}; not done a second time"})
+
+
+def _refuse_closed_copy(name: str) -> None:
+    """Refuse to start in a working copy whose record is closed, where nothing of a new run would be kept."""
+    copy = _copy()
+    if copy is None:
+        return
+    from opslib.runbook import record
+
+    if (_current is not None and _current.ended) or record.is_sealed(copy):
+        raise Refused(f"the run in this copy has ended and its record is closed. Open a new copy: /runbook/{name}")
+
+
+def _copy() -> Path | None:
+    """The working copy that JupyterLab runs this kernel for."""
+    session = Path(os.environ.get("JPY_SESSION_NAME", ""))
+    return session if session.is_relative_to(procedure.root() / "records") else None
+
+
+def headless() -> bool:
+    """Whether a runner, not a person, executes the cells."""
+    return "OPSLIB_RECORD" in os.environ
+
+
+def _recorded() -> bool:
+    """Wait until the runner has saved what was shown; False if it cannot. A person's cells have none to wait for."""
+    answers = os.environ.get("OPSLIB_SAVED")
+    return answers is None or os.read(int(answers), 1) == b"y"
+
+
+def operator() -> str:
+    """Who runs this: the login name, behind it the one that was used to become another user."""
+    try:
+        login = getpass.getuser()
+    except (KeyError, OSError):
+        login = f"uid {os.getuid()}"
+    before = os.environ.get("SUDO_USER", login)
+    return login if before == login else f"{before} as {login}"
+
+
+def _after_cell(result: Any) -> None:
+    """Tell the run how a cell has ended; one that has failed ends it where nobody is there to mend it and go on."""
+    if _current is None or _current.ended:
+        return
+    error = result.error_in_exec or result.error_before_exec
+    if error is None:
+        _current.passed(result.info.raw_cell)
+    elif headless() or (_current.verified and not isinstance(error, KeyboardInterrupt)):
+        _current.broke(result.info.raw_cell, error)
+
+
+def _first(source: str) -> str:
+    """Name a cell by its first line."""
+    return f"The cell `{source.strip().partition(chr(10))[0][:60]}` has failed"
+
+
+def _said(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "It was interrupted."
+    if isinstance(error, RunbookError):
+        return str(error)
+    return f"{type(error).__name__}: {error}"
+
+
+def _evidence(error: BaseException) -> Any:
+    return error.evidence if isinstance(error, RunbookError) else None
+
+
+def _took(begun: str) -> str:
+    seconds = (datetime.fromisoformat(now()) - datetime.fromisoformat(begun)).total_seconds()
+    return f"took {seconds:.1f} s"
