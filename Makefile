@@ -41,10 +41,11 @@ crash-matrix: .venv/tester ## kill the rotations at every step, or SAMPLE=2 of e
 drills: .venv/tester ## run the long drills of every procedure on the stand-in, in shards side by side
 	$(BIN)/python -m tests.shards -m long $(if $(ONLY),-k $(ONLY))
 
-check: .venv/tester ## lint and type-check
+check: .venv/tester ## lint, type-check, and hold the direction of imports
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: .venv/tester ## format and mend what the linter can
 	$(BIN)/ruff check --fix

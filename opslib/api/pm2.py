@@ -18,8 +18,9 @@ import psutil
 
 from opslib.api import health, log
 from opslib.api.log import Position
-from opslib.deployment import env_file, program
+from opslib.deployment import env_file
 from opslib.deployment.environment import Deployment
+from opslib.runbook import program
 from opslib.runbook.change import Change
 from opslib.runbook.errors import CommandFailed, RunbookError, UndoFailed
 from opslib.runbook.procedure import located

@@ -14,8 +14,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.loaders import Loader
 
 from opslib.aws.key_pair import Pair
-from opslib.aws.settings import S3
-from opslib.backups.settings import Backups
+from opslib.aws.settings import S3, Endpoint
 from opslib.deployment.environment import Deployment
 from opslib.deployment.reference import resolve
 from opslib.runbook.errors import BadEnvironment, RunbookError
@@ -37,7 +36,7 @@ def client(
     pair: Pair,
     *,
     attempts: int = ATTEMPTS,
-    where: Backups | None = None,
+    where: Endpoint | None = None,
     seconds: float = READ_SECONDS,
 ) -> Any:
     """Make a client of a fresh session: no profile, no configuration file, no credentials of the machine.

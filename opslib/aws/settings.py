@@ -1,11 +1,23 @@
 """What an environment's file says of this domain: where uploads lie."""
 
-from typing import Annotated
+from typing import Annotated, Protocol
 
 from pydantic import Field
 
 from opslib.deployment.environment import Url
 from opslib.runbook.environment import Part
+
+
+class Endpoint(Protocol):
+    """Where a service of AWS's answers."""
+
+    @property
+    def region(self) -> str:
+        """The region that requests are signed for."""
+
+    @property
+    def endpoint(self) -> str | None:
+        """Its address, if not AWS's own."""
 
 
 class S3(Part):

@@ -12,9 +12,8 @@ from opslib.backups.manifest import Manifest
 from opslib.backups.store import PART
 from opslib.database import admin, pg_tool
 from opslib.database.postgres import Connection
-from opslib.deployment import program
 from opslib.deployment.environment import Deployment
-from opslib.runbook import progress
+from opslib.runbook import program, progress
 from opslib.runbook.errors import RunbookError
 
 JOBS = 2

@@ -5,8 +5,8 @@ from shutil import which
 from typing import IO
 
 from opslib.database import database_url
-from opslib.deployment import program as programs
 from opslib.deployment.environment import Deployment
+from opslib.runbook import program as programs
 from opslib.runbook.errors import CommandFailed
 
 _VARIABLES = {

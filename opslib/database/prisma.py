@@ -10,8 +10,8 @@ from psycopg import errors
 
 from opslib.database.postgres import Connection
 from opslib.database.settings import RecoveryGoals
-from opslib.deployment import program
 from opslib.deployment.environment import Deployment
+from opslib.runbook import program
 from opslib.runbook.errors import CommandFailed
 from opslib.runbook.mask import mask
 

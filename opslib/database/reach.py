@@ -14,8 +14,8 @@ from opslib.database import database_url, postgres
 from opslib.database.database_url import UrlError
 from opslib.database.postgres import LoginFailed
 from opslib.database.settings import Database
-from opslib.deployment import program
 from opslib.deployment.environment import Deployment
+from opslib.runbook import program
 from opslib.runbook.change import Change
 from opslib.runbook.errors import RunbookError
 

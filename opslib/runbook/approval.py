@@ -13,8 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from opslib.deployment import program
-from opslib.runbook import change as changes, record
+from opslib.runbook import change as changes, program, record
 from opslib.runbook.environment import Environment
 from opslib.runbook.errors import CommandFailed, NotApproved, Refused
 

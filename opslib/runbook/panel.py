@@ -1,22 +1,19 @@
 """The panel in which a person approves a plan, below the table that shows it. Nothing waits for it."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import ipywidgets as widgets
 from IPython.display import display
 
+from opslib.runbook.environment import Environment
 from opslib.runbook.errors import RunbookError
-from opslib.runbook.step import Display, step
-
-if TYPE_CHECKING:
-    from opslib.runbook.run import Run
+from opslib.runbook.step import Display, Step, step
 
 NEXT = "Select the next cell, then Run > Run Selected Cell and All Below."
 
 
-def ask(run: "Run", digest: str) -> None:
-    """Show the panel for this plan; typing the environment's name into it approves."""
-    environment = run.environment
+def ask(environment: Environment, digest: str, give: Callable[[str], Step]) -> None:
+    """Show the panel for this plan; typing the environment's name into it approves, which `give` carries out."""
     asked = step("plan", f"Plan {digest} needs your approval", None, digest=digest, changes=[])
     asked["note"] = f"it changes {environment.title}; nothing is changed before"
     line = Display()
@@ -36,7 +33,7 @@ def ask(run: "Run", digest: str) -> None:
             said.value = f"Not approved: found {typed!r}, expected {environment.name!r}."
             return
         try:
-            approved = run.approve(digest)
+            approved = give(digest)
         except RunbookError as error:
             said.value = f"Not approved: {error}"
             return

@@ -431,7 +431,7 @@ class Run:
             )
         from opslib.runbook.panel import ask
 
-        ask(self, self._digest)
+        ask(self.environment, self._digest, self.approve)
 
     def _open(self) -> None:
         if self.ended:

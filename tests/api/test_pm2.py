@@ -10,8 +10,8 @@ import urllib3
 
 from opslib import propertypulse
 from opslib.api import health, pm2
-from opslib.deployment import program
 from opslib.propertypulse import PropertyPulse
+from opslib.runbook import program
 from opslib.runbook.errors import CommandFailed, RunbookError
 from tests import sandbox as standin
 

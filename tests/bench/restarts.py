@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from opslib import propertypulse
-from opslib.deployment import program
+from opslib.runbook import program
 from tests import sandbox
 
 SECONDS = 30

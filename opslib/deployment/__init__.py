@@ -1,0 +1,1 @@
+"""Where things are and what is secret: the environment's API, its `.env`, references and staged secrets."""
