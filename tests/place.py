@@ -17,7 +17,7 @@ reason: str = ""  # why, for the record
 incident: str = ""  # the incident that this run belongs to"""
 
 START = """\
-from opslib import Change, UndoFailed, start
+from opslib import Change, Kept, UndoFailed, act, start
 
 run = start("{name}", environment=environment, apply=apply, approval=approval, reason=reason, incident=incident)"""
 

@@ -112,11 +112,10 @@ def test_a_key_that_may_have_been_turned_is_turned_back(keys: AccessKeys, front:
     with pytest.raises(RunbookError, match=r"IAM UpdateAccessKey was not answered: \w+. See whether AWS is well"):
         change.do()
     assert keys.staged.inactive is None
-    assert change.undo
     with pytest.raises(RunbookError, match="IAM UpdateAccessKey was not answered"):
-        change.undo()
+        change.put_back()
     front.fail("UpdateAccessKey", how, 0)
-    change.undo()
+    change.put_back()
     assert key_stage.as_left(keys, "reactivate")[0]
     assert keys.staged.inactive is None
 
@@ -136,14 +135,11 @@ def test_an_undo_without_an_answer_can_be_made_again(
     if asks:
         keys.staged.ask(keys._list()[0], [key.id for key in keys.listed()])  # as of a call that was not answered
     front.fail(call, how, 999)
-    assert change.undo
     with pytest.raises(RunbookError, match=f"IAM {call} was not answered"):
-        change.undo()
+        change.put_back()
     assert keys.staged.pending == made  # so that it is not forgotten
     front.fail(call, how, 0)
-    again_undone = key_rotation.create(again(keys)).undo
-    assert again_undone
-    again_undone()
+    key_rotation.create(again(keys)).put_back()
     assert [key.id for key in keys.listed()] == [keys.pair.id] != [made.id]
     assert keys.environment.api.env_file.read_bytes() == before
 

@@ -141,8 +141,7 @@ def test_what_passes_is_tried_again(env: PropertyPulse, front: Front, case: tupl
         front.mend()
         assert done(env, *case), front.failed
         front.fail(number, how)
-        assert change.undo
-        change.undo()
+        change.put_back()
         front.mend()
         assert State.of(env) == before, front.failed
         if not front.failed and number > 6:
@@ -168,8 +167,7 @@ def test_what_lasts_is_undone(env: PropertyPulse, front: Front, case: tuple[str,
             assert ("server closed the connection" if how == "down" else "permission denied to alter role") in failed
         else:
             assert not failed or front.failed, failed
-        assert change.undo
-        change.undo()
+        change.put_back()
         assert State.of(env).but_for_the_verifier() == before.but_for_the_verifier(), front.failed
         assert how == "denied" or State.of(env) == before, front.failed
         assert postgres.failure(old) is None
@@ -186,15 +184,13 @@ def test_undo_that_cannot_reach_postgresql_says_what_to_do_and_can_be_made_again
     change = made(env, *case)
     change.do()
     front.fail(0, "down")
-    assert change.undo
     with pytest.raises(UndoFailed, match=r"could not log in: .* Run this procedure again once PostgreSQL answers"):
-        change.undo()
+        change.put_back()
     front.mend()
     again = made(env, *case)
     again.do()
     assert done(env, *case)
-    assert again.undo
-    again.undo()
+    again.put_back()
     assert State.of(env) == before
 
 
@@ -207,8 +203,7 @@ def test_without_a_login_nothing_is_changed_and_nothing_has_to_be_undone(
     change = made(env, *case)
     with pytest.raises(RunbookError, match="could not log in"):
         change.do()
-    assert change.undo
-    change.undo()  # PostgreSQL is still down
+    change.put_back()  # PostgreSQL is still down
     front.mend()
     assert State.of(env) == before
 
@@ -261,8 +256,7 @@ def test_slow_it_takes_longer(env: PropertyPulse, front: Front) -> None:
     change = made(env, "single", "create")
     change.do()
     assert done(env, "single", "create")
-    assert change.undo
-    change.undo()
+    change.put_back()
     assert time.monotonic() - began > 10 * postgres_front.SLOW
     front.mend()
     assert State.of(env) == before
@@ -279,6 +273,5 @@ def test_role_that_somebody_else_is_altering_is_waited_for(env: PropertyPulse) -
         change.do()
         letting_go.join()
     assert done(env, "single", "create")
-    assert change.undo
-    change.undo()
+    change.put_back()
     assert State.of(env) == before

@@ -23,7 +23,8 @@ from opslib.api.settings import Tokens
 from opslib.deployment import env_file
 from opslib.deployment.environment import Deployment
 from opslib.deployment.staged import Staged
-from opslib.runbook.change import Change
+from opslib.runbook.act import act
+from opslib.runbook.change import Change, Kept
 from opslib.runbook.errors import CheckFailed
 from opslib.runbook.mask import mask
 from opslib.runbook.procedure import located
@@ -93,8 +94,8 @@ def close(environment: Deployment, *, retire: bool) -> Change:
     kept = "forget the old secret" if retire else "keep the old secret there until it is retired, if it is accepted"
     return Change(
         "Close this stage",
-        shows=[f"in {located(secret.file)}: nothing is pending; {kept}", "remove the backups of the .env"],
-        do=do,
+        [act(f"in {located(secret.file)}: nothing is pending; {kept}", "remove the backups of the .env", run=do)],
+        undo=Kept("this cannot be taken back"),
         replaces=lambda: located(secret.file),
     )
 
@@ -103,11 +104,14 @@ def _make(environment: Deployment) -> Change:
     secret = staged(environment)
     return Change(
         "Make the new secret",
-        shows=[f"write 64 random bytes to {located(secret.file)}, mode 0600; nothing uses them yet"],
-        do=lambda: secret.create(jwt.make),
+        [
+            act(
+                f"write 64 random bytes to {located(secret.file)}, mode 0600; nothing uses them yet",
+                run=lambda: secret.create(jwt.make),
+            )
+        ],
+        undo=[act("forget it", run=secret.discard)],
         replaces=lambda: f"staged: {_named(secret.pending)}",
-        undo=secret.discard,
-        undo_shows=["forget it"],
     )
 
 
@@ -126,12 +130,8 @@ def _sign(environment: Deployment, standing: str, compromised: bool, settle: flo
         values[PREVIOUS] = Later("the one that signed until then", lambda: secret.previous)
     # What is accepted besides is replaced by the change before this one already.
     rolled = rollout(environment, "Sign with the new secret", values, replaces=[KEY], settle=settle)
-
-    def do() -> None:
-        secret.keep()
-        rolled.do()
-
-    return replace(rolled, do=do)
+    keep = act(f"keep the secret in force as {KEY}_PREVIOUS in {located(secret.file)}", run=secret.keep)
+    return replace(rolled, acts=[keep, *rolled.acts])
 
 
 def _accepted(environment: Deployment) -> str:

@@ -21,6 +21,7 @@ from opslib.api.log import Position
 from opslib.deployment import env_file
 from opslib.deployment.environment import Deployment
 from opslib.runbook import program
+from opslib.runbook.act import act
 from opslib.runbook.change import Change
 from opslib.runbook.errors import CommandFailed, RunbookError, UndoFailed
 from opslib.runbook.procedure import located
@@ -188,14 +189,15 @@ def _replace(
 ) -> Change:
     return Change(
         title,
-        shows=shows,
-        do=do,
-        replaces=lambda: describe(environment, before),
-        undo=lambda: put_back(environment, before),
-        undo_shows=[
-            f"point {environment.api.release.name} at the release that the workers ran, if it points elsewhere",
-            *(f"pm2 reload {worker.id}" for worker in before),
+        [act(*shows, run=do)],
+        undo=[
+            act(
+                f"point {environment.api.release.name} at the release that the workers ran, if it points elsewhere",
+                *(f"pm2 reload {worker.id}" for worker in before),
+                run=lambda: put_back(environment, before),
+            )
         ],
+        replaces=lambda: describe(environment, before),
     )
 
 

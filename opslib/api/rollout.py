@@ -8,6 +8,7 @@ from opslib.api import pm2
 from opslib.api.pm2 import Worker
 from opslib.deployment import env_file
 from opslib.deployment.environment import Deployment
+from opslib.runbook.act import act
 from opslib.runbook.change import Change
 from opslib.runbook.procedure import located
 
@@ -67,11 +68,9 @@ def rollout(
     reloads = pm2.reloads(environment, pm2.quiet(environment))
     return Change(
         title,
-        shows=[*(_shown(key, value, environment) for key, value in values.items()), *reloads],
-        do=do,
+        [act(*(_shown(key, value, environment) for key, value in values.items()), *reloads, run=do)],
+        undo=[act(f"put back {located(file)} byte for byte", *reloads, run=undo)],
         replaces=lambda: f"{_in_force(environment, replaces or values)}; {_serving(environment)}",
-        undo=undo,
-        undo_shows=[f"put back {located(file)} byte for byte", *reloads],
     )
 
 

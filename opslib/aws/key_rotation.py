@@ -13,7 +13,8 @@ from opslib.aws import key_stage
 from opslib.aws.access_key import AccessKeys
 from opslib.aws.key_pair import ID, SECRET, short
 from opslib.deployment import env_file
-from opslib.runbook.change import Change
+from opslib.runbook.act import act
+from opslib.runbook.change import Change, Kept
 from opslib.runbook.errors import UndoFailed
 from opslib.runbook.procedure import located
 
@@ -52,11 +53,9 @@ def create(keys: AccessKeys) -> Change:
 
     return Change(
         "Create the second access key",
-        shows=[*lost, asks],
-        do=keys.make,
+        [act(*lost, asks, run=keys.make)],
+        undo=[act("delete the new key, once no worker signs with it", run=undo)],
         replaces=keys.describe,
-        undo=undo,
-        undo_shows=["delete the new key, once no worker signs with it"],
     )
 
 
@@ -68,16 +67,10 @@ def switch(keys: AccessKeys, *, settle: float) -> Change:
     }
     rolled = rollout(keys.environment, "Put the new key in force", values, settle=settle)
 
-    def do() -> None:
-        keys.staged.keep()
-        rolled.do()
-
-    def undo() -> None:
-        assert rolled.undo
-        rolled.undo()
-        keys.staged.release()
-
-    return replace(rolled, do=do, undo=undo)
+    file = located(keys.staged.file)
+    keep = act(f"keep the pair in force beside the new one in {file}", run=keys.staged.keep)
+    release = act(f"in {file}, keep only the new pair as the one to come", run=keys.staged.release)
+    return replace(rolled, acts=[keep, *rolled.acts], undo=[*rolled.way_back, release])
 
 
 def finish(keys: AccessKeys) -> Change:
@@ -90,11 +83,9 @@ def finish(keys: AccessKeys) -> Change:
 
     return Change(
         "Note that the new key is in force",
-        shows=[f"write it to {file}", "remove the backups of the .env"],
-        do=do,
+        [act(f"write it to {file}", "remove the backups of the .env", run=do)],
+        undo=[act("note that it is not", run=keys.staged.reopen)],
         replaces=lambda: file,
-        undo=keys.staged.reopen,
-        undo_shows=["note that it is not"],
     )
 
 
@@ -109,11 +100,9 @@ def turn(keys: AccessKeys, status: str) -> Change:
 
     return Change(
         f"Make the old key {status.lower()}",
-        shows=[_call(keys, "update", str(keys.staged.previous), status)],
-        do=lambda: to(status),
+        [act(_call(keys, "update", str(keys.staged.previous), status), run=lambda: to(status))],
+        undo=[act(_call(keys, "update", str(keys.staged.previous), back), run=lambda: to(back))],
         replaces=keys.describe,
-        undo=lambda: to(back),
-        undo_shows=[_call(keys, "update", str(keys.staged.previous), back)],
     )
 
 
@@ -125,15 +114,20 @@ def delete(keys: AccessKeys) -> Change:
         if old:
             keys.delete(old.id)
 
-    return Change("Delete the old key", shows=[_call(keys, "delete", str(old))], do=do, replaces=keys.describe)
+    return Change(
+        "Delete the old key",
+        [act(_call(keys, "delete", str(old)), run=do)],
+        undo=Kept("this cannot be taken back"),
+        replaces=keys.describe,
+    )
 
 
 def forget(keys: AccessKeys) -> Change:
     """Forget the pair that was deleted."""
     return Change(
         "Forget the old key",
-        shows=[f"remove it from {located(keys.staged.file)}"],
-        do=keys.staged.forget,
+        [act(f"remove it from {located(keys.staged.file)}", run=keys.staged.forget)],
+        undo=Kept("this cannot be taken back"),
         replaces=lambda: str(keys.staged.previous),
     )
 

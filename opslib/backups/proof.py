@@ -12,7 +12,8 @@ from opslib.backups.store import Bucket, Folder, Store
 from opslib.database import admin
 from opslib.database.postgres import Connection
 from opslib.deployment.environment import Deployment
-from opslib.runbook.change import Change
+from opslib.runbook.act import act
+from opslib.runbook.change import Change, Kept
 from opslib.runbook.errors import RunbookError, UndoFailed
 
 _NAME = 40  # bytes of the database's name that stand in the scratch database's: PostgreSQL takes 63 in all
@@ -53,15 +54,17 @@ class Taking:
         """Make the change that takes the backup."""
         return Change(
             "Take the backup",
-            shows=[
-                f"{' '.join(dump.DUMP)} --snapshot=…, the manifest in the same snapshot",
-                f"compress with zstd -{dump.LEVEL} into TIME-RUN.dump.zst in {' and '.join(map(str, self._places))}",
-                "write TIME-RUN.json, the manifest: from then on it is a backup",
+            [
+                act(
+                    f"{' '.join(dump.DUMP)} --snapshot=…, the manifest in the same snapshot",
+                    f"compress with zstd -{dump.LEVEL} into TIME-RUN.dump.zst",
+                    f"in {' and '.join(map(str, self._places))}",
+                    "write TIME-RUN.json, the manifest: from then on it is a backup",
+                    run=self._take,
+                )
             ],
-            do=self._take,
+            undo=[act("remove a copy that is damaged; one that is whole is kept, though not proven", run=self._untake)],
             replaces=lambda: f"database {admin.database(self.environment)}",
-            undo=self._untake,
-            undo_shows=["remove a copy that is damaged; one that is whole is kept, though not proven"],
         )
 
     def restore(self) -> Change:
@@ -69,26 +72,30 @@ class Taking:
         name = f"{_stem(admin.database(self.environment))}_scratch_RUN"
         return Change(
             "Restore it into a scratch database",
-            shows=[
-                f"fetch it from {self._places[0]}, check its SHA-256; check each other copy too",
-                f"CREATE DATABASE {name} TEMPLATE template0",
-                f"pg_restore --jobs={restore.JOBS} --no-owner --no-privileges --exit-on-error",
+            [
+                act(
+                    f"fetch it from {self._places[0]}, check its SHA-256; check each other copy too",
+                    f"CREATE DATABASE {name} TEMPLATE template0",
+                    f"pg_restore --jobs={restore.JOBS} --no-owner --no-privileges --exit-on-error",
+                    run=self._restore,
+                )
             ],
-            do=self._restore,
+            undo=[
+                act(
+                    f"DROP DATABASE IF EXISTS {name} WITH (FORCE)",
+                    run=lambda: restore.drop(self.environment, self._scratch),
+                )
+            ],
             replaces=self._beside,
-            undo=lambda: restore.drop(self.environment, self._scratch),
-            undo_shows=[f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"],
         )
 
     def close(self) -> Change:
         """Make the change that drops the scratch database and marks the backup as proven."""
         return Change(
             "Mark it as proven",
-            shows=["DROP DATABASE of the scratch database", "write TIME-RUN.proven beside the archive"],
-            do=self._close,
+            [act("DROP DATABASE of the scratch database", "write TIME-RUN.proven beside the archive", run=self._close)],
+            undo=Kept("what was proven stays proven", matters=False),
             replaces=lambda: f"the newest proven backup: {_newest(backup.listed(self.environment, self._places))}",
-            undo=lambda: None,
-            undo_shows=["nothing: what was proven stays proven"],
         )
 
     def same(self) -> tuple[bool, list[dict[str, str]]]:

@@ -15,7 +15,8 @@ from opslib.database import admin, database_settings, prisma
 from opslib.database.postgres import Connection
 from opslib.database.settings import RecoveryGoals
 from opslib.deployment.environment import Deployment
-from opslib.runbook.change import Change
+from opslib.runbook.act import act
+from opslib.runbook.change import Change, Kept
 
 
 @dataclass(frozen=True)
@@ -94,22 +95,26 @@ class Recovery:
         saving = [shlex.join(dump.DUMP), f"meanwhile, of {self.live}, into {' and '.join(map(str, saves))}"]
         return Change(
             "Restore the backup beside the live database" + (", and back that up meanwhile" if saves else ""),
-            shows=[
-                *(saving if saves else ()),
-                f"fetch {self.place.address(self.backup.name + ARCHIVE)} and check it to the last byte",
-                f"CREATE DATABASE {self.copy} OWNER {self.backup.manifest.role} TEMPLATE template0",
-                shlex.join(arguments),
-                "pg_restore of the rights (ACL) that each role had",
-                "ANALYZE",
-                *carried,
+            [
+                act(
+                    *(saving if saves else ()),
+                    f"fetch {self.place.address(self.backup.name + ARCHIVE)} and check it to the last byte",
+                    f"CREATE DATABASE {self.copy} OWNER {self.backup.manifest.role} TEMPLATE template0",
+                    shlex.join(arguments),
+                    "pg_restore of the rights (ACL) that each role had",
+                    "ANALYZE",
+                    *carried,
+                    run=do,
+                )
             ],
-            do=do,
+            undo=[
+                act(
+                    f"DROP DATABASE {self.copy}, which has never been live",
+                    *(["a backup of the present stays, and is never `latest proven`"] if saves else ()),
+                    run=self._drop,
+                )
+            ],
             replaces=replaces,
-            undo=self._drop,
-            undo_shows=[
-                f"DROP DATABASE {self.copy}, which has never been live",
-                *(["a backup of the present stays, and is never `latest proven`"] if saves else ()),
-            ],
         )
 
     def migrate(self) -> Change:
@@ -123,14 +128,15 @@ class Recovery:
 
         return Change(
             "Migrate the copy to the schema of the release",
-            shows=[
-                shlex.join(prisma.DEPLOY),
-                *(f"runs {name}" for name in restore_point.pending(self.environment, self.backup)),
+            [
+                act(
+                    shlex.join(prisma.DEPLOY),
+                    *(f"runs {name}" for name in restore_point.pending(self.environment, self.backup)),
+                    run=do,
+                )
             ],
-            do=do,
+            undo=Kept("the copy is dropped with its restore; once it is live, the swap is undone", matters=False),
             replaces=lambda: f"{self.copy}, which was last migrated by {self.backup.manifest.migration or 'nothing'}",
-            undo=lambda: None,
-            undo_shows=["the copy is dropped with its restore; once it is live, the swap is undone"],
         )
 
     def _restore(self) -> None:

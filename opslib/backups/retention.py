@@ -9,7 +9,8 @@ from opslib.backups.settings import Backups
 from opslib.backups.store import ARCHIVE, MANIFEST, PROVEN, Store, settings
 from opslib.database import admin
 from opslib.deployment.environment import Deployment
-from opslib.runbook.change import Change
+from opslib.runbook.act import act
+from opslib.runbook.change import Change, Kept
 
 
 def expired(found: Sequence[Backup], policy: Backups, now: datetime) -> list[Backup]:
@@ -47,8 +48,13 @@ def expire(environment: Deployment, places: Sequence[Store], run: str) -> list[C
     return [
         Change(
             "Delete what the policy does not keep",
-            shows=[f"delete {one.where[0]}, {'proven' if one.proven else 'never proven'}" for _, one in going],
-            do=do,
+            [
+                act(
+                    *[f"delete {one.where[0]}, {'proven' if one.proven else 'never proven'}" for _, one in going],
+                    run=do,
+                )
+            ],
+            undo=Kept("this cannot be taken back"),
             replaces=lambda: f"{there()} copies of backups",
         )
     ][: len(going)]
@@ -77,11 +83,9 @@ def clear(environment: Deployment, places: Sequence[Store]) -> list[Change]:
     return [
         Change(
             "Clear away what killed runs have left",
-            shows=[f"remove {one}" for one in found],
-            do=do,
+            [act(*[f"remove {one}" for one in found], run=do)],
+            undo=Kept("no backup is among them", matters=False),
             replaces=lambda: f"{len(left(environment, places))} leftovers",
-            undo=lambda: None,
-            undo_shows=["nothing: no backup is among them"],
         )
     ][: len(found)]
 

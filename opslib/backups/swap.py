@@ -15,7 +15,8 @@ from opslib.database import admin
 from opslib.database.postgres import Connection
 from opslib.database.settings import RecoveryGoals
 from opslib.deployment.environment import Deployment
-from opslib.runbook.change import Change
+from opslib.runbook.act import act
+from opslib.runbook.change import Change, Kept
 from opslib.runbook.errors import ChangeFailed, UndoFailed
 
 SETTLE = 2
@@ -56,18 +57,21 @@ def swap(
 
     return Change(
         "Swap the databases and reload the workers",
-        shows=[
-            "LOCK TABLE pg_database IN ACCESS EXCLUSIVE MODE (new logins wait)",
-            f"pg_terminate_backend of every session of {live}",
-            f"ALTER DATABASE {live} RENAME TO {live}_{aside}_TIME",
-            f"ALTER DATABASE {incoming} RENAME TO {live}",
-            "COMMIT of these four",
-            *pm2.reloads(environment, workers),
+        [
+            act(
+                "LOCK TABLE pg_database IN ACCESS EXCLUSIVE MODE (new logins wait)",
+                f"pg_terminate_backend of every session of {live}",
+                f"ALTER DATABASE {live} RENAME TO {live}_{aside}_TIME",
+                f"ALTER DATABASE {incoming} RENAME TO {live}",
+                "COMMIT of these four",
+                *pm2.reloads(environment, workers),
+                run=do,
+            )
         ],
-        do=do,
+        undo=[
+            act("the two renames the other way round, in one transaction", *pm2.reloads(environment, workers), run=undo)
+        ],
         replaces=replaces,
-        undo=undo,
-        undo_shows=["the two renames the other way round, in one transaction", *pm2.reloads(environment, workers)],
     )
 
 
@@ -81,11 +85,9 @@ def close(environment: Deployment) -> Change:
 
     return Change(
         "Close the swap",
-        shows=[f"COMMENT ON DATABASE {live}: no run is under way any more"],
-        do=do,
+        [act(f"COMMENT ON DATABASE {live}: no run is under way any more", run=do)],
+        undo=Kept("nothing depends on it", matters=False),
         replaces=lambda: live,
-        undo=lambda: None,
-        undo_shows=["nothing depends on it"],
     )
 
 
@@ -99,8 +101,8 @@ def drop(environment: Deployment, one: Sibling) -> Change:
 
     return Change(
         f"Drop {one.name}",
-        shows=[statement.as_string()],
-        do=do,
+        [act(statement.as_string(), run=do)],
+        undo=Kept("this cannot be taken back"),
         replaces=lambda: f"{one.name}, {one.size / 1e6:.0f} MB, not live since {one.at:%Y-%m-%dT%H:%M:%SZ}",
     )
 

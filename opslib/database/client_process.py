@@ -15,7 +15,8 @@ from opslib.database import session
 from opslib.database.postgres import Connection
 from opslib.database.session import Session
 from opslib.deployment.environment import Deployment
-from opslib.runbook.change import Change
+from opslib.runbook.act import act
+from opslib.runbook.change import Change, Kept
 from opslib.runbook.errors import RunbookError
 from opslib.runbook.procedure import located
 
@@ -138,7 +139,7 @@ def _stop(application: str, client: Client) -> Change:
 
     return Change(
         f"Stop {application} (process {process.pid})",
-        shows=[f"kill -TERM {process.pid}"],
-        do=do,
+        [act(f"kill -TERM {process.pid}", run=do)],
+        undo=Kept("this cannot be taken back"),
         replaces=lambda: f"{client.program} of {client.user} in {client.folder}, process {process.pid}",
     )

@@ -14,7 +14,8 @@ from opslib.database.blocking import Blocking
 from opslib.database.postgres import Connection
 from opslib.database.session import IDLE, Session, kept, read, same
 from opslib.database.slots import Limit
-from opslib.runbook.change import Change
+from opslib.runbook.act import act
+from opslib.runbook.change import Change, Kept
 from opslib.runbook.errors import RunbookError
 
 PATIENCE = 5
@@ -93,10 +94,16 @@ class Freeing:
 
         return Change(
             f"Free session {session.pid}",
-            shows=[_statement(call, one, after_cancel=number > 0).as_string(None) for number, call in enumerate(calls)],
-            do=do,
-            # Not asked again: a session that has ended or moved on meanwhile is left alone by the statement itself, and
-            # that is no reason to stop half way.
+            [
+                act(
+                    *[
+                        _statement(call, one, after_cancel=number > 0).as_string(None)
+                        for number, call in enumerate(calls)
+                    ],
+                    run=do,
+                )
+            ],
+            undo=Kept("this cannot be taken back"),
             replaces=lambda: f"{session.name}, {session.state} since {since:%H:%M:%S} UTC: {session.said}",
         )
 

@@ -14,6 +14,7 @@ from psycopg import sql
 from opslib.database.index import drop, read
 from opslib.database.index_proposal import Proposal
 from opslib.database.postgres import NAME, Connection
+from opslib.runbook.act import act
 from opslib.runbook.change import Change
 from opslib.runbook.errors import RunbookError, UndoFailed
 from opslib.runbook.step import Display, step
@@ -58,11 +59,9 @@ def create(connect: Callable[[], Connection], wanted: Proposal, *, seconds: floa
 
     return Change(
         f"Create the index {name}",
-        shows=[f"{drop(schema, name).as_string(None)} (if it is invalid)", statement.as_string(None)],
-        do=do,
+        [act(f"{drop(schema, name).as_string(None)} (if it is invalid)", statement.as_string(None), run=do)],
+        undo=[act(drop(schema, name).as_string(None), run=undo)],
         replaces=lambda: f"{name}: {state(connect, schema, name)}",
-        undo=undo,
-        undo_shows=[drop(schema, name).as_string(None)],
     )
 
 

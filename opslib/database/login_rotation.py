@@ -13,7 +13,8 @@ from opslib.database import database_url, password as passwords, postgres, role,
 from opslib.database.login import KEY, Login
 from opslib.database.postgres import Connection
 from opslib.deployment import env_file
-from opslib.runbook.change import Change
+from opslib.runbook.act import act
+from opslib.runbook.change import Change, Kept
 from opslib.runbook.errors import BadParameter, RunbookError, UndoFailed
 from opslib.runbook.mask import mask
 from opslib.runbook.procedure import located
@@ -69,14 +70,15 @@ def create(login: Login, password: str = "") -> Change:
     statement = f"ALTER ROLE {target} LOGIN PASSWORD '…' (a SCRAM verifier)"
     return Change(
         f"Give the role {target} a new password",
-        shows=[
-            f"stage the new {KEY} in {located(login.secret.file)}",
-            *([statement] if target == first else role.shows(first)),
+        [
+            act(
+                f"stage the new {KEY} in {located(login.secret.file)}",
+                *([statement] if target == first else role.shows(first)),
+                run=do,
+            )
         ],
-        do=do,
+        undo=[act(f"ALTER ROLE {target} NOLOGIN PASSWORD NULL" if alternates else _restores(target), run=undo)],
         replaces=lambda: f"role {target}{'' if alternates else ', which the API logs in with'}",
-        undo=undo,
-        undo_shows=[f"ALTER ROLE {target} NOLOGIN PASSWORD NULL" if alternates else _restores(target)],
     )
 
 
@@ -96,10 +98,8 @@ def switch(login: Login, *, settle: float) -> Change:
         if login.secret.current == login.new and login.new != before and not env_file.latest(file):
             raise UndoFailed(f"{located(file)} was changed meanwhile, so its login was left in force; mend it by hand")
         _restore(login, before)
-        if rolled.undo:
-            rolled.undo()
 
-    return replace(rolled, undo=undo, undo_shows=[_restores(login.target), *rolled.undo_shows])
+    return replace(rolled, undo=[act(_restores(login.target), run=undo), *rolled.way_back])
 
 
 def keep(login: Login) -> Change:
@@ -117,11 +117,9 @@ def keep(login: Login) -> Change:
     kept = "forget the old URL" if login.method == "single" else "keep the old URL until stage retire"
     return Change(
         "Close the rotation",
-        shows=[kept, f"remove the backups of {located(login.environment.api.env_file)}"],
-        do=do,
+        [act(kept, f"remove the backups of {located(login.environment.api.env_file)}", run=do)],
+        undo=Kept("nothing that is in force depends on it", matters=False),
         replaces=lambda: located(login.secret.file),
-        undo=lambda: None,
-        undo_shows=["nothing that is in force depends on it"],
     )
 
 
@@ -154,13 +152,18 @@ def lock(login: Login) -> Change:
 
     return Change(
         f"Lock the role {old} out",
-        shows=["nothing: its password was replaced at the switch"]
-        if replaced
-        else [f"ALTER ROLE {old} NOLOGIN PASSWORD NULL", f"pg_terminate_backend of the sessions of {old}"],
-        do=do,
+        [
+            act(
+                *(
+                    ["nothing: its password was replaced at the switch"]
+                    if replaced
+                    else [f"ALTER ROLE {old} NOLOGIN PASSWORD NULL", f"pg_terminate_backend of the sessions of {old}"]
+                ),
+                run=do,
+            )
+        ],
+        undo=[act(_restores(old), run=undo)],
         replaces=lambda: f"role {old}, which was in force before",
-        undo=undo,
-        undo_shows=[_restores(old)],
     )
 
 
@@ -174,11 +177,9 @@ def forget(login: Login) -> Change:
 
     return Change(
         "Forget the old URL",
-        shows=[f"remove it from {located(login.secret.file)}"],
-        do=do,
+        [act(f"remove it from {located(login.secret.file)}", run=do)],
+        undo=Kept("it opens nothing any more", matters=False),
         replaces=lambda: located(login.secret.file),
-        undo=lambda: None,
-        undo_shows=["it opens nothing any more"],
     )
 
 

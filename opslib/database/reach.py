@@ -16,7 +16,8 @@ from opslib.database.postgres import LoginFailed
 from opslib.database.settings import Database
 from opslib.deployment.environment import Deployment
 from opslib.runbook import program
-from opslib.runbook.change import Change
+from opslib.runbook.act import act
+from opslib.runbook.change import Change, Kept
 from opslib.runbook.errors import RunbookError
 
 Cause = Literal[
@@ -146,8 +147,8 @@ def start(environment: Deployment, url: str) -> Change:
 
     return Change(
         "Start PostgreSQL",
-        shows=[program.shown(words)],
-        do=do,
+        [act(program.shown(words), run=do)],
+        undo=Kept("this cannot be taken back"),
         replaces=lambda: f"{_where(url, 'DATABASE_URL')}, {_ping(url, 'DATABASE_URL')}",
     )
 

@@ -9,7 +9,8 @@ from opslib.api import log
 from opslib.api.pm2 import Worker
 from opslib.deployment.environment import Deployment
 from opslib.mail import sendgrid, suppression
-from opslib.runbook.change import Change
+from opslib.runbook.act import act
+from opslib.runbook.change import Change, Kept
 from opslib.runbook.errors import BadParameter, ChangeFailed
 
 EVENTS = ("processed", "deferred", "delivered", "bounce", "dropped", "spam_report")
@@ -87,8 +88,8 @@ def send(environment: Deployment, to: str) -> Change:
 
     return Change(
         f"Send a message to {address}",
-        shows=[f"POST /v3/mail/send from {sendgrid.settings(environment).sender} to {address}"],
-        do=do,
+        [act(f"POST /v3/mail/send from {sendgrid.settings(environment).sender} to {address}", run=do)],
+        undo=Kept("this cannot be taken back"),
         replaces=lambda: f"the mailbox of {address}",
     )
 

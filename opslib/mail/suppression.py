@@ -9,7 +9,8 @@ from urllib.parse import quote
 
 from opslib.deployment.environment import Deployment
 from opslib.mail import sendgrid
-from opslib.runbook.change import Change
+from opslib.runbook.act import act
+from opslib.runbook.change import Change, Kept
 from opslib.runbook.errors import BadParameter, ChangeFailed, RunbookError
 
 LISTS = {
@@ -73,10 +74,9 @@ def release(environment: Deployment, name: str, address: str) -> Change:
 
     return Change(
         f"Take {found} off the {name}",
-        shows=[f"DELETE {_path(name, found)}"],
-        do=do,
+        [act(f"DELETE {_path(name, found)}", run=do)],
+        undo=Kept("this cannot be taken back"),
         replaces=lambda: "; ".join(row["why"] for row in _of(environment, name, found)) or "not on the list",
-        undo=None,
     )
 
 

@@ -14,6 +14,7 @@ from psycopg.types.json import Jsonb
 from opslib.database.postgres import Connection
 from opslib.deployment.environment import Deployment
 from opslib.payments import payment
+from opslib.runbook.act import act
 from opslib.runbook.change import Change
 from opslib.runbook.errors import ChangeFailed, RunbookError, UndoFailed
 
@@ -81,11 +82,9 @@ def prepare(environment: Deployment, connection: Connection) -> list[Change]:
     return [
         Change(
             "Make the table that notes repairs",
-            shows=[*lines(CREATE), f"GRANT SELECT ON {TABLE} to the owner of payments"],
-            do=do,
+            [act(*lines(CREATE), f"GRANT SELECT ON {TABLE} to the owner of payments", run=do)],
+            undo=[act(f"DROP TABLE {TABLE}, if nothing stands in it", run=undo)],
             replaces=lambda: "not there, or made by another run meanwhile",
-            undo=undo,
-            undo_shows=[f"DROP TABLE {TABLE}, if nothing stands in it"],
         )
     ]
 
@@ -149,11 +148,16 @@ def put_back(environment: Deployment, rows: Sequence[DictRow], run: str) -> list
     return [
         Change(
             "Put the rows back as they were before their repair",
-            shows=[*lines(PUT_BACK), _UNDONE, *(f"payment {number}, repaired by run {by}" for number, by in repairs)],
-            do=do,
+            [
+                act(
+                    *lines(PUT_BACK),
+                    _UNDONE,
+                    *(f"payment {number}, repaired by run {by}" for number, by in repairs),
+                    run=do,
+                )
+            ],
+            undo=[act(*lines(AGAIN), run=undo)],
             replaces=lambda: f"{len(repairs)} rows that are as their repair left them, or else nothing",
-            undo=undo,
-            undo_shows=lines(AGAIN),
         )
     ]
 

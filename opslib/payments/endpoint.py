@@ -10,6 +10,7 @@ from opslib.deployment.environment import Deployment
 from opslib.payments import webhook
 from opslib.payments.cause import Cause
 from opslib.payments.stripe_account import pages, said, settings
+from opslib.runbook.act import act
 from opslib.runbook.change import Change
 from opslib.runbook.errors import ChangeFailed, RunbookError, UndoFailed
 
@@ -116,9 +117,7 @@ def enable(endpoints: Endpoints, stripe: StripeClient) -> Change:
 
     return Change(
         "Have Stripe send events to the API's endpoint",
-        shows=[f"v1.webhook_endpoints.update({one.id!r}, {after})"],
-        do=do,
+        [act(f"v1.webhook_endpoints.update({one.id!r}, {after})", run=do)],
+        undo=[act(f"v1.webhook_endpoints.update({one.id!r}, {before})", run=undo)],
         replaces=replaces,
-        undo=undo,
-        undo_shows=[f"v1.webhook_endpoints.update({one.id!r}, {before})"],
     )

@@ -10,7 +10,8 @@ from opslib.payments import payment, webhook
 from opslib.payments.comparison import Comparison
 from opslib.payments.payment import OPEN
 from opslib.payments.stripe_account import said
-from opslib.runbook.change import Change
+from opslib.runbook.act import act
+from opslib.runbook.change import Change, Kept
 from opslib.runbook.errors import ChangeFailed
 
 
@@ -44,14 +45,15 @@ def replay(
     return [
         Change(
             "Have Stripe send the missing events again",
-            shows=[
-                f"to {target.id}, as `stripe events resend EVENT --webhook-endpoint` does:",
-                *(f"POST /v1/events/{events[one.key].id}/retry for {one.title}" for one in sent),
+            [
+                act(
+                    f"to {target.id}, as `stripe events resend EVENT --webhook-endpoint` does:",
+                    *(f"POST /v1/events/{events[one.key].id}/retry for {one.title}" for one in sent),
+                    run=do,
+                )
             ],
-            do=do,
+            undo=Kept("an event that was taken stays taken", matters=False),
             replaces=lambda: f"endpoint {target.id} ({target.url})",
-            undo=lambda: None,
-            undo_shows=["nothing: an event that was taken stays taken"],
         )
     ]
 

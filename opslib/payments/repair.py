@@ -17,6 +17,7 @@ from opslib.deployment.environment import Deployment
 from opslib.payments import audit, intent, payment
 from opslib.payments.comparison import Comparison
 from opslib.payments.stripe_account import said, settings
+from opslib.runbook.act import act
 from opslib.runbook.change import Change
 from opslib.runbook.errors import ChangeFailed
 from opslib.runbook.mask import mask
@@ -55,22 +56,30 @@ class Repair:
         return [
             Change(
                 "Mark paid what no event has marked",
-                shows=[
-                    "for each in a transaction of its own, unless its row is PAID by then:",
-                    "v1.payment_intents.retrieve(intent, {'expand': ['latest_charge']}), every field compared again",
-                    LOCK,
-                    *audit.lines(UPDATE),
-                    "exactly one row, or nothing",
-                    *audit.lines(audit.NOTE),
-                    *(
-                        f"{one.title}: {one.payment and one.payment.status} → PAID, {one.paid:%Y-%m-%dT%H:%M:%SZ}"
-                        for one in planned
-                    ),
+                [
+                    act(
+                        "for each in a transaction of its own, unless its row is PAID by then:",
+                        "v1.payment_intents.retrieve(intent, {'expand': ['latest_charge']})",
+                        "every field compared again",
+                        LOCK,
+                        *audit.lines(UPDATE),
+                        "exactly one row, or nothing",
+                        *audit.lines(audit.NOTE),
+                        *(
+                            f"{one.title}: {one.payment and one.payment.status} → PAID, {one.paid:%Y-%m-%dT%H:%M:%SZ}"
+                            for one in planned
+                        ),
+                        run=do,
+                    )
                 ],
-                do=do,
+                undo=[
+                    act(
+                        *audit.lines(audit.PUT_BACK),
+                        "all rows that this run has marked, or none",
+                        run=lambda: audit.undo_run(self.environment, self.run),
+                    )
+                ],
                 replaces=lambda: self._said_now(planned),
-                undo=lambda: audit.undo_run(self.environment, self.run),
-                undo_shows=[*audit.lines(audit.PUT_BACK), "all rows that this run has marked, or none"],
             )
         ]
 

@@ -23,6 +23,7 @@ from opslib.payments import trace as traces, webhook
 from opslib.payments.delivery import BATCH, SHOWN, TAKEN, Deliveries, Event
 from opslib.payments.stripe_account import said
 from opslib.payments.trace import moment
+from opslib.runbook.act import act
 from opslib.runbook.change import Change
 from opslib.runbook.errors import ChangeFailed, UndoFailed
 
@@ -67,14 +68,15 @@ class Replay:
             call = "GET /v1/events/EVENT; POST its body to the API's route, signed now with the secret in force"
         return Change(
             f"Replay {self._size} events" if self._size != 1 else "Replay 1 event",
-            shows=[
-                f"for each, oldest first, unless webhook_events has it: {call}",
-                f"refused and left out: ≤ {self.skip}",
+            [
+                act(
+                    f"for each, oldest first, unless webhook_events has it: {call}",
+                    f"refused and left out: ≤ {self.skip}",
+                    run=self._do,
+                )
             ],
-            do=self._do,
+            undo=[act("nothing: an event that was taken stays taken; run again to go on", run=self._undo)],
             replaces=lambda: f"{self._size} events, digest of their ids {self._digest}",
-            undo=self._undo,
-            undo_shows=["nothing: an event that was taken stays taken; run again to go on"],
         )
 
     def compared(self) -> tuple[bool, list[dict[str, str]]]:

@@ -13,7 +13,8 @@ from opslib.database.postgres import Connection
 from opslib.deployment.environment import Deployment
 from opslib.payments import trace as traces, webhook
 from opslib.payments.stripe_account import pages, said, settings
-from opslib.runbook.change import Change
+from opslib.runbook.act import act
+from opslib.runbook.change import Change, Kept
 from opslib.runbook.errors import ChangeFailed, RunbookError
 
 LATEST = "SELECT id FROM webhook_events WHERE id <> %s ORDER BY received_at DESC LIMIT 5"
@@ -44,11 +45,9 @@ class Resend:
 
         return Change(
             "Have Stripe send an event again that changes nothing",
-            shows=[f"POST /v1/events/{self.event}/retry webhook_endpoint={self.target.id}"],
-            do=do,
+            [act(f"POST /v1/events/{self.event}/retry webhook_endpoint={self.target.id}", run=do)],
+            undo=Kept("the event has no effect a second time", matters=False),
             replaces=lambda: f"endpoint {self.target.id}",
-            undo=lambda: None,
-            undo_shows=["nothing: the event has no effect a second time"],
         )
 
     def taken(self) -> tuple[bool, list[dict[str, str]]]:

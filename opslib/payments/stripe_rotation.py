@@ -14,7 +14,8 @@ from opslib.deployment.environment import Deployment
 from opslib.deployment.staged import Staged
 from opslib.payments.stripe_account import refused, settings
 from opslib.payments.webhook import STALE
-from opslib.runbook.change import Change
+from opslib.runbook.act import act
+from opslib.runbook.change import Change, Kept
 from opslib.runbook.errors import BadParameter
 
 Stage = Literal["key", "retire-key", "webhook", "retire-webhook"]
@@ -111,11 +112,9 @@ class Rotation:
         file = self.staged.file.name
         return Change(
             f"Keep the old and the new {self.staged.key} beside the .env",
-            shows=[f"write {self.staged.key}_PENDING and {self.staged.key}_PREVIOUS to {file} (mode 0600)"],
-            do=do,
+            [act(f"write {self.staged.key}_PENDING and {self.staged.key}_PREVIOUS to {file} (mode 0600)", run=do)],
+            undo=[act(f"remove them from {file}, unless the new one is in force", run=self.staged.discard)],
             replaces=self._state,
-            undo=self.staged.discard,
-            undo_shows=[f"remove them from {file}, unless the new one is in force"],
         )
 
     def close(self) -> Change:
@@ -132,11 +131,14 @@ class Rotation:
         kept = f"{self.staged.key}_PREVIOUS"
         return Change(
             f"Forget the old {self.staged.key}" if self.retires else f"Note that the new {self.staged.key} is in force",
-            shows=[
-                f"remove {kept} from {file}" if self.retires else f"remove {self.staged.key}_PENDING from {file}",
-                "remove the backups of the .env, which hold secrets",
+            [
+                act(
+                    f"remove {kept} from {file}" if self.retires else f"remove {self.staged.key}_PENDING from {file}",
+                    "remove the backups of the .env, which hold secrets",
+                    run=do,
+                )
             ],
-            do=do,
+            undo=Kept("this cannot be taken back"),
             replaces=lambda: f"{kept} fingerprint {named(self.old)}",
         )
 

@@ -15,7 +15,8 @@ from stripe import Event, StripeClient, WebhookEndpoint
 from opslib.api import health
 from opslib.deployment.environment import Deployment
 from opslib.payments.stripe_account import pages, said, settings
-from opslib.runbook.change import Change
+from opslib.runbook.act import act
+from opslib.runbook.change import Change, Kept
 from opslib.runbook.errors import ChangeFailed, RunbookError
 
 ASKS = 8
@@ -128,14 +129,16 @@ def deliver(stripe: StripeClient, target: WebhookEndpoint, since: float, *, newe
     extra = " and the newest" if newest else ""
     return Change(
         "Have Stripe send again what was not taken",
-        shows=[
-            "v1.events.list({'delivery_success': False, 'created': {'gte': the beginning of the switch}})",
-            f"POST /v1/events/EVENT/retry webhook_endpoint={target.id} for each{extra}, as `stripe events resend` does",
+        [
+            act(
+                "v1.events.list({'delivery_success': False, 'created': {'gte': the beginning of the switch}})",
+                f"POST /v1/events/EVENT/retry webhook_endpoint={target.id} for each{extra}",
+                "as `stripe events resend` does",
+                run=do,
+            )
         ],
-        do=do,
+        undo=Kept("an event that was taken stays taken", matters=False),
         replaces=lambda: f"endpoint {target.id} ({target.url})",
-        undo=lambda: None,
-        undo_shows=["nothing: an event that was taken stays taken"],
     )
 
 

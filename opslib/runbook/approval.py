@@ -42,8 +42,8 @@ def plan(digest: str) -> tuple[record.Summary, dict[str, Any]]:
     """
     for one in record.records():
         for step in record.steps(json.loads(one.path.read_bytes())):
-            shown = step["step"] == "plan" and step.get("digest") == digest and "context" in step
-            if shown and changes.digest(step["context"], step["changes"]) == digest:
+            whole = str(step.get("digest", "")) if step["step"] == "plan" and "context" in step else ""
+            if digest in (whole, changes.short(whole)) and changes.digest(step["context"], step["changes"]) == whole:
                 return one, step
     raise Refused(f"no record shows a plan {digest[:40]!a}. Run the procedure without --apply, and take its digest.")
 
@@ -69,15 +69,17 @@ def sign(digest: str, *, environment: Environment, procedure: str, by: str, key:
 
 def check(digest: str, *, environment: Environment, procedure: str, operator: str) -> Approval:
     """Give the signed approval of a plan. Raise NotApproved if it is missing, one's own, expired or not genuine."""
-    how = f"Ask somebody else to read it and to run: runbook approve {digest}"
+    how = f"Ask somebody else to read it and to run: runbook approve {changes.short(digest)}"
     try:
         found = Approval(**json.loads(_file(environment, digest).read_text()))
     except FileNotFoundError:
         raise NotApproved(f"{procedure} in {environment.name} asks for a second person's approval. {how}") from None
     except (OSError, ValueError, TypeError) as error:
-        raise NotApproved(f"the approval of plan {digest} cannot be read ({error}). {how}") from None
+        raise NotApproved(f"the approval of plan {changes.short(digest)} cannot be read ({error}). {how}") from None
     if (found.digest, found.environment, found.procedure) != (digest, environment.name, procedure):
-        raise NotApproved(f"the approval is for another plan, {found.digest} of {found.procedure}. {how}")
+        raise NotApproved(
+            f"the approval is for another plan, {changes.short(found.digest)} of {found.procedure}. {how}"
+        )
     if found.by in _logins(operator):
         raise NotApproved(f"{found.by} cannot approve what {found.by} runs. {how}")
     check_signature(found, environment)

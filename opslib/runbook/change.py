@@ -6,45 +6,79 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from opslib.runbook.act import Act
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What stands in place of an undo: nothing is put back, and why.
+
+    `matters` is False where what stays is no harm: a run that undoes the rest has then undone all that counts.
+    """
+
+    why: str
+    matters: bool = True
+
 
 @dataclass(frozen=True)
 class Change:
     """What will be done, to what, and how it is taken back.
 
-    `shows` are the very commands, SQL or calls that `do` will make. `replaces` reads what is there now: the plan shows
-    it, and a plan is void once the answer is another. `undo` must also serve a change that was stopped half way; None
-    says that there is no way back. `undo` returns nothing, and raises UndoFailed if it could not put things back.
+    `acts` run in their order, and the plan shows them, as it does those of `undo`. `replaces` reads what is there now:
+    the plan shows it, and a plan is void once the answer is another. The acts of `undo` must also serve a change that
+    was stopped half way.
     """
 
     title: str
-    shows: Sequence[str]
-    do: Callable[[], object]
+    acts: Sequence[Act]
+    undo: Sequence[Act] | Kept
     replaces: Callable[[], str]
-    undo: Callable[[], object] | None = None
-    undo_shows: Sequence[str] = ()
 
-    def describe(self) -> dict[str, str]:
+    def do(self) -> None:
+        """Run its acts, in their order."""
+        for act in self.acts:
+            act.run()
+
+    def put_back(self) -> None:
+        """Run the acts of its undo. Raise UndoFailed, or whatever they raise, if something could not be put back."""
+        for act in self.way_back:
+            act.run()
+
+    def describe(self) -> dict[str, Any]:
         """Give what the plan says of this change, for machines."""
         return {
             "change": self.title,
-            "does": "; ".join(self.shows),
+            "does": _lines(self.acts),
             "to": self.replaces(),
-            "undo": "; ".join(self._way_back),
+            "undo": _lines(self.way_back) or [self._none],
         }
 
     def lines(self, number: int, to: str) -> list[dict[str, str]]:
         """Give its lines in the plan's table, for people: a row for each thing done, and each of its way back."""
-        groups = {str(number): [self.title], "does": self.shows, "to": [to], "undo": self._way_back}
+        groups = {str(number): [self.title], "does": _lines(self.acts), "to": [to]}
+        groups["undo"] = _lines(self.way_back) or [self._none]
         return [{"change": "" if i else what, "": text} for what, said in groups.items() for i, text in enumerate(said)]
 
     @property
-    def _way_back(self) -> Sequence[str]:
-        if self.undo is None:
-            return ["none: this cannot be taken back"]
-        return self.undo_shows or ["as it was before"]
+    def way_back(self) -> Sequence[Act]:
+        """The acts of its undo; none where nothing is put back."""
+        return () if isinstance(self.undo, Kept) else self.undo
+
+    @property
+    def _none(self) -> str:
+        return f"none: {self.undo.why}" if isinstance(self.undo, Kept) else "none"
 
 
-def digest(context: dict[str, Any], rows: Sequence[dict[str, str]]) -> str:
-    """Give the digest of a plan: 16 hexadecimal digits over what it is for and what it shows."""
+def digest(context: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
+    """Give the digest of a plan: SHA-256 over what it is for and what it shows, in 64 hexadecimal digits."""
     content = json.dumps([context, list(rows)], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def short(digest: str) -> str:
+    """Give what people see and type of a digest: its first 16 digits."""
+    return digest[:16]
+
+
+def _lines(acts: Sequence[Act]) -> list[str]:
+    return [line for act in acts for line in act.shown.splitlines()]

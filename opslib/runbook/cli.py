@@ -147,6 +147,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 def _approve(options: argparse.Namespace) -> int:
     from opslib.runbook import approval, environment
+    from opslib.runbook.change import short
     from opslib.runbook.run import operator
 
     planned, step = approval.plan(options.digest)
@@ -154,14 +155,14 @@ def _approve(options: argparse.Namespace) -> int:
     print(json.dumps(step["context"]))
     _show_line(step)
     env = environment.load(planned.environment)
-    command = f"runbook run {planned.procedure} -e {env.name} --apply --approval {options.digest}"
+    command = f"runbook run {planned.procedure} -e {env.name} --apply --approval {short(step['digest'])}"
     if env.policy(planned.procedure) != "second-person":
         print(f"This environment takes the digest alone as the approval: {command}, with the parameters above")
         return 0
     by = options.by or operator().split(" as ")[0]
     names = {"procedure": planned.procedure, "by": by}
     key, hours = Path(options.key).expanduser(), options.hours
-    signed = approval.sign(options.digest, environment=env, key=key, hours=hours, **names)
+    signed = approval.sign(step["digest"], environment=env, key=key, hours=hours, **names)
     print(f"Approved by {signed.by} until {signed.expires}. Now {planned.operator} may run: {command}")
     return 0
 

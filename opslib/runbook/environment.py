@@ -104,26 +104,31 @@ def names() -> list[str]:
     return sorted(f.stem for f in files if NAME.fullmatch(f.stem) and re.search(r"^api:", f.read_text(), re.M))
 
 
+def file(name: str) -> Path:
+    """Where the environment of this name is described."""
+    return root() / "parameters" / f"{name}.yaml"
+
+
 def load(name: str) -> Environment:
     """Read `parameters/NAME.yaml`. Raise BadEnvironment with file and line for each thing that is wrong in it."""
-    file = root() / "parameters" / f"{name}.yaml"
-    if not NAME.fullmatch(name) or not file.is_file():
+    described = file(name)
+    if not NAME.fullmatch(name) or not described.is_file():
         raise BadEnvironment(
             f"there is no environment {name[:80]!a}: parameters/ has {', '.join(names()) or 'none'}. "
             "Copy parameters/production.example.yaml to make one."
         )
     try:
-        tree = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        tree = yaml.compose(described.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        content = yaml.safe_load(described.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise BadEnvironment(f"{file}: cannot be read: {error}") from None
+        raise BadEnvironment(f"{described}: cannot be read: {error}") from None
     if not isinstance(content, dict):
-        raise BadEnvironment(f"{file}:1: found {type(content).__name__}, expected keys and values")
+        raise BadEnvironment(f"{described}:1: found {type(content).__name__}, expected keys and values")
     try:
         return _kinds[0](**{**content, "name": name})
     except (ValidationError, TypeError) as error:
         problems = error.errors() if isinstance(error, ValidationError) else [{"loc": (), "msg": str(error)}]
-        lines = [f"{file}:{_line(tree, p['loc'])}: {'.'.join(map(str, p['loc']))}: {p['msg']}" for p in problems]
+        lines = [f"{described}:{_line(tree, p['loc'])}: {'.'.join(map(str, p['loc']))}: {p['msg']}" for p in problems]
         raise BadEnvironment("\n".join(lines)) from None
 
 

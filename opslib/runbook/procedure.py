@@ -165,6 +165,15 @@ class Procedure:
         return [line for line in first.splitlines() if line.strip()] or [self.name]
 
 
+def code() -> str:
+    """SHA-256 over opslib's own modules: what carries a plan out is approved with it."""
+    package = Path(__file__).parents[1]
+    found = hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        found.update(f"{file.relative_to(package)}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    return found.hexdigest()
+
+
 def load(name: str) -> Procedure:
     """Read `notebooks/NAME.ipynb`. Raise Refused if there is none of that name."""
     if name not in names():

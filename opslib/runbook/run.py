@@ -2,6 +2,7 @@
 
 import atexit
 import getpass
+import hashlib
 import linecache
 import os
 import sys
@@ -21,7 +22,7 @@ from opslib.runbook import (
     progress,
     table,
 )
-from opslib.runbook.change import Change
+from opslib.runbook.change import Change, Kept
 from opslib.runbook.environment import Environment, Policy
 from opslib.runbook.errors import (
     ChangeFailed,
@@ -129,13 +130,21 @@ class Run:
         self._open()
         if wrong := [title for title, ok in self._checks.items() if not ok]:
             raise CheckFailed(f"no plan while a check is not answered yes: {'; '.join(wrong)}. Ask it again first.")
+        titles = [one.title for one in planned]
+        if twice := {title for title in titles if titles.count(title) > 1}:
+            raise PlanVoid(
+                f"two changes of a plan are called {'; '.join(sorted(twice))}. Give each a title of its own."
+            )
         rows = [one.describe() for one in planned]
         self._planned = {t: r for t, r in self._planned.items() if t in self._done} | {r["change"]: r for r in rows}
         settled = ("apply", "approval", "reason", "incident")
         context = {key: value for key, value in self.parameters.items() if key not in settled}
-        context |= {"procedure": self.procedure.name, "source": self.procedure.digest}
+        described = environments.file(self.environment.name).read_bytes()
+        context |= {"procedure": self.procedure.name, "source": self.procedure.digest, "code": procedure.code()}
+        context |= {"environment's file": hashlib.sha256(described).hexdigest()}
         self._digest = changes.digest(context, rows)
-        shown = step("plan", f"Plan {self._digest}", None, digest=self._digest, context=context, changes=rows)
+        title = f"Plan {changes.short(self._digest)}"
+        shown = step("plan", title, None, digest=self._digest, context=context, changes=rows)
         shown["note"] = f"{len(rows)} change{'s' * (len(rows) != 1)}, " + (
             "none of them made yet" if self.applies else "none of which this run makes"
         )
@@ -161,7 +170,9 @@ class Run:
                 self._show(step("change", one.title, None, state="not done", note="not done: this run only plans"))
                 continue
             if self._policy != "none" and self._approved != self._digest:
-                raise NotApproved(f"plan {self._digest} is not approved. Approve it above, then run this cell again.")
+                raise NotApproved(
+                    f"plan {changes.short(self._digest)} is not approved. Approve it above, then run this cell again."
+                )
             self._make(one)
 
     def verify(
@@ -240,10 +251,11 @@ class Run:
     def approve(self, digest: str, *, by: str = "") -> Step:
         """Approve this plan and give the step that says so. Raise PlanVoid if another was shown since."""
         self._open()
-        if digest != self._digest:
-            raise PlanVoid(f"plan {digest} is not the last that was shown, which is {self._digest}. Approve that one.")
-        self._approved = digest
-        approved = step("plan", f"Plan {digest} is approved", True, digest=digest, changes=[], approved=True)
+        shown = changes.short(self._digest)
+        if digest not in (shown, self._digest):
+            raise PlanVoid(f"plan {digest} is not the last that was shown, which is {shown}. Approve that one.")
+        self._approved = self._digest
+        approved = step("plan", f"Plan {shown} is approved", True, digest=self._digest, changes=[], approved=True)
         approved["note"] = f"by {by or self._about['operator']}"
         self.steps.append(approved)
         return approved
@@ -355,10 +367,10 @@ class Run:
             display = Display()
             title = f"Undo: {one.title}"
             try:
-                if one.undo is None:
-                    raise UndoFailed("there is no undo for this change")
+                if isinstance(one.undo, Kept) and one.undo.matters:
+                    raise UndoFailed(f"{one.undo.why}.")
                 display.show(step("undo", title, None, note="under way"))
-                one.undo()
+                one.put_back()
             except BaseException as failure:
                 self._show(step("undo", title, False, note=_said(failure)), _evidence(failure), display)
                 standing = "; ".join(f"{c.title} ({self._planned[c.title]['to']})" for c in self.in_force)
@@ -406,32 +418,32 @@ class Run:
         return self.environment.policy(self.procedure.name)
 
     def _need_approval(self) -> None:
-        given = self._approval.strip().lower()
+        given, shown = self._approval.strip().lower(), changes.short(self._digest)
         if self._policy == "none":
             return
-        if self._policy == "second-person" and given in ("", self._digest):
+        if self._policy == "second-person" and given in ("", shown, self._digest):
             from opslib.runbook import approval
 
             names = {"procedure": self.procedure.name, "operator": self._about["operator"]}
             found = approval.check(self._digest, environment=self.environment, **names)
             Display().show(self.approve(self._digest, by=f"{found.by}, who signed it at {found.at}"))
             return
-        if given == self._digest:
+        if given in (shown, self._digest):
             Display().show(self.approve(given))
             return
         if given:
             raise NotApproved(
-                f"the approval is for plan {given[:40]!a}, and this plan is {self._digest}: the world or a "
-                f"parameter is not what it was when that was approved. Read this plan, and approve {self._digest}."
+                f"the approval is for plan {given[:40]!a}, and this plan is {shown}: the world, a parameter, the "
+                f"procedure or its code is not what it was then. Read this plan, and approve {shown}."
             )
         if headless():
             raise NotApproved(
                 f"{self.environment.name} asks for an approved plan. Read this one, and run it again with "
-                f"--approval {self._digest}"
+                f"--approval {shown}"
             )
         from opslib.runbook.panel import ask
 
-        ask(self.environment, self._digest, self.approve)
+        ask(self.environment, shown, self.approve)
 
     def _open(self) -> None:
         if self.ended:

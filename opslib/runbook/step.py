@@ -162,9 +162,14 @@ def _is_time(text: object) -> bool:
 
 def _are_rows(rows: object, *names: str) -> bool:
     return isinstance(rows, list) and all(
-        isinstance(row, dict) and row.keys() >= set(names) and all(isinstance(text, str) for text in row.values())
+        isinstance(row, dict) and row.keys() >= set(names) and all(_is_said(said) for said in row.values())
         for row in rows
     )
+
+
+def _is_said(said: object) -> bool:
+    """Whether this is a text, or lines of text."""
+    return all(isinstance(line, str) for line in (said if isinstance(said, list) else [said]))
 
 
 def _fits(one: Step) -> bool:

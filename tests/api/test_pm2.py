@@ -61,9 +61,9 @@ def test_unknown_worker_is_an_error_with_what_pm2_said(env: PropertyPulse) -> No
 def test_change_shows_the_very_command_and_its_undo(env: PropertyPulse) -> None:
     first = pm2.workers(env)[0]
     change = pm2.reload(env, [first], "Replace the canary")
-    assert change.shows == ["PM2_HOME=tests/sandbox/state/pm2 pm2 reload 0"]
+    assert change.describe()["does"] == ["PM2_HOME=tests/sandbox/state/pm2 pm2 reload 0"]
     assert str(first.pid) in change.replaces()
-    assert change.describe()["undo"].endswith("pm2 reload 0")
+    assert change.describe()["undo"][-1].endswith("pm2 reload 0")
 
 
 def test_dump_of_pm2_s_environment_reaches_nobody(env: PropertyPulse) -> None:

@@ -64,8 +64,9 @@ def test_two_of_one_plan_follow_each_other(env: PropertyPulse, played: Played) -
     first = rollout(env, "Offer", {"OFFERED": Later("the staged one", lambda: staged[0])})
     values: dict[str, str | Later] = {"JWT_SECRET": Later("the staged one", lambda: staged[0]), "OFFERED": "old"}
     second = rollout(env, "Sign", values, replaces=["JWT_SECRET"])
-    assert first.shows[0] == "set OFFERED in app/.env to the staged one"
-    assert [shown.rpartition("HOME=pm2 ")[2] for shown in first.shows[1:]] == ["pm2 reload 0", "pm2 reload 1"]
+    shown = first.describe()["does"]
+    assert shown[0] == "set OFFERED in app/.env to the staged one"
+    assert [line.rpartition("HOME=pm2 ")[2] for line in shown[1:]] == ["pm2 reload 0", "pm2 reload 1"]
     planned = second.replaces()
     assert planned.startswith("JWT_SECRET fingerprint ") and "worker 0, worker 1; release in force app" in planned
     staged.append("new")
@@ -76,9 +77,9 @@ def test_two_of_one_plan_follow_each_other(env: PropertyPulse, played: Played) -
     assert (found["JWT_SECRET"], found["OFFERED"]) == ("new", "old")
     assert set(played.read.values()) == {env.api.env_file.read_bytes()}
     assert second.undo and first.undo
-    second.undo()
+    second.put_back()
     assert env_file.read(env.api.env_file)["OFFERED"] == "new"
-    first.undo()
+    first.put_back()
     assert env.api.env_file.read_bytes() == before
     assert set(played.read.values()) == {before}
     assert env_file.edits(env.api.env_file) == []
@@ -108,8 +109,7 @@ def test_worker_that_does_not_come_up_brings_the_old_values_back(env: PropertyPu
     untouched = played.workers[1].pid
     with pytest.raises(RunbookError, match="worker 0 does not stay up"):
         change.do()
-    assert change.undo
-    change.undo()
+    change.put_back()
     assert env.api.env_file.read_bytes() == before
     assert set(played.read.values()) == {before}
     assert played.workers[1].pid == untouched
@@ -125,8 +125,7 @@ def test_what_a_killed_run_has_left_is_finished_or_taken_back(
     change = rollout(env, "Sign", {"JWT_SECRET": "new"})
     change.do()
     assert set(played.read.values()) == {env.api.env_file.read_bytes()}
-    assert change.undo
-    change.undo()
+    change.put_back()
     assert env.api.env_file.read_bytes() == before
     assert set(played.read.values()) == {before}
 
@@ -137,8 +136,7 @@ def test_edit_that_is_refused_changes_nothing(env: PropertyPulse, played: Played
     change = rollout(env, "Sign", {"JWT_SECRET": "new"})
     with pytest.raises(env_file.EnvFileError, match="is read-only"):
         change.do()
-    assert change.undo
-    change.undo()
+    change.put_back()
     assert env.api.env_file.read_bytes() == before
     assert [worker.pid for worker in played.workers] == pids
     tidy(env)

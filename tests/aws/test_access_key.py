@@ -124,8 +124,7 @@ def test_a_lasting_failure_is_undone(
     change = key_rotation.create(keys)
     with pytest.raises(RunbookError, match="CreateAccessKey"):
         change.do()
-    assert change.undo
-    change.undo()
+    change.put_back()
     assert ids(keys) == [keys.staged.current.id]  # type: ignore[union-attr]  # there is one
     assert keys.staged.pending is None
 
@@ -236,9 +235,8 @@ def test_key_in_force_is_never_deleted_by_an_undo(keys: AccessKeys) -> None:
     change = key_rotation.create(keys)
     change.do()
     put_in_force(keys)
-    assert change.undo
     with pytest.raises(UndoFailed, match="is in force, so it stays"):
-        change.undo()
+        change.put_back()
     assert len(ids(keys)) == 2
 
 
@@ -260,8 +258,7 @@ def test_stages_follow_each_other(keys: AccessKeys, monkeypatch: pytest.MonkeyPa
     turned = key_rotation.turn(keys, "Inactive")
     turned.do()
     assert key_stage.as_left(keys, "deactivate")[0]
-    assert turned.undo
-    turned.undo()
+    turned.put_back()
     assert key_stage.as_left(keys, "reactivate")[0]
     turned.do()
     assert key_stage.needed(keys, "deactivate", 0) == []

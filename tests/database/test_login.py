@@ -120,10 +120,10 @@ def test_undo_leaves_postgresql_and_env_as_they_were(env: PropertyPulse, method:
         url = login.new
         assert postgres.failure(url) is None
         assert (postgres.failure(login.old) is None) == (method == "alternate")
-        change.undo()  # type: ignore[misc]  # it has one
+        change.put_back()  # it has one
         assert role.stored(admin, BASE) == held
         assert postgres.failure(url) in postgres.REFUSED
-    change.undo()  # type: ignore[misc]  # it has one; once more: the password is the old one still
+    change.put_back()  # it has one; once more: the password is the old one still
     assert postgres.failure(login.secret.current) is None
     assert not login.secret.pending and not login.secret.previous and not login.verifier.pending
     assert DOTENV.read_bytes() == before
@@ -135,7 +135,7 @@ def test_undo_never_takes_back_what_the_env_names(env: PropertyPulse) -> None:
     change.do()
     into_force(login)
     with pytest.raises(UndoFailed, match="still names the new login"):
-        change.undo()  # type: ignore[misc]  # it has one
+        change.put_back()  # it has one
     assert postgres.failure(login.secret.current) is None
 
 
@@ -151,7 +151,7 @@ def test_stages_of_a_rotation_and_back(env: PropertyPulse) -> None:
         lock = login_rotation.lock(login)
         lock.do()
         assert login.refused()[0]
-        lock.undo()  # type: ignore[misc]  # it has one
+        lock.put_back()  # it has one
         assert login.let_in()[0]
         lock.do()
         login_rotation.forget(login).do()
@@ -176,7 +176,7 @@ def test_killed_at_every_line_of_the_change_it_converges(env: PropertyPulse, met
         change.do()
         assert login.works()[0]
         if then == "undo":
-            change.undo()  # type: ignore[misc]  # it has one
+            change.put_back()  # it has one
             assert postgres.failure(first) is None
             assert not login.secret.pending
         else:
@@ -240,7 +240,7 @@ def test_administrator_without_superuser(env: PropertyPulse, tmp_path: Path) -> 
             change = login_rotation.create(login)
             change.do()
             assert login.works()[0]
-            change.undo()  # type: ignore[misc]  # it has one
+            change.put_back()  # it has one
             assert postgres.failure(login.secret.current) is None  # a verifier made from the old password
     finally:
         with Login(env).admin() as admin:

@@ -476,7 +476,8 @@ def killed_swap(name: str, moment: float) -> None:
     import sys
 
     code = (
-        "from opslib import environment, swap\nenv = propertypulse.load('sandbox')\nswap.siblings(env)\n"
+        "from opslib import propertypulse\nfrom opslib.backups import swap\n"
+        "env = propertypulse.load('sandbox')\nswap.siblings(env)\n"
         f"print('now', flush=True)\nswap.exchange(env, {name!r}, 'old', {{'incoming': {name!r}}})"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=backups.ROOT) as process:

@@ -279,7 +279,7 @@ def test_what_changes_after_the_plan_is_refused(what: str) -> None:
     with pytest.raises(ChangeFailed, match="may not be marked paid any more"):
         change.do()
     assert change.undo is not None
-    change.undo()
+    change.put_back()
     assert payments.rows(made)[made[0].id] == made[0].before
     assert payments.rows(made)[made[1].id]["status"] == "PENDING"
 
@@ -307,7 +307,7 @@ def test_a_stripe_that_is_not_well_when_asked_again_leaves_the_row_alone(fault: 
     assert f"payment {made[1].id}" in str(failed.value)
     assert payments.rows(made)[made[1].id] == made[1].before
     assert change.undo is not None
-    change.undo()
+    change.put_back()
     assert payments.untouched(made) == []
     assert [bool(note["undone_at"]) for note in payments.notes()] == [True]
 
@@ -377,7 +377,7 @@ def test_an_undo_leaves_a_row_alone_that_has_gone_on() -> None:
     payments.ask("UPDATE payments SET status = 'REFUNDED' WHERE id = %s", [made[0].id])
     assert change.undo is not None
     with pytest.raises(UndoFailed, match=f"payment {made[0].id}: the row is no longer"):
-        change.undo()
+        change.put_back()
     assert {row["status"] for row in payments.rows(made).values()} == {"REFUNDED", "PAID"}
 
 

@@ -88,8 +88,7 @@ def test_build_that_waits_for_an_older_transaction_is_undone(monkeypatch: pytest
             change.do()
         assert state() == "invalid"
         older.execute("ROLLBACK")
-        assert change.undo
-        change.undo()
+        change.put_back()
         assert state() == "not there"
 
 

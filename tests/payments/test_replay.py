@@ -165,7 +165,7 @@ def test_stops_at_the_first_refusal_and_says_what_stays(begin: Begin) -> None:
     assert stopped.value.evidence[0]["reason"].endswith("at webhooks.js")
     assert change.undo is not None
     with pytest.raises(UndoFailed, match="2 events were sent again and taken, and stay so"):
-        change.undo()
+        change.put_back()
 
 
 def test_nothing_is_to_be_undone_where_the_first_is_refused(begin: Begin) -> None:
@@ -173,7 +173,7 @@ def test_nothing_is_to_be_undone_where_the_first_is_refused(begin: Begin) -> Non
     with pytest.raises(ChangeFailed):
         change.do()
     assert change.undo is not None
-    change.undo()
+    change.put_back()
 
 
 def test_leaves_out_as_many_as_it_may_and_not_one_more(begin: Begin) -> None:

@@ -164,9 +164,8 @@ def test_what_was_staged_and_is_not_in_force_gives_way_to_another_value(env: Pro
 def test_undo_forgets_what_was_staged_and_both_stay_as_they_were(env: PropertyPulse) -> None:
     keep = begin(env, "key", NEW).keep()
     keep.do()
-    assert keep.undo
-    keep.undo()
-    keep.undo()
+    keep.put_back()
+    keep.put_back()
     assert env.api.env_file.read_bytes() == DOTENV.encode()
     assert begin(env, "key", NEW).staged.previous == ""
 

@@ -38,7 +38,8 @@ def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
 def change(do=lambda: put("new"), undo=lambda: Path("value").unlink(missing_ok=True)):
-    return Change("Set it", ["value = new"], do, read, undo)
+    back = [act("as it was before", run=undo)] if undo else Kept("there is no undo for this change")
+    return Change("Set it", [act("value = new", run=do)], undo=back, replaces=read)
 
 set_it = {made}
 run.plan(set_it)"""
@@ -156,7 +157,7 @@ CASES = [
          why=f"^{HELD}The cell .*SystemExit"),
     Case("killed_behind", behind("die()", FINISH), "applied", 0, "ccccfp", f"{APPLIED} verify", "new",
          why=f"SIGKILL.*{STAYS}"),
-    Case("killed_in_a_long_look", behind("import threading\nfrom opslib import progress\n"
+    Case("killed_in_a_long_look", behind("import threading\nfrom opslib.runbook import progress\n"
          "run.note('A look', lambda: [time.sleep(1.2), progress.report('half'), time.sleep(.3), die()])", FINISH),
          "applied", 0, "ccccfp", f"{APPLIED} verify", "new", why=f"SIGKILL.*{STAYS}"),  # a look half way is no step
     Case("cell_late_behind", behind("time.sleep(60)", FINISH), "applied", 0, "ccccip", f"{APPLIED} verify end", "new",

@@ -15,7 +15,9 @@ from tests.place import SECRET, Place
 
 NASTY = '<script>alert(1)</script><img src=http://example.com/x.png> & "quotes" | pipes'
 CHANGE = """\
-change = Change("Try", ["true"], lambda: {do}, lambda: "it", {undo})
+back = {undo}
+change = Change("Try", [act("true", run=lambda: {do})], replaces=lambda: "it",
+                undo=[act("as it was before", run=back)] if back else Kept("there is no undo for this change"))
 run.plan(change)"""
 
 

@@ -30,7 +30,8 @@ OPTIONS += ["--disable-background-networking", "--disable-component-update"]
 SICK = 'from pathlib import Path\n\nrun.check("Not sick", not Path("app/sick").exists(), otherwise="Remove app/sick.")'
 PLAN = """\
 mark = Path("app/mark")
-change = Change("Add a mark", ["echo x >> mark"], lambda: mark.open("a").write("x"), lambda: "the mark", lambda: None)
+change = Change("Add a mark", [act("echo x >> mark", run=lambda: mark.open("a").write("x"))],
+                undo=Kept("a mark is no harm", matters=False), replaces=lambda: "the mark")
 run.plan(change)"""
 LEAK = """\
 import ipywidgets

@@ -12,7 +12,8 @@ from opslib.runbook import lock
 from opslib.runbook.errors import Held, Refused
 
 HOLDER = {"procedure": "restart_api", "operator": "ada", "since": "2026-01-01T00:00:00Z", "pid": 7, "record": "r.ipynb"}
-HOLD = "import sys, time; from pathlib import Path; from opslib import lock; f = lock.hold(Path(sys.argv[1]), {}); "
+HOLD = "import sys, time; from pathlib import Path; from opslib.runbook import lock; "
+HOLD += "f = lock.hold(Path(sys.argv[1]), {}); "
 
 
 def test_the_second_is_told_who_holds_it_and_has_it_afterwards(tmp_path: Path) -> None:

@@ -14,8 +14,10 @@ from opslib.runbook import progress
 from tests.place import Place
 
 LONG = """\
-from opslib import Change, progress
 import time
+
+from opslib import Change, Kept, act
+from opslib.runbook import progress
 
 def work():
     for part in range(6):
@@ -26,7 +28,7 @@ def slow():
     work()
     return True
 
-change = Change("Work", shows=["work"], do=work, replaces=lambda: "nothing")
+change = Change("Work", [act("work", run=work)], undo=Kept("done is done"), replaces=lambda: "nothing")
 run.plan(change)"""
 CELLS = (LONG, 'run.apply(change)\nrun.verify("It is slow", slow)\nrun.apply(change)', "run.finish()")
 

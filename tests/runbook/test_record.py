@@ -19,7 +19,8 @@ from opslib.runbook.cli import main
 from opslib.runbook.errors import Refused, RunbookError
 from opslib.runbook.step import step
 
-SEAL = "import sys; from pathlib import Path; from opslib import record; [record.seal(Path(p)) for p in sys.argv[1:]]"
+SEAL = "import sys; from pathlib import Path; from opslib.runbook import record; "
+SEAL += "[record.seal(Path(p)) for p in sys.argv[1:]]"
 
 
 @pytest.fixture(autouse=True)
@@ -233,7 +234,7 @@ def test_what_is_no_record_is_replaced_but_never_among_the_records(root: Path) -
 CLAIM = """\
 import json, sys
 from pathlib import Path
-from opslib import record
+from opslib.runbook import record
 from opslib.runbook.errors import Refused
 about = {"started": "2026-01-01T00:00:00.000Z", "id": sys.argv[2], "process": record.process()}
 print("ready", flush=True)

@@ -7,7 +7,7 @@ import pytest
 from IPython.core.interactiveshell import ExecutionResult, InteractiveShell
 from traitlets.config import Config
 
-from opslib import Change, RunbookError, UndoFailed, start
+from opslib import Change, Kept, RunbookError, UndoFailed, act, start
 from opslib.runbook import errors, run as runs
 from opslib.runbook.run import Run
 from tests.place import Place
@@ -45,7 +45,12 @@ class World:
                 raise UndoFailed("stuck")
             self.value = "old"
 
-        return Change(title, [f"set {title}"], do, lambda: "a value", take_back if undo else None)
+        return Change(
+            title,
+            [act(f"set {title}", run=do)],
+            undo=[act("as it was before", run=take_back)] if undo else Kept("there is no undo for this change"),
+            replaces=lambda: "a value",
+        )
 
 
 @pytest.fixture
@@ -125,7 +130,12 @@ def test_a_change_is_made_once_and_only_as_planned(world: World) -> None:
 def test_a_plan_is_void_once_the_world_is_another(world: World) -> None:
     run = begin()
     there = ["a"]
-    one = Change("Move it", ["mv"], lambda: world.calls.append("moved"), lambda: there[0])
+    one = Change(
+        "Move it",
+        [act("mv", run=lambda: world.calls.append("moved"))],
+        undo=Kept("this cannot be taken back"),
+        replaces=lambda: there[0],
+    )
     run.plan(one)
     there[0] = "b"
     with pytest.raises(errors.PlanVoid, match=r"Move it: planned for 'a', now there is 'b'\. Run the plan cell again"):
@@ -224,10 +234,11 @@ def test_the_digest_tells_one_plan_from_another(world: World) -> None:
 # Cells, in the shell of a notebook
 
 CELLS = {
-    "start": "from opslib import Change, start\nrun = start('act', environment='test', apply=True)",
+    "start": "from opslib import Change, act, start\nrun = start('act', environment='test', apply=True)",
     "world": "calls, there = [], ['old']",
     "plan": """
-one = Change('Set it', ['set'], lambda: calls.append('do'), lambda: there[0], lambda: calls.append('undo'))
+one = Change('Set it', [act('set', run=lambda: calls.append('do'))], replaces=lambda: there[0],
+             undo=[act('unset', run=lambda: calls.append('undo'))])
 run.plan(one)""",
     "apply": "run.apply(one)",
     "overtake": "there[0] = 'new'",
@@ -276,8 +287,9 @@ def test_cells_again_and_out_of_order(
 
 
 BEHIND = {
-    "setup": "from opslib import Change, start\nfine = False\nrun = start('look', environment='test', apply=True)\n"
-    "put = Change('Set it', ['set'], lambda: None, lambda: 'old', lambda: None)\nrun.plan(put)",
+    "setup": "from opslib import Change, Kept, act, start\nfine = False\n"
+    "run = start('look', environment='test', apply=True)\nput = Change('Set it', [act('set', run=lambda: None)],"
+    " undo=Kept('fine', matters=False), replaces=lambda: 'old')\nrun.plan(put)",
     "apply": "run.apply(put)",
     "first": "run.verify('First', lambda: True)",
     "last": "run.verify('Last', lambda: True)\nrun.note('Beside it', lambda: fine or 1 / 0)",

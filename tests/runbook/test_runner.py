@@ -7,7 +7,7 @@ from tests.place import Place
 
 MANY = """\
 import asyncio, gc
-from opslib import procedure, runner
+from opslib.runbook import procedure, runner
 
 for _ in range(6):
     execution = asyncio.run(runner.run(procedure.load("many"), {}))
