@@ -58,15 +58,16 @@ def _run(options: argparse.Namespace) -> int:
             given[key] = value
     show = _show_json if options.json else _show_line
     execution = asyncio.run(runner.run(procedures.load(options.name), given, on_step=show))
-    outcome = execution.outcome
+    outcome, found = execution.outcome, [f"{one['title']} — {one['note']}" for one in execution.findings]
     if options.json:
-        _say(json.dumps({"step": "record", "outcome": outcome, "why": execution.why, "record": str(execution.path)}))
+        ended = {"outcome": outcome, "why": execution.why, "findings": found, "record": str(execution.path)}
+        _say(json.dumps({"step": "record", **ended}))
     else:
         _say(f"{outcome}: {execution.why}")
+        for one in found:
+            _say(f"✗ {one}")
         _say(str(execution.path))
-    if outcome is Outcome.INTERRUPTED and execution.stopped_by:
-        return 128 + execution.stopped_by
-    return outcome.exit_code
+    return execution.exit_code
 
 
 def _show_line(step: Step) -> None:

@@ -39,6 +39,9 @@ class Outcome(StrEnum):
         return _EXIT_CODES[self]
 
 
+FOUND = 5
+"""The exit code of a run that ended well and found something wrong."""
+
 _EXIT_CODES = {
     Outcome.PLANNED: 0,
     Outcome.APPLIED: 0,

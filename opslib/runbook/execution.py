@@ -24,10 +24,10 @@ if _absent is None:
 
 from opslib.runbook import record  # noqa: E402
 from opslib.runbook.environment import Limits  # noqa: E402
-from opslib.runbook.errors import Outcome, RunbookError  # noqa: E402
+from opslib.runbook.errors import FOUND, Outcome, RunbookError  # noqa: E402
 from opslib.runbook.kernel import Kernel  # noqa: E402
 from opslib.runbook.mask import mask  # noqa: E402
-from opslib.runbook.step import Step, contradiction, ending, is_step, now, standing  # noqa: E402
+from opslib.runbook.step import GOOD, Step, contradiction, ending, findings, is_step, now, standing  # noqa: E402
 
 SAVE_SHARE = 10
 """A save that nothing demands waits until this many times the length of the last one has gone by."""
@@ -54,6 +54,8 @@ class Execution:
         self.path = path
         self.outcome = Outcome.FAILED
         self.why = ""
+        self.findings: list[Step] = []
+        """What the run has found wrong, the worst first."""
         self.sealed = False
         self.stopped_by: signal.Signals | None = None
         self.notebook: NotebookNode = from_dict(notebook)
@@ -92,6 +94,13 @@ class Execution:
     def refuse(self, why: str) -> Path:
         """Close the record of a run that was refused before it had a kernel."""
         return self._close(Outcome.REFUSED, why)
+
+    @property
+    def exit_code(self) -> int:
+        """How the process that ran it ends."""
+        if self.outcome is Outcome.INTERRUPTED and self.stopped_by:
+            return 128 + self.stopped_by
+        return FOUND if self.findings and self.outcome in GOOD else self.outcome.exit_code
 
     async def run(self, kernel: Kernel) -> Path:
         """Execute all cells, or as many as can be, and close the record. Give its path."""
@@ -240,6 +249,8 @@ class Execution:
     def _close(self, outcome: Outcome, why: str) -> Path:
         self.outcome, self.why = outcome, mask.text(why)
         self._about.update(finished=now(), outcome=outcome.value, why=self.why)
+        self.findings = findings(record.steps(self.notebook))
+        self._about["findings"] = [{"what": one["title"], "next": one["note"]} for one in self.findings]
         self._unsaved = True
         try:
             self.save()

@@ -34,9 +34,10 @@ class RunbookEngine(Engine):  # type: ignore[misc]
                 procedure.read(Path(options["input_path"])), about.get("parameters", {}), path=path
             )
         except Refused as refusal:
-            raise _Failed(f"{Outcome.REFUSED}: {refusal}", Outcome.REFUSED) from None
-        if execution.outcome not in (Outcome.PLANNED, Outcome.APPLIED) or not execution.sealed:
-            raise _Failed(f"{execution.outcome}: {execution.why}", execution.outcome)
+            refused = Outcome.REFUSED
+            raise _Failed(f"{refused}: {refusal}", refused, refused.exit_code) from None
+        if execution.exit_code or not execution.sealed:
+            raise _Failed(f"{execution.outcome}: {execution.why}", execution.outcome, execution.exit_code)
         if path:
             _files.returned.add(output)
             papermill_io.register(output, _files)
@@ -46,9 +47,9 @@ class RunbookEngine(Engine):  # type: ignore[misc]
 class _Failed(RunFailed, ClickException):
     """Has papermill's command end as `runbook run` does: with the sentence alone, and the exit code of the outcome."""
 
-    def __init__(self, message: str, outcome: Outcome) -> None:
+    def __init__(self, message: str, outcome: Outcome, exit_code: int) -> None:
         super().__init__(message, outcome)
-        self.exit_code = outcome.exit_code  # type: ignore[misc]  # click asks the instance
+        self.exit_code = exit_code or Outcome.FAILED.exit_code  # type: ignore[misc]  # click asks the instance
 
 
 class _Files(LocalHandler):  # type: ignore[misc]

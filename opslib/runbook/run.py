@@ -5,6 +5,7 @@ import getpass
 import hashlib
 import linecache
 import os
+import shlex
 import sys
 import time
 import uuid
@@ -22,6 +23,7 @@ from opslib.runbook import (
     progress,
     table,
 )
+from opslib.runbook.answer import Answer, answered
 from opslib.runbook.change import Change, Kept
 from opslib.runbook.environment import Environment, Policy
 from opslib.runbook.errors import (
@@ -35,6 +37,7 @@ from opslib.runbook.errors import (
     UndoFailed,
     VerifyFailed,
 )
+from opslib.runbook.finding import Finding
 from opslib.runbook.procedure import Procedure
 from opslib.runbook.step import Display, Step, now, shell, step
 
@@ -89,6 +92,7 @@ class Run:
         """The cells that have run to their end, and since the last change that comes before them."""
         self._reached = (-1, 0)
         self._planned: dict[str, dict[str, str]] = {}
+        self._found: dict[str, Finding] = {}
         self._digest = ""
         self._approval = approval
         self._approved = ""
@@ -108,19 +112,36 @@ class Run:
             raise
         self.show_start()
 
-    def check(self, title: str, answer: bool, evidence: Any = None, *, otherwise: str = "") -> None:
+    def check(
+        self,
+        title: str,
+        given: Answer | bool | None,
+        evidence: Any = None,
+        *,
+        otherwise: str = "",
+        accept: bool = False,
+    ) -> None:
         """Record a question about the world that must be answered yes. Raise CheckFailed if it is not.
 
-        `evidence` is shown as a table; `otherwise` says what to do when the answer is no.
+        `evidence` is shown as a table; `otherwise` says what to do where the answer is not yes. Where it cannot be told
+        the run goes on only if the operator accepts that.
         """
         self._open()
         self._reach()
-        ok = answer is True
+        # Anything else than a plain yes is no: an object that happens to be true answers nothing.
+        plain = given if given is None or isinstance(given, Answer) else given is True
+        answer = answered(plain, evidence, otherwise)
+        unknown = answer.ok is None
+        ok = bool(answer) or (unknown and accept)
         if ok or not self.verified:
             self._checks[title] = ok
-        self._show(step("check", title, ok, otherwise="" if ok else otherwise), evidence)
+        said = "" if answer else answer.otherwise
+        self._show(
+            step("check", title, answer.ok, otherwise=said, **({"unknown": True} if unknown else {})), answer.evidence
+        )
         if not ok:
-            raise CheckFailed(f"not so: {title}. {otherwise or 'Nothing was changed by this step.'}")
+            found = "cannot tell" if unknown else "not so"
+            raise CheckFailed(f"{found}: {title}. {answer.otherwise or 'Nothing was changed by this step.'}")
 
     def plan(self, *planned: Change) -> None:
         """Show the changes that `apply` will make, with the plan's digest. Raise NotApproved if that is asked for.
@@ -180,8 +201,9 @@ class Run:
     ) -> None:
         """Ask after a change until the answer is true or time is up. In a plan run, only show the question.
 
-        `question` gives a truth value, or a pair of it and evidence. `within` and `every` are seconds. What is still
-        false when time is up undoes what this run has applied and ends it. Raise VerifyFailed.
+        `question` gives an Answer, a truth value, or a pair of that and evidence. `within` and `every` are seconds.
+        What is still no when time is up undoes what this run has applied and ends it; what cannot be told undoes
+        nothing, and ends it as needs-person. Raise VerifyFailed.
         """
         self._open()
         if not self.applies:
@@ -194,22 +216,30 @@ class Run:
         try:
             while True:
                 with progress.shown(lambda text: display.show({**begun, "note": text})):
-                    answer = question()
-                ok, evidence = answer if isinstance(answer, tuple) else (answer, None)
-                if ok or time.monotonic() >= ends:
+                    answer = answered(question(), otherwise=otherwise)
+                if answer or time.monotonic() >= ends:
                     break
                 time.sleep(every)
         except BaseException as error:
             self._show(step("verify", title, False, otherwise=f"{_said(error)} {otherwise}"), _evidence(error), display)
             self.stop(error)
             raise
-        if ok:
+        if answer:
             self._reach()
-        self._show(step("verify", title, bool(ok), otherwise="" if ok else otherwise), evidence, display)
-        if not ok:
-            failed = VerifyFailed(f"still not so after {within:g} s: {title}. {otherwise}")
+            self._show(step("verify", title, True), answer.evidence, display)
+            return
+        unknown = answer.ok is None
+        more = {"otherwise": answer.otherwise} | ({"unknown": True} if unknown else {})
+        self._show(step("verify", title, answer.ok, **more), answer.evidence, display)
+        failed = VerifyFailed(
+            f"{'it cannot be told' if unknown else 'still not so'} after {within:g} s: {title}. {answer.otherwise}"
+        )
+        if unknown and self.in_force:
+            standing = "; ".join(one.title for one in self.in_force)
+            self._end(Outcome.NEEDS_PERSON, f"{failed} Changed, not verified, not undone: {standing}.")
+        else:
             self.stop(failed)
-            raise failed
+        raise failed
 
     def note(self, title: str, evidence: Any = None) -> None:
         """Record what was seen, without judging it; what has to be asked for is a function that gives it.
@@ -231,6 +261,14 @@ class Run:
         self._failed.pop(title, None)
         self._show(step("note", title), seen, display)
 
+    def find(self, *found: Finding) -> None:
+        """Record what is wrong, each with what mends it. It stops nothing, and stands at the end of the run."""
+        self._open()
+        self._reach()
+        for one in found:
+            self._found[one.what] = one
+            self._show(step("finding", one.what, False, **one.describe(self.environment.name)))
+
     def finish(self) -> None:
         """End a run whose checks all held; its record is complete. Asked again in JupyterLab, say how it ended."""
         if self.ended and not headless():
@@ -242,11 +280,18 @@ class Run:
             raise CheckFailed(f"a check is not answered yes: {'; '.join(wrong)}. Ask it again first.")
         if missing := self._missing:
             raise ChangeFailed(f"planned and not applied: {'; '.join(missing)}. Run the cells that apply them.")
-        held = f"what had to hold held; {self._unseen}" if self._failed else "all checks held"
+        held = "what had to hold held" if self._failed or self._found else "all checks held"
+        if self._found:
+            worst_first = sorted(self._found.values(), key=lambda one: one.severity)
+            held += f"; found wrong: {'; '.join(one.what for one in worst_first)}"
+        if self._failed:
+            held += f"; {self._unseen}"
         if self.applies:
             self._end(Outcome.APPLIED, held)
+        elif self._planned:
+            self._end(Outcome.PLANNED, f"{held}. Nothing was changed. To carry it out: {self._command}")
         else:
-            self._end(Outcome.PLANNED, f"{held}, nothing was changed; to carry it out, run it with apply")
+            self._end(Outcome.PLANNED, f"{held}. Nothing was changed, and nothing is planned.")
 
     def approve(self, digest: str, *, by: str = "") -> Step:
         """Approve this plan and give the step that says so. Raise PlanVoid if another was shown since."""
@@ -344,6 +389,25 @@ class Run:
     @property
     def _missing(self) -> list[str]:
         return [title for title in self._planned if self.applies and title not in self._done]
+
+    @property
+    def _command(self) -> str:
+        """What is typed to carry this plan out; where it needs an approval, with that, or how to get it."""
+        of_all = ("environment", "apply", "approval", "reason", "incident")
+        declared = self.procedure.parameters
+        words = ["runbook", "run", self.procedure.name, "-e", self.environment.name]
+        for name, value in self.parameters.items():
+            if name not in of_all and value != declared[name].default:
+                words += ["-p", name, str(value)]
+        for name in ("reason", "incident"):
+            if self._about[name]:
+                words += [f"--{name}", self._about[name]]
+        shown = changes.short(self._digest)
+        words += ["--apply", *(["--approval", shown] if self._policy != "none" else [])]
+        first = (
+            f"once somebody else has signed it (runbook approve {shown}), " if self._policy == "second-person" else ""
+        )
+        return first + masking.mask.text(shlex.join(words))
 
     @property
     def _unseen(self) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeGuard, get_args
 from opslib.runbook import table
 from opslib.runbook.errors import Outcome
 
-Kind = Literal["start", "check", "plan", "change", "verify", "undo", "note", "end"]
+Kind = Literal["start", "check", "plan", "change", "verify", "undo", "note", "finding", "end"]
 Step = dict[str, Any]
 """`step` (its kind), `at` (UTC, ISO 8601), `title`, and what else that kind has to say."""
 
@@ -37,7 +37,7 @@ def step(kind: Kind, title: str, ok: bool | None = None, **more: Any) -> Step:
 def line(one: Step) -> str:
     """One line of plain text for a step, as the terminal shows it."""
     note = f" — {one['note']}" if one.get("note") else ""
-    return f"{_SIGNS[one['ok']]} {one['title']}{note}"
+    return f"{_sign(one)} {one['title']}{note}"
 
 
 def is_step(one: object) -> TypeGuard[Step]:
@@ -87,6 +87,12 @@ def ending(happened: Sequence[Step]) -> Step | None:
     return None
 
 
+def findings(happened: Iterable[Step]) -> list[Step]:
+    """Give what a run has found wrong, each once and the worst first."""
+    found = {one["title"]: one for one in happened if one["step"] == "finding"}
+    return sorted(found.values(), key=lambda one: int(one["severity"]))
+
+
 def contradiction(happened: Sequence[Step], outcome: str) -> str:
     """Say why a run cannot have ended well, with this outcome, after these steps; empty if it can have."""
     starts = [i for i, one in enumerate(happened) if one["step"] == "start"]
@@ -110,6 +116,10 @@ def contradiction(happened: Sequence[Step], outcome: str) -> str:
     return _no(wrong)
 
 
+def _sign(one: Step) -> str:
+    return "?" if one.get("unknown") else _SIGNS[one["ok"]]
+
+
 class Display:
     """One output of a cell that can be shown again as the step goes on."""
 
@@ -124,7 +134,7 @@ class Display:
             return
         from IPython.display import publish_display_data
 
-        head = f"**{_SIGNS[one['ok']]} {table.escape(one['title'])}**"
+        head = f"**{_sign(one)} {table.escape(one['title'])}**"
         if one.get("note"):
             head += f" — {table.escape(one['note'])}"
         marked = "\n\n".join(part for part in (head, table.markdown(list(evidence)), text) if part)
@@ -185,5 +195,7 @@ def _fits(one: Step) -> bool:
         case "end":
             known = one.get("outcome") in [*Outcome] and one["ok"] is (one["outcome"] in GOOD)
             return known and "why" in one and isinstance(one.get("steps", []), list)
+        case "finding":
+            return isinstance(one.get("severity"), int) and isinstance(one.get("note"), str)
         case kind:
             return kind in get_args(Kind)

@@ -1,15 +1,18 @@
 """A run, as a person steps through it: cells run again, out of order, after a failure, after the world has moved."""
 
+import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from IPython.core.interactiveshell import ExecutionResult, InteractiveShell
 from traitlets.config import Config
 
-from opslib import Change, Kept, RunbookError, UndoFailed, act, start
+from opslib import Answer, Change, Kept, RunbookError, UndoFailed, act, start
 from opslib.runbook import errors, run as runs
 from opslib.runbook.run import Run
+from opslib.runbook.step import line as shown_line
 from tests.place import Place
 
 
@@ -93,12 +96,73 @@ def test_a_plan_run_changes_and_asks_nothing(world: World, capsys: pytest.Captur
     assert "· It is set — asked after the change" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("answer", [False, None, 1, "yes", [1], 0])
+@pytest.mark.parametrize("answer", [False, Answer(False), 1, "yes", [1], 0])
 def test_only_a_plain_yes_answers_a_check(answer: Any) -> None:
     run = begin()
     with pytest.raises(errors.CheckFailed, match=r"not so: Well\. Wait for it"):
         run.check("Well", answer, otherwise="Wait for it.")
     assert run.ended is None
+
+
+def test_what_a_check_cannot_tell_holds_the_run_up_until_that_is_accepted() -> None:
+    run = begin(apply=False)
+    answer = Answer(None, {"found": "no log"}, "Look by hand.")
+    with pytest.raises(errors.CheckFailed, match=r"cannot tell: Well\. Look by hand"):
+        run.check("Well", answer)
+    with pytest.raises(errors.CheckFailed, match="no plan while a check is not answered yes"):
+        run.plan()
+    run.check("Well", answer, accept=True)
+    assert (run.steps[-1]["ok"], run.steps[-1]["evidence"]) == (None, [{"found": "no log"}])
+    assert shown_line(run.steps[-1]).startswith("? Well")
+    run.plan()
+    run.finish()
+    assert run.ended is errors.Outcome.PLANNED
+
+
+def test_what_a_verify_cannot_tell_undoes_nothing(world: World) -> None:
+    run = begin()
+    one = world.change()
+    run.plan(one)
+    run.apply(one)
+    with pytest.raises(errors.VerifyFailed, match="cannot be told"):
+        run.verify("It is there", lambda: Answer(None, otherwise="Ask the API yourself."), within=0)
+    assert run.ended is errors.Outcome.NEEDS_PERSON
+    assert world.calls == ["do Set it"]
+
+
+def test_two_changes_of_one_title_are_refused(world: World) -> None:
+    run = begin()
+    with pytest.raises(errors.PlanVoid, match="called Set it"):
+        run.plan(world.change(), world.change())
+
+
+def test_findings_stand_at_the_end_the_worst_first_each_with_what_mends_it(place: Place) -> None:
+    place.write(
+        "look",
+        "from opslib import Finding, Severity\n"
+        "run.find(Finding('a key is old', 'rotate', {'stage': 'key'}, severity=Severity.RISK))",
+        "run.find(Finding('8 events are missing', do='Have them sent again.'))",
+        "run.plan()\nrun.finish()",
+    )
+    done = place.runbook("run", "look")
+    *_, ended, first, second, path = done.stdout.splitlines()
+    assert done.returncode == 5
+    assert ended.startswith("planned: what had to hold held; found wrong: 8 events are missing; a key is old.")
+    assert first == "✗ 8 events are missing — Have them sent again."
+    assert second == "✗ a key is old — runbook run rotate -e test -p stage key"
+    about = json.loads(Path(path).read_text())["metadata"]["opslib"]
+    assert (about["outcome"], [one["what"] for one in about["findings"]]) == (
+        "planned",
+        ["8 events are missing", "a key is old"],
+    )
+
+
+def test_the_end_of_a_plan_is_the_command_that_carries_it_out(place: Place) -> None:
+    change = "run.plan(Change('Set it', [act('set', run=print)], undo=Kept('fine'), replaces=lambda: ''))"
+    place.write("act", change, "run.finish()", parameters="seconds: int = 1  # how long")
+    done = place.runbook("run", "act", "-p", "seconds", "5", "--incident", "4711")
+    command = "runbook run act -e test -p seconds 5 --incident 4711 --apply"
+    assert f"Nothing was changed. To carry it out: {command}" in done.stdout
 
 
 def test_a_check_may_be_asked_again(world: World) -> None:
