@@ -14,9 +14,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+FIRST = ("notebooks", "execution", "crash_matrix", "restart_api", "repair_payment_status", "check_email_delivery")
+"""The longest files of tests, which are begun first, so that the shards end together."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What the notebooks show is compared first, with a stand-in to which nothing has happened yet."""
-    items.sort(key=lambda item: item.path.name != "test_notebooks.py")
+    """The longest files first; before all, what notebooks show, with a stand-in to which nothing has happened yet."""
+    places = {f"test_{name}.py": place for place, name in enumerate(FIRST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(FIRST)))
 
 
 @pytest.fixture

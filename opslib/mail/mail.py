@@ -12,6 +12,7 @@ from opslib.mail import sendgrid, suppression
 from opslib.runbook.act import act
 from opslib.runbook.change import Change, Kept
 from opslib.runbook.errors import BadParameter, ChangeFailed
+from opslib.runbook.finding import Finding
 
 EVENTS = ("processed", "deferred", "delivered", "bounce", "dropped", "spam_report")
 """The events without which nobody learns what became of a message."""
@@ -96,7 +97,7 @@ def send(environment: Deployment, to: str) -> Change:
 
 def causes(
     environment: Deployment, *, scope: frozenset[str], hooks: Rows | None, sends: Rows, held: Rows, refusal: str
-) -> Rows:
+) -> list[Finding]:
     """Give each thing that keeps mail from arriving, or its fate from being known, with what to do.
 
     `hooks` is None where they are not known, which is no cause: a key need not be able to see them. `refusal` is what
@@ -148,8 +149,8 @@ def _reason(entry: dict[str, Any]) -> str:
     return " ".join(str(part) for part in (entry.get("error") or "no reason in the log", code and f"({code})") if part)
 
 
-def _cause(cause: str, remedy: str) -> dict[str, str]:
-    return {"cause": cause, "what to do": remedy}
+def _cause(what: str, do: str) -> Finding:
+    return Finding(what, do=f"{do}.")
 
 
 def _release(row: dict[str, str]) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from opslib.api.pm2 import Worker
 from opslib.payments.cause import FROM_ANYBODY, NEXT, Cause
 from opslib.payments.trace import Trace, moment
+from opslib.runbook.finding import Finding
 
 AFTER = 3600
 """Seconds after an event was made in which what the API logged is taken to be about it; Stripe first tries at once."""
@@ -66,6 +67,16 @@ def judge(now: Sequence[Cause], found: Sequence[Trace], *, lacks: Sequence[str],
         return unable[0] if traced is Cause.NO_TRACE and unable and silent else traced
 
     return why
+
+
+def findings(counts: Mapping[str, int], now: Sequence[Cause]) -> list[Finding]:
+    """Give what is wrong: what stands now between Stripe and the API, and how many events the API has not."""
+    found = [Finding(f"{cause.value}: this stands now", do=f"{NEXT[cause]}.") for cause in now]
+    lost = sum(events for name, events in counts.items() if name not in (Cause.TAKEN, Cause.IGNORED))
+    if lost:
+        many = f"{lost} event{'s' * (lost != 1)} of Stripe's that the API has not"
+        found.append(Finding(many, "triage_stripe_webhooks", {"stage": "replay"}))
+    return found
 
 
 def steps(causes: Sequence[Cause]) -> list[dict[str, str]]:

@@ -141,7 +141,7 @@ def _timeline(steps: Iterable[Step]) -> str:
 
 
 def _evidence(rows: Rows) -> str:
-    lines = [f"<br><span class=quiet>{escape(row['change'])}: {escape(row['does'])}</span>" for row in rows]
+    lines = [f"<br><span class=quiet>{escape(row['change'])}: {_said(row['does'])}</span>" for row in rows]
     return "".join(lines)
 
 
@@ -171,3 +171,8 @@ def _duration(started: str | None, finished: str | None) -> str:
     if not started or not finished:
         return ""
     return f"{(datetime.fromisoformat(finished) - datetime.fromisoformat(started)).total_seconds():.1f} s"
+
+
+def _said(does: str | list[str]) -> str:
+    """What a change does, line by line; records of before it was acts have one text."""
+    return "<br>".join(map(escape, [does] if isinstance(does, str) else does))

@@ -262,7 +262,9 @@ class Run:
         self._show(step("note", title), seen, display)
 
     def find(self, *found: Finding) -> None:
-        """Record what is wrong, each with what mends it. It stops nothing, and stands at the end of the run."""
+        """Record what is wrong, each with what mends it, or that nothing is. What is found stands at the run's end."""
+        if not found:
+            self.note("Nothing was found wrong")
         self._open()
         self._reach()
         for one in found:

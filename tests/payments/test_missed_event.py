@@ -145,5 +145,5 @@ def test_of_many_the_oldest_are_kept_and_all_are_counted() -> None:
 
 
 def test_an_environment_without_stripe_says_so(env: PropertyPulse) -> None:
-    with pytest.raises(RunbookError, match=r"parameters/sandbox.yaml has no `stripe`"):
+    with pytest.raises(RunbookError, match=r"parameters/sandbox.yaml has no `stripe:`"):
         missed_event.since(env.model_copy(update={"stripe": None}), BEGUN, recovered=False)()

@@ -80,7 +80,7 @@ def test_a_value_must_be_of_its_kind(env: PropertyPulse, stage: Stage, value: st
 def test_without_a_value_it_is_refused(env: PropertyPulse) -> None:
     with pytest.raises(BadParameter, match="NEW_STRIPE_SECRET_KEY is not set"):
         begin(env, "key")
-    with pytest.raises(BadEnvironment, match="has no `stripe`"):
+    with pytest.raises(BadEnvironment, match="has no `stripe:`"):
         begin(env.model_copy(update={"stripe": None}), "key")
 
 
