@@ -1,7 +1,7 @@
 """What the operations notebooks of PropertyPulse share. A notebook needs no more than these names."""
 
 from opslib import propertypulse as _propertypulse  # noqa: F401 - it says as what files in parameters/ are read
-from opslib.runbook.act import act, call, sql
+from opslib.runbook.act import act, sql
 from opslib.runbook.answer import Answer
 from opslib.runbook.change import Change, Kept
 from opslib.runbook.errors import Outcome, RunbookError, UndoFailed
@@ -19,7 +19,6 @@ __all__ = [
     "Severity",
     "UndoFailed",
     "act",
-    "call",
     "sql",
     "start",
 ]

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 
 from psycopg import errors, sql
 
@@ -15,7 +16,7 @@ from opslib.database import admin
 from opslib.database.postgres import Connection
 from opslib.database.settings import RecoveryGoals
 from opslib.deployment.environment import Deployment
-from opslib.runbook.act import act
+from opslib.runbook import act as acts
 from opslib.runbook.change import Change, Kept
 from opslib.runbook.errors import ChangeFailed, UndoFailed
 
@@ -58,7 +59,7 @@ def swap(
     return Change(
         "Swap the databases and reload the workers",
         [
-            act(
+            acts.act(
                 "LOCK TABLE pg_database IN ACCESS EXCLUSIVE MODE (new logins wait)",
                 f"pg_terminate_backend of every session of {live}",
                 f"ALTER DATABASE {live} RENAME TO {live}_{aside}_TIME",
@@ -69,7 +70,9 @@ def swap(
             )
         ],
         undo=[
-            act("the two renames the other way round, in one transaction", *pm2.reloads(environment, workers), run=undo)
+            acts.act(
+                "the two renames the other way round, in one transaction", *pm2.reloads(environment, workers), run=undo
+            )
         ],
         replaces=replaces,
     )
@@ -85,7 +88,7 @@ def close(environment: Deployment) -> Change:
 
     return Change(
         "Close the swap",
-        [act(f"COMMENT ON DATABASE {live}: no run is under way any more", run=do)],
+        [acts.act(f"COMMENT ON DATABASE {live}: no run is under way any more", run=do)],
         undo=Kept("nothing depends on it", matters=False),
         replaces=lambda: live,
     )
@@ -93,16 +96,11 @@ def close(environment: Deployment) -> Change:
 
 def drop(environment: Deployment, one: Sibling) -> Change:
     """Make the change that drops a database which was live once. Whoever is logged in to it is not disconnected."""
-    statement = sql.SQL("DROP DATABASE {}").format(sql.Identifier(one.name))
-
-    def do() -> None:
-        with admin.connect(environment, admin.MAINTENANCE) as connection:
-            connection.execute(statement)
-
+    maintenance = partial(admin.connect, environment, admin.MAINTENANCE)
     return Change(
         f"Drop {one.name}",
-        [act(statement.as_string(), run=do)],
-        undo=Kept("this cannot be taken back"),
+        [acts.sql(maintenance, "DROP DATABASE {name}", name=one.name)],
+        undo=Kept("a dropped database does not come back; its last backup stays"),
         replaces=lambda: f"{one.name}, {one.size / 1e6:.0f} MB, not live since {one.at:%Y-%m-%dT%H:%M:%SZ}",
     )
 

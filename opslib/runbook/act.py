@@ -19,35 +19,19 @@ class Act:
     run: Callable[[], object] = field(repr=False, compare=False)
 
 
-@dataclass(frozen=True)
-class Later:
-    """A value that is only there when its act runs, or that nobody may read; and what is shown in its place."""
-
-    name: str
-    read: Callable[[], Any] = field(repr=False, compare=False)
-
-
 def act(*shown: str, run: Callable[[], object]) -> Act:
     """Make an act of a function, in lines of its own: where none of the others fits."""
     return Act("\n".join(shown), run)
-
-
-def call(name: str, method: Callable[..., object], **given: Any) -> Act:
-    """Make an act of one call, shown as `name(key='value', …)`; a `Later` is read when it runs."""
-    said = ", ".join(f"{key}={_said(value)}" for key, value in given.items())
-    return Act(f"{name}({said})", lambda: method(**{key: _read(value) for key, value in given.items()}))
 
 
 def sql(connect: Callable[[], Connection[Any]], statement: str, **names: Any) -> Act:
     """Make an act of one statement, for which `connect` gives an open connection that it closes afterwards.
 
     `{name}` in the statement becomes an identifier of that value, quoted; a value that psycopg has composed (a Literal,
-    say) goes in as it is. A `Later` is one of these, read when it runs.
+    say) goes in as it is.
     """
-    return Act(
-        composed(statement, {key: _shown(value) for key, value in names.items()}).as_string(),
-        lambda: _execute(connect, composed(statement, {key: _read(value) for key, value in names.items()})),
-    )
+    whole = composed(statement, names)
+    return Act(whole.as_string(), lambda: _execute(connect, whole))
 
 
 def composed(statement: str, names: Mapping[str, Any]) -> Composed:
@@ -61,17 +45,3 @@ def composed(statement: str, names: Mapping[str, Any]) -> Composed:
 def _execute(connect: Callable[[], Connection[Any]], statement: Composed) -> None:
     with connect() as connection:
         connection.execute(statement)
-
-
-def _read(value: Any) -> Any:
-    return value.read() if isinstance(value, Later) else value
-
-
-def _said(value: Any) -> str:
-    return f"<{value.name}>" if isinstance(value, Later) else repr(value)
-
-
-def _shown(value: Any) -> Any:
-    from psycopg.sql import SQL
-
-    return SQL(f"<{value.name}>") if isinstance(value, Later) else value
