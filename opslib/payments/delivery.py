@@ -6,6 +6,7 @@ memory, they are told apart by id, and come out in the order in which they were 
 
 import hashlib
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, NamedTuple
@@ -20,6 +21,8 @@ from opslib.payments.stripe_account import pages, settings
 from opslib.payments.trace import moment
 
 BATCH = 500
+SENDING = 30
+"""Seconds in which a first delivery may be under way."""
 BUCKETS = 24
 WIDTH = 40
 """Columns of the longest bar."""
@@ -180,6 +183,12 @@ def gather(
     found.add(pages(stripe.v1.events.list, types=[*settings(environment).handles], created=created), database, first)
     found.add(pages(stripe.v1.events.list, delivery_success=False, created=created), database, first)
     return found
+
+
+def young(stripe: StripeClient, *, since: float) -> int:
+    """Count the events since then that Stripe has not delivered, but for those that it may just be sending."""
+    created = {"gte": int(since), "lt": int(time.time() - SENDING)}
+    return sum(1 for _ in pages(stripe.v1.events.list, delivery_success=False, created=created))
 
 
 def _plain(event: StripeEvent) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from opslib.api.pm2 import Worker
 from opslib.payments.cause import FROM_ANYBODY, NEXT, Cause
 from opslib.payments.trace import Trace, moment
-from opslib.runbook.finding import Finding
+from opslib.runbook.finding import Finding, Severity
 
 AFTER = 3600
 """Seconds after an event was made in which what the API logged is taken to be about it; Stripe first tries at once."""
@@ -69,13 +69,20 @@ def judge(now: Sequence[Cause], found: Sequence[Trace], *, lacks: Sequence[str],
     return why
 
 
-def findings(counts: Mapping[str, int], now: Sequence[Cause]) -> list[Finding]:
-    """Give what is wrong: what stands now between Stripe and the API, and how many events the API has not."""
+def findings(counts: Mapping[str, int], now: Sequence[Cause], *, young: int, minutes: float) -> list[Finding]:
+    """Give what is wrong: what stands now between Stripe and the API, and how many events the API has not.
+
+    `young` were not looked at, though Stripe has not delivered them: they are younger than so many minutes.
+    """
     found = [Finding(f"{cause.value}: this stands now", do=f"{NEXT[cause]}.") for cause in now]
     lost = sum(events for name, events in counts.items() if name not in (Cause.TAKEN, Cause.IGNORED))
     if lost:
         many = f"{lost} event{'s' * (lost != 1)} of Stripe's that the API has not"
-        found.append(Finding(many, "triage_stripe_webhooks", {"stage": "replay"}))
+        found.append(Finding(many, "triage_stripe_webhooks", {"stage": "replay", "retrying_minutes": minutes}))
+    if young:
+        many = f"{young} undelivered event{'s' * (young != 1)} younger than {minutes:g} minutes"
+        again = {"retrying_minutes": 0}
+        found.append(Finding(f"{many}, not looked at", "triage_stripe_webhooks", again, severity=Severity.NOTICE))
     return found
 
 

@@ -71,7 +71,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _show_line(step: Step) -> None:
-    if step["step"] == "end":
+    if step["step"] in ("finding", "end"):  # said when the run is over
         return
     _say(line(step), passing=bool(step.get("progress")) and sys.stdout.isatty())
     rows = step.get("evidence", [])

@@ -175,3 +175,20 @@ def test_every_cause_has_a_next_step_and_errors_are_counted() -> None:
     assert set(NEXT) == set(Cause)
     found = [trace(1, Cause.APP_ERROR), trace(2, Cause.APP_ERROR), trace(3, Cause.CLOCK)]
     assert delivery_diagnosis.errors(found) == [{"times": "2", "error": "said"}]
+
+
+def test_what_was_found_wrong_says_how_to_go_on_and_what_was_left_out() -> None:
+    counts = {Cause.NO_TRACE.value: 7, Cause.WRONG_SECRET.value: 1, Cause.TAKEN.value: 3}
+    found = delivery_diagnosis.findings(counts, [Cause.CLOCK], young=1, minutes=5)
+    assert [(one.what, one.command("live")) for one in found] == [
+        ("clock off: this stands now", "set the machine's clock (chronyc makestep), then restart_api."),
+        (
+            "8 events of Stripe's that the API has not",
+            "runbook run triage_stripe_webhooks -e live -p stage replay -p retrying_minutes 5",
+        ),
+        (
+            "1 undelivered event younger than 5 minutes, not looked at",
+            "runbook run triage_stripe_webhooks -e live -p retrying_minutes 0",
+        ),
+    ]
+    assert delivery_diagnosis.findings({Cause.TAKEN.value: 3}, [], young=0, minutes=5) == []
