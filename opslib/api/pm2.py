@@ -23,7 +23,7 @@ from opslib.deployment.environment import Deployment
 from opslib.runbook import program
 from opslib.runbook.act import act
 from opslib.runbook.change import Change
-from opslib.runbook.errors import CommandFailed, RunbookError, UndoFailed
+from opslib.runbook.errors import CommandFailed, RunbookError, TimedOut, UndoFailed
 from opslib.runbook.procedure import located
 
 SILENT = 30
@@ -301,10 +301,16 @@ def _pm2_each(environment: Deployment, before: Sequence[Worker], commands: Seque
 
 
 def _pm2(environment: Deployment, *words: str) -> None:
+    """Run a command of PM2's. One that has not ended in time is judged by what it did, as whoever asks for it does.
+
+    PM2 may wait for ever for a worker that crashed while it was being replaced, though another has come up since.
+    """
     ends = time.monotonic() + RELOAD_LOCK + 5
     while True:
         try:
             program.run(["pm2", *words], env=environment.variables, seconds=120)
+            return
+        except TimedOut:
             return
         except CommandFailed as error:
             # PM2 was just starting a worker that had crashed: it takes the command once that is up or down again.

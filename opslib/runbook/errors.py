@@ -13,6 +13,7 @@ RunbookError
 ├── VerifyFailed
 ├── EnvFileError         an `.env` cannot be read or edited safely (also a ValueError)
 ├── CommandFailed        an outside program failed; carries its exit code and output
+│   └── TimedOut         it had not ended by then; what it has done by then is done
 └── RunFailed            raised by the papermill engine when a run did not end well
 """
 
@@ -112,6 +113,10 @@ class CommandFailed(RunbookError):
         super().__init__(message, output.strip().splitlines()[-SHOWN_LINES:])
         self.exit_code = exit_code
         self.output = output
+
+
+class TimedOut(CommandFailed):
+    """An outside program had not ended when its time was up, and was stopped."""
 
 
 class RunFailed(RunbookError):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shutil import which
 
-from opslib.runbook.errors import CommandFailed
+from opslib.runbook.errors import CommandFailed, TimedOut
 from opslib.runbook.mask import mask
 
 
@@ -35,7 +35,7 @@ def run(
             timeout=seconds,
         )
     except subprocess.TimeoutExpired:
-        raise CommandFailed(f"`{shown(command)}` had not ended after {seconds:g} s and was stopped") from None
+        raise TimedOut(f"`{shown(command)}` had not ended after {seconds:g} s and was stopped") from None
     except OSError as error:
         raise CommandFailed(f"`{shown(command)}` could not be started: {error.strerror}") from None
     if done.returncode:
