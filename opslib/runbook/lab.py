@@ -4,6 +4,7 @@
 # (jupyter_server's classes, which those here refine, are typed in part only)
 
 import argparse
+import asyncio
 import json
 import os
 import secrets
@@ -17,6 +18,7 @@ from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_server.services.contents.checkpoints import AsyncCheckpoints
 from jupyter_server.services.contents.filemanager import AsyncFileContentsManager
 from tornado.web import HTTPError
+from tornado.websocket import WebSocketClosedError
 from traitlets import default
 
 from opslib.runbook import form, procedure, record, working_copy
@@ -209,8 +211,15 @@ def _serve(options: argparse.Namespace, folder: Path) -> None:
         f"Procedures: http://127.0.0.1:{server.port}/runbook?token={token}\n"
         "Ctrl-C ends it. A run that is not finished by then is listed as interrupted."
     )
+    server.io_loop.asyncio_loop.set_exception_handler(_report)
     server.io_loop.add_callback(lambda: print(said, flush=True))  # once it answers, not before
     server.start()
+
+
+def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what a task has failed with, but not that a page went away while it was being told something."""
+    if not isinstance(context.get("exception"), WebSocketClosedError):
+        loop.default_exception_handler(context)
 
 
 def _has_screen() -> bool:

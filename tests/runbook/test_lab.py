@@ -1,5 +1,6 @@
 """JupyterLab as the person on call uses it: a real server, and where one is installed a real browser."""
 
+import asyncio
 import html
 import http.cookiejar
 import json
@@ -20,7 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tornado.websocket import WebSocketClosedError
 
+from opslib.runbook import lab as lab_server
 from tests.place import SECRET, Place, states
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -449,3 +452,13 @@ def test_page_loaded_anew_while_cells_run(lab: Lab, opened: Callable[[str], Copy
         output for cell in record["cells"] for output in cell.get("outputs", ()) if "opslib" in output["metadata"]
     )
     assert [one["step"] for one in end["metadata"]["opslib"]["steps"]] == ["start", "check", "end"]
+
+
+def test_a_page_that_went_away_is_no_error_and_anything_else_is(caplog: pytest.LogCaptureFixture) -> None:
+    loop = asyncio.new_event_loop()
+    try:
+        for error in (WebSocketClosedError(), ValueError("else")):
+            lab_server._report(loop, {"message": "Task exception was never retrieved", "exception": error})
+    finally:
+        loop.close()
+    assert [str(one.exc_info[1]) for one in caplog.records if one.exc_info] == ["else"]
