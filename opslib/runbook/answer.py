@@ -26,4 +26,4 @@ def answered(given: Any, evidence: Any = None, otherwise: str = "") -> Answer:
     if isinstance(given, tuple):
         ok, evidence = given
         return Answer(bool(ok), evidence, otherwise)
-    return Answer(None if given is None else bool(given), evidence, otherwise)
+    return Answer(bool(given), evidence, otherwise)

@@ -50,13 +50,12 @@ class Change:
             "change": self.title,
             "does": _lines(self.acts),
             "to": self.replaces(),
-            "undo": _lines(self.way_back) or [self._none],
+            "undo": self._undone,
         }
 
     def lines(self, number: int, to: str) -> list[dict[str, str]]:
         """Give its lines in the plan's table, for people: a row for each thing done, and each of its way back."""
-        groups = {str(number): [self.title], "does": _lines(self.acts), "to": [to]}
-        groups["undo"] = _lines(self.way_back) or [self._none]
+        groups = {str(number): [self.title], "does": _lines(self.acts), "to": [to], "undo": self._undone}
         return [{"change": "" if i else what, "": text} for what, said in groups.items() for i, text in enumerate(said)]
 
     @property
@@ -65,8 +64,8 @@ class Change:
         return () if isinstance(self.undo, Kept) else self.undo
 
     @property
-    def _none(self) -> str:
-        return f"none: {self.undo.why}" if isinstance(self.undo, Kept) else "none"
+    def _undone(self) -> list[str]:
+        return [f"none: {self.undo.why}"] if isinstance(self.undo, Kept) else _lines(self.undo)
 
 
 def digest(context: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:

@@ -91,7 +91,7 @@ class Run:
         self._passed: set[int] = set()
         """The cells that have run to their end, and since the last change that comes before them."""
         self._reached = (-1, 0)
-        self._planned: dict[str, dict[str, str]] = {}
+        self._planned: dict[str, dict[str, Any]] = {}
         self._found: dict[str, Finding] = {}
         self._digest = ""
         self._approval = approval
@@ -115,7 +115,7 @@ class Run:
     def check(
         self,
         title: str,
-        given: Answer | bool | None,
+        given: Answer | bool,
         evidence: Any = None,
         *,
         otherwise: str = "",
@@ -129,8 +129,7 @@ class Run:
         self._open()
         self._reach()
         # Anything else than a plain yes is no: an object that happens to be true answers nothing.
-        plain = given if given is None or isinstance(given, Answer) else given is True
-        answer = answered(plain, evidence, otherwise)
+        answer = answered(given if isinstance(given, Answer) else given is True, evidence, otherwise)
         unknown = answer.ok is None
         ok = bool(answer) or (unknown and accept)
         if ok or not self.verified:

@@ -96,7 +96,7 @@ def test_a_plan_run_changes_and_asks_nothing(world: World, capsys: pytest.Captur
     assert "· It is set — asked after the change" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("answer", [False, Answer(False), 1, "yes", [1], 0])
+@pytest.mark.parametrize("answer", [False, None, Answer(False), 1, "yes", [1], 0])
 def test_only_a_plain_yes_answers_a_check(answer: Any) -> None:
     run = begin()
     with pytest.raises(errors.CheckFailed, match=r"not so: Well\. Wait for it"):
