@@ -1,7 +1,7 @@
 """What the operations notebooks of PropertyPulse share. A notebook needs no more than these names."""
 
 from opslib import propertypulse as _propertypulse  # noqa: F401 - it says as what files in parameters/ are read
-from opslib.runbook.act import act, sql
+from opslib.runbook.act import Later, act, call, program, sql
 from opslib.runbook.answer import Answer
 from opslib.runbook.change import Change, Kept
 from opslib.runbook.errors import Outcome, RunbookError, UndoFailed
@@ -13,12 +13,15 @@ __all__ = [
     "Change",
     "Finding",
     "Kept",
+    "Later",
     "Outcome",
     "Run",
     "RunbookError",
     "Severity",
     "UndoFailed",
     "act",
+    "call",
+    "program",
     "sql",
     "start",
 ]

@@ -18,12 +18,12 @@ from dataclasses import replace
 from math import inf
 
 from opslib.api import jwt
-from opslib.api.rollout import Later, Value, rollout, tidy
+from opslib.api.rollout import Value, rollout, tidy
 from opslib.api.settings import Tokens
 from opslib.deployment import env_file
 from opslib.deployment.environment import Deployment
 from opslib.deployment.staged import Staged
-from opslib.runbook.act import act
+from opslib.runbook.act import Later, act
 from opslib.runbook.change import Change, Kept
 from opslib.runbook.errors import CheckFailed
 from opslib.runbook.mask import mask

@@ -22,6 +22,7 @@ from opslib.deployment import env_file
 from opslib.deployment.environment import Deployment
 from opslib.runbook import program
 from opslib.runbook.act import act
+from opslib.runbook.answer import Answer
 from opslib.runbook.change import Change
 from opslib.runbook.errors import CommandFailed, RunbookError, TimedOut, UndoFailed
 from opslib.runbook.procedure import located
@@ -109,6 +110,23 @@ def remembered(environment: Deployment) -> list[str]:
     file = env_file.read(environment.api.env_file)
     held = [one["pm2_env"]["env"] for one in _list(environment)]
     return sorted(key for key in file if any(key in env and str(env[key]) != file[key] for env in held))
+
+
+def graceful(environment: Deployment) -> Answer:
+    """Whether the workers can be reloaded one by one without a request being cut; says which condition fails."""
+    found = workers(environment)
+    missing = [
+        *(["there are fewer than two workers"] if len(found) < 2 else []),
+        *(f"worker {w.id} runs in {w.mode} mode, not in cluster mode" for w in found if w.mode != "cluster"),
+        *(f"PM2 does not wait until worker {w.id} is ready (no `wait_ready`)" for w in found if not w.ready),
+    ]
+    return Answer(not missing, found, f"REQUESTS WILL FAIL at each reload: {'; '.join(missing)}.")
+
+
+def unheld(environment: Deployment, *keys: str) -> Answer:
+    """Whether PM2 holds no other value of these keys than the `.env`: workers would keep that one."""
+    held = sorted({*keys} & {*remembered(environment)})
+    return Answer(not held, held, f"`pm2 delete {environment.api.name}`, and start it in a shell without {held}.")
 
 
 def reloads(environment: Deployment, before: Sequence[Worker]) -> list[str]:

@@ -1,25 +1,15 @@
 """A rollout: new values in the `.env`, taken by one worker after the other, or all of it taken back."""
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 
 from opslib.api import pm2
 from opslib.api.pm2 import Worker
 from opslib.deployment import env_file
 from opslib.deployment.environment import Deployment
-from opslib.runbook.act import act
+from opslib.runbook.act import Later, act
 from opslib.runbook.change import Change
 from opslib.runbook.procedure import located
-
-
-@dataclass(frozen=True)
-class Later:
-    """A value that is only there when the rollout is applied, and what the plan calls it until then."""
-
-    name: str
-    read: Callable[[], str]
-
 
 Value = str | Later | None
 """What a key is set to; None removes it."""

@@ -8,12 +8,12 @@ workers, one by one · a note that the new key is in force. Undone in the opposi
 from dataclasses import replace
 
 from opslib.api import pm2
-from opslib.api.rollout import Later, rollout, tidy
+from opslib.api.rollout import rollout, tidy
 from opslib.aws import key_stage
 from opslib.aws.access_key import AccessKeys
 from opslib.aws.key_pair import ID, SECRET, short
 from opslib.deployment import env_file
-from opslib.runbook.act import act
+from opslib.runbook.act import Later, act
 from opslib.runbook.change import Change, Kept
 from opslib.runbook.errors import UndoFailed
 from opslib.runbook.procedure import located

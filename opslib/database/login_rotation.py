@@ -8,12 +8,12 @@ the workers, one by one · a note that the new login is in force. Undone in the 
 from collections.abc import Callable
 from dataclasses import replace
 
-from opslib.api.rollout import Later, rollout, tidy
+from opslib.api.rollout import rollout, tidy
 from opslib.database import database_url, password as passwords, postgres, role, session
 from opslib.database.login import KEY, Login
 from opslib.database.postgres import Connection
 from opslib.deployment import env_file
-from opslib.runbook.act import act
+from opslib.runbook.act import Later, act
 from opslib.runbook.change import Change, Kept
 from opslib.runbook.errors import BadParameter, RunbookError, UndoFailed
 from opslib.runbook.mask import mask

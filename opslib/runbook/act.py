@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from opslib.runbook import program as programs
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -19,29 +21,61 @@ class Act:
     run: Callable[[], object] = field(repr=False, compare=False)
 
 
+@dataclass(frozen=True, repr=False)
+class Later:
+    """A value that is only there when the act runs (a secret that the act before it makes), and its name until then."""
+
+    name: str
+    read: Callable[[], Any]
+
+    def __repr__(self) -> str:
+        return f"‹{self.name}›"
+
+
 def act(*shown: str, run: Callable[[], object]) -> Act:
     """Make an act of a function, in lines of its own: where none of the others fits."""
     return Act("\n".join(shown), run)
 
 
+def call(name: str, method: Callable[..., object], *given: Any, **named: Any) -> Act:
+    """Make an act of one call of a library's: `name` is what people call the method, whose arguments may be Later."""
+    arguments = [repr(value) for value in given] + [f"{key}={value!r}" for key, value in named.items()]
+    return Act(
+        f"{name}({', '.join(arguments)})",
+        lambda: method(*map(_read, given), **{key: _read(value) for key, value in named.items()}),
+    )
+
+
+def program(command: Sequence[str], variables: Mapping[str, str], *, seconds: float = 60) -> Act:
+    """Make an act of one command, with these environment variables, that must end well within so many seconds."""
+    return Act(programs.shown(command), lambda: programs.run(command, env=variables, seconds=seconds))
+
+
 def sql(connect: Callable[[], Connection[Any]], statement: str, **names: Any) -> Act:
     """Make an act of one statement, for which `connect` gives an open connection that it closes afterwards.
 
-    `{name}` in the statement becomes an identifier of that value, quoted; a value that psycopg has composed (a Literal,
-    say) goes in as it is.
+    `{name}` in the statement becomes an identifier of that value, quoted; what psycopg has composed (a Literal, say)
+    goes in as it is, and a Later as a literal.
     """
-    whole = composed(statement, names)
-    return Act(whole.as_string(), lambda: _execute(connect, whole))
+    return Act(composed(statement, names).as_string(), lambda: _execute(connect, composed(statement, names, read=True)))
 
 
-def composed(statement: str, names: Mapping[str, Any]) -> Composed:
-    """Give a statement with these names in it: identifiers, unless psycopg has composed them."""
-    from psycopg.sql import SQL, Composable, Identifier
+def composed(statement: str, names: Mapping[str, Any], *, read: bool = False) -> Composed:
+    """Give a statement with these names in it; of a Later its name, or once it is `read` its value."""
+    from psycopg.sql import SQL, Composable, Identifier, Literal
 
-    parts = {key: value if isinstance(value, Composable) else Identifier(value) for key, value in names.items()}
-    return SQL(statement).format(**parts)
+    def part(value: Any) -> Composable:
+        if isinstance(value, Later):
+            return Literal(value.read()) if read else SQL(repr(value))
+        return value if isinstance(value, Composable) else Identifier(value)
+
+    return SQL(statement).format(**{key: part(value) for key, value in names.items()})
 
 
 def _execute(connect: Callable[[], Connection[Any]], statement: Composed) -> None:
     with connect() as connection:
         connection.execute(statement)
+
+
+def _read(value: Any) -> Any:
+    return value.read() if isinstance(value, Later) else value

@@ -115,31 +115,32 @@ class Run:
     def check(
         self,
         title: str,
-        given: Answer | bool,
+        given: Answer | bool | Callable[[], Answer | bool],
         evidence: Any = None,
         *,
         otherwise: str = "",
         accept: bool = False,
+        asked: bool = True,
     ) -> None:
         """Record a question about the world that must be answered yes. Raise CheckFailed if it is not.
 
-        `evidence` is shown as a table; `otherwise` says what to do where the answer is not yes. Where it cannot be told
-        the run goes on only if the operator accepts that.
+        `evidence` is shown as a table; `otherwise` says what to do where the answer is not yes. With `accept` the
+        operator goes on with any answer, which the record says. One that is not `asked` is shown so.
         """
         self._open()
         self._reach()
+        if not asked:
+            self._checks.pop(title, None)
+            self._show(step("check", title, None, note="not asked"))
+            return
+        given = given() if callable(given) else given
         # Anything else than a plain yes is no: an object that happens to be true answers nothing.
         answer = answered(given if isinstance(given, Answer) else given is True, evidence, otherwise)
-        unknown = answer.ok is None
-        ok = bool(answer) or (unknown and accept)
-        if ok or not self.verified:
-            self._checks[title] = ok
-        said = "" if answer else answer.otherwise
-        self._show(
-            step("check", title, answer.ok, otherwise=said, **({"unknown": True} if unknown else {})), answer.evidence
-        )
-        if not ok:
-            found = "cannot tell" if unknown else "not so"
+        if answer or accept or not self.verified:
+            self._checks[title] = bool(answer) or accept
+        self._show(step("check", title, answer.ok, **_more(answer, accept)), answer.evidence)
+        if not answer and not accept:
+            found = "cannot tell" if answer.ok is None else "not so"
             raise CheckFailed(f"{found}: {title}. {answer.otherwise or 'Nothing was changed by this step.'}")
 
     def plan(self, *planned: Change) -> None:
@@ -196,18 +197,27 @@ class Run:
             self._make(one)
 
     def verify(
-        self, title: str, question: Callable[[], Any], *, within: float = 30, every: float = 0.5, otherwise: str = ""
+        self,
+        title: str,
+        question: Callable[[], Any],
+        *,
+        within: float = 30,
+        every: float = 0.5,
+        otherwise: str = "",
+        accept: bool = False,
+        asked: bool = True,
     ) -> None:
         """Ask after a change until the answer is true or time is up. In a plan run, only show the question.
 
         `question` gives an Answer, a truth value, or a pair of that and evidence. `within` and `every` are seconds.
         What is still no when time is up undoes what this run has applied and ends it; what cannot be told undoes
-        nothing, and ends it as needs-person. Raise VerifyFailed.
+        nothing, and ends it as needs-person. With `accept` the operator goes on with any answer, which the record says.
+        Raise VerifyFailed.
         """
         self._open()
-        if not self.applies:
+        if not self.applies or not asked:
             self._reach()
-            self._show(step("verify", title, None, note="asked after the change"))
+            self._show(step("verify", title, None, note="not asked" if self.applies else "asked after the change"))
             return
         ends = time.monotonic() + within
         display = Display()
@@ -223,13 +233,12 @@ class Run:
             self._show(step("verify", title, False, otherwise=f"{_said(error)} {otherwise}"), _evidence(error), display)
             self.stop(error)
             raise
-        if answer:
+        if answer or accept:
             self._reach()
-            self._show(step("verify", title, True), answer.evidence, display)
+        self._show(step("verify", title, answer.ok, **_more(answer, accept)), answer.evidence, display)
+        if answer or accept:
             return
         unknown = answer.ok is None
-        more = {"otherwise": answer.otherwise} | ({"unknown": True} if unknown else {})
-        self._show(step("verify", title, answer.ok, **more), answer.evidence, display)
         failed = VerifyFailed(
             f"{'it cannot be told' if unknown else 'still not so'} after {within:g} s: {title}. {answer.otherwise}"
         )
@@ -582,6 +591,18 @@ def _after_cell(result: Any) -> None:
 def _first(source: str) -> str:
     """Name a cell by its first line."""
     return f"The cell `{source.strip().partition(chr(10))[0][:60]}` has failed"
+
+
+def _more(answer: Answer, accepted: bool) -> dict[str, Any]:
+    """What a step says of an answer that is not yes."""
+    if answer:
+        return {}
+    unknown = {"unknown": True} if answer.ok is None else {}
+    return (
+        {"otherwise": "accepted by the operator", "accepted": True, **unknown}
+        if accepted
+        else {"otherwise": answer.otherwise, **unknown}
+    )
 
 
 def _said(error: BaseException) -> str:

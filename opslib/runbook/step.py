@@ -105,7 +105,7 @@ def contradiction(happened: Sequence[Step], outcome: str) -> str:
     plans = [one for one in run if one["step"] == "plan" and not one.get("approved")]
     planned = [row["change"] for row in plans[-1]["changes"]] if plans else []
     asked = [one for one in last.values() if one["step"] in ("check", "verify") and not one.get("verified")]
-    wrong = [one["title"] for one in asked if one["ok"] is False]
+    wrong = [one["title"] for one in asked if one["ok"] is False and not one.get("accepted")]
     half = [title for title in stands if title not in made]
     if outcome == Outcome.PLANNED:
         return f"it changed something: {'; '.join(stands)}" if stands else _no(wrong)
@@ -117,6 +117,8 @@ def contradiction(happened: Sequence[Step], outcome: str) -> str:
 
 
 def _sign(one: Step) -> str:
+    if one.get("accepted"):
+        return "!"
     return "?" if one.get("unknown") else _SIGNS[one["ok"]]
 
 

@@ -9,9 +9,10 @@ import pytest
 from opslib import propertypulse
 from opslib.api import pm2
 from opslib.api.pm2 import Worker
-from opslib.api.rollout import Later, rollout, tidy
+from opslib.api.rollout import rollout, tidy
 from opslib.deployment import env_file
 from opslib.propertypulse import PropertyPulse
+from opslib.runbook.act import Later
 from opslib.runbook.errors import RunbookError
 from tests.place import Place
 

@@ -12,7 +12,7 @@ from traitlets.config import Config
 from opslib import Answer, Change, Kept, RunbookError, UndoFailed, act, start
 from opslib.runbook import errors, run as runs
 from opslib.runbook.run import Run
-from opslib.runbook.step import line as shown_line
+from opslib.runbook.step import contradiction, line as shown_line
 from tests.place import Place
 
 
@@ -113,10 +113,36 @@ def test_what_a_check_cannot_tell_holds_the_run_up_until_that_is_accepted() -> N
         run.plan()
     run.check("Well", answer, accept=True)
     assert (run.steps[-1]["ok"], run.steps[-1]["evidence"]) == (None, [{"found": "no log"}])
-    assert shown_line(run.steps[-1]).startswith("? Well")
+    assert shown_line(run.steps[-1]) == "! Well — accepted by the operator"
     run.plan()
     run.finish()
     assert run.ended is errors.Outcome.PLANNED
+
+
+def test_an_answer_of_no_that_the_operator_accepts_is_shown_as_that(world: World) -> None:
+    run = begin()
+    run.check("A reload drops no request", Answer(False, {"mode": "fork"}, "REQUESTS WILL FAIL"), accept=True)
+    one = world.change()
+    run.plan(one)
+    run.apply(one)
+    run.verify("No request failed", lambda: (False, {"failed": 3}), within=0, accept=True)
+    run.finish()
+    assert run.ended is errors.Outcome.APPLIED
+    asked = [one for one in run.steps if one["step"] in ("check", "verify")]
+    assert [(one["ok"], one["accepted"], bool(one["evidence"])) for one in asked] == [(False, True, True)] * 2
+    assert contradiction(run.steps, "applied") == ""
+
+
+def test_what_is_not_asked_has_no_answer(world: World) -> None:
+    run = begin()
+    run.check("The name was typed", lambda: pytest.fail("asked"), asked=False)
+    one = world.change()
+    run.plan(one)
+    run.apply(one)
+    run.verify("It was gone before", lambda: pytest.fail("asked"), asked=False)
+    run.finish()
+    said = [shown_line(one) for one in run.steps if one["step"] in ("check", "verify")]
+    assert said == ["· The name was typed — not asked", "· It was gone before — not asked"]
 
 
 def test_what_a_verify_cannot_tell_undoes_nothing(world: World) -> None:
