@@ -12,7 +12,7 @@ from nbconvert.exporters import HTMLExporter
 from nbformat import reads
 from pygments.formatters import HtmlFormatter
 
-from opslib.runbook import record
+from opslib.runbook import ledger, listing, record
 from opslib.runbook.errors import Outcome, Refused
 from opslib.runbook.step import Step, line, standing
 from opslib.runbook.table import Rows
@@ -98,7 +98,7 @@ def html(file: Path) -> Path:
 
 
 def _summary(file: Path, about: dict[str, Any], steps: list[Step]) -> str:
-    one = record.summary(file)
+    one = listing.summary(file)
     state = one.outcome if one else "not started"
     good = state in (Outcome.PLANNED, Outcome.APPLIED)
     means = MEANINGS.get(state, state)
@@ -123,10 +123,10 @@ def _summary(file: Path, about: dict[str, Any], steps: list[Step]) -> str:
 
 
 def _seal(file: Path) -> str:
-    wrong = record.problems([file])
+    wrong = ledger.problems([file])
     if wrong:
         return f"NOT INTACT: {'; '.join(wrong)}"
-    return "sealed, and unaltered since" if record.is_sealed(file) else "not sealed: it is not finished"
+    return "sealed, and unaltered since" if ledger.is_sealed(file) else "not sealed: it is not finished"
 
 
 def _timeline(steps: Iterable[Step]) -> str:

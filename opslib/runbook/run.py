@@ -17,6 +17,7 @@ from typing import IO, Any
 from opslib.runbook import (
     change as changes,
     environment as environments,
+    ledger,
     lock,
     mask as masking,
     procedure,
@@ -86,6 +87,8 @@ class Run:
         """The changes that were begun and not undone, oldest first."""
         self._done: dict[str, Step] = {}
         self._checks: dict[str, bool] = {}
+        self._answers: dict[str, Any] = {}
+        """What each check was answered with, as the plan's digest has it."""
         self._failed: dict[str, str] = {}
         """What was to be looked at and failed, and why. After the last verify that undoes nothing."""
         self._passed: set[int] = set()
@@ -93,6 +96,7 @@ class Run:
         self._reached = (-1, 0)
         self._planned: dict[str, dict[str, Any]] = {}
         self._found: dict[str, Finding] = {}
+        self._planned_cells: list[str] = []
         self._digest = ""
         self._approval = approval
         self._approved = ""
@@ -131,6 +135,7 @@ class Run:
         self._reach()
         if not asked:
             self._checks.pop(title, None)
+            self._answers[title] = "not asked"
             self._show(step("check", title, None, note="not asked"))
             return
         given = given() if callable(given) else given
@@ -138,6 +143,7 @@ class Run:
         answer = answered(given if isinstance(given, Answer) else given is True, evidence, otherwise)
         if answer or accept or not self.verified:
             self._checks[title] = bool(answer) or accept
+        self._answers[title] = [answer.ok, accept, table.rows(answer.evidence, lasting=True)]
         self._show(step("check", title, answer.ok, **_more(answer, accept)), answer.evidence)
         if not answer and not accept:
             found = "cannot tell" if answer.ok is None else "not so"
@@ -149,6 +155,7 @@ class Run:
         Raise CheckFailed while a check of this run stands answered no.
         """
         self._open()
+        self._need_parameters()
         if wrong := [title for title, ok in self._checks.items() if not ok]:
             raise CheckFailed(f"no plan while a check is not answered yes: {'; '.join(wrong)}. Ask it again first.")
         titles = [one.title for one in planned]
@@ -162,13 +169,18 @@ class Run:
         context = {key: value for key, value in self.parameters.items() if key not in settled}
         described = environments.file(self.environment.name).read_bytes()
         context |= {"procedure": self.procedure.name, "source": self.procedure.digest, "code": procedure.code()}
-        context |= {"environment's file": hashlib.sha256(described).hexdigest()}
+        context |= {"environment's file": hashlib.sha256(described).hexdigest(), "answers": dict(self._answers)}
+        if strange := self._strange():
+            context["cells that are not the procedure's"] = strange
+        self._planned_cells = strange
         self._digest = changes.digest(context, rows)
         title = f"Plan {changes.short(self._digest)}"
         shown = step("plan", title, None, digest=self._digest, context=context, changes=rows)
         shown["note"] = f"{len(rows)} change{'s' * (len(rows) != 1)}, " + (
             "none of them made yet" if self.applies else "none of which this run makes"
         )
+        if strange:
+            shown["note"] += f"; {len(strange)} cells ran that the procedure does not have"
         numbered = enumerate(zip(planned, rows, strict=True), 1)
         self._show(shown, [line for number, (one, row) in numbered for line in one.lines(number, row["to"])])
         if self.applies:
@@ -194,6 +206,12 @@ class Run:
                 raise NotApproved(
                     f"plan {changes.short(self._digest)} is not approved. Approve it above, then run this cell again."
                 )
+            if self._policy != "none" and self._strange() != self._planned_cells:
+                raise NotApproved(
+                    "a cell that is not the procedure's, or was edited, ran after the plan was shown: what is approved "
+                    "is what runs. Run the plan cell again, and approve what it shows then."
+                )
+            self._need_parameters()
             self._make(one)
 
     def verify(
@@ -474,6 +492,21 @@ class Run:
         declared = {name: variables[name] for name in self.procedure.parameters if name in variables}
         return declared | {name: value for name, value in said.items() if name in self.procedure.parameters}
 
+    def _strange(self) -> list[str]:
+        """Give the digest of each cell that this kernel was given and that is not the procedure's."""
+        kernel = shell()
+        given = kernel.history_manager.input_hist_raw if kernel is not None and kernel.history_manager else []
+        return sorted({hashlib.sha256(one.encode()).hexdigest() for one in given if not self.procedure.has(one)})
+
+    def _need_parameters(self) -> None:
+        """Raise PlanVoid if a parameter has been given another value since the run began."""
+        kernel = shell()
+        given = {} if kernel is None else kernel.user_ns
+        declared = self.procedure.parameters
+        changed = [n for n, value in self.parameters.items() if declared[n].accept(given.get(n, value)) != value]
+        if changed:
+            raise PlanVoid(f"since the run began, {', '.join(changed)} was given another value. Run its start again.")
+
     def _hold(self) -> None:
         self._lock = lock.hold(
             self.environment.lock,
@@ -544,9 +577,8 @@ def _refuse_closed_copy(name: str) -> None:
     copy = _copy()
     if copy is None:
         return
-    from opslib.runbook import record
 
-    if (_current is not None and _current.ended) or record.is_sealed(copy):
+    if (_current is not None and _current.ended) or ledger.is_sealed(copy):
         raise Refused(f"the run in this copy has ended and its record is closed. Open a new copy: /runbook/{name}")
 
 

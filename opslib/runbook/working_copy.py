@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from opslib.runbook import environment as environments, record, runner
+from opslib.runbook import environment as environments, ledger, record, runner
 from opslib.runbook.errors import Outcome, Refused, RunbookError
 from opslib.runbook.mask import mask
 from opslib.runbook.procedure import Procedure
@@ -72,7 +72,7 @@ def refresh(notebook: dict[str, Any]) -> bool:
 
 def is_open(file: Path) -> bool:
     """Whether this is a working copy whose record is not closed: the only file under records/ that may be saved."""
-    return "opened" in (record.head(file) or {}) and not record.is_sealed(file)
+    return "opened" in (record.head(file) or {}) and not ledger.is_sealed(file)
 
 
 def keep(file: Path, notebook: dict[str, Any]) -> None:
@@ -91,7 +91,7 @@ def keep(file: Path, notebook: dict[str, Any]) -> None:
         over = refresh(notebook)
         record.save(file, record.dumps(mask.tree(notebook)))
         if over:
-            record.seal(file)
+            ledger.seal(file)
 
 
 def _next_copy(procedure: Procedure, values: Mapping[str, Any], forms: str) -> dict[str, Any]:

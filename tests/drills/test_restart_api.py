@@ -14,7 +14,7 @@ import pytest
 
 from opslib import propertypulse
 from opslib.api import pm2
-from opslib.runbook import procedure, record
+from opslib.runbook import listing, procedure
 from tests import sandbox
 from tests.place import states
 from tests.sandbox import pm2 as standin
@@ -151,7 +151,7 @@ def test_hard_restart_is_verified_too() -> None:
 def test_killed_half_way_it_is_run_again() -> None:
     with in_the_middle() as process:
         process.send_signal(signal.SIGKILL)
-    newest = next(record.records(procedure="restart_api"))
+    newest = next(listing.records(procedure="restart_api"))
     assert newest.outcome == "interrupted"
     code, made, _ = restart()
     assert (code, made["metadata"]["opslib"]["outcome"]) == (0, "applied")
