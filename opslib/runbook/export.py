@@ -14,7 +14,7 @@ from pygments.formatters import HtmlFormatter
 
 from opslib.runbook import ledger, listing, record
 from opslib.runbook.errors import Outcome, Refused
-from opslib.runbook.step import Step, line, standing
+from opslib.runbook.step import Step, findings, line, standing
 from opslib.runbook.table import Rows
 
 MEANINGS: dict[str, str] = {
@@ -106,7 +106,9 @@ def _summary(file: Path, about: dict[str, Any], steps: list[Step]) -> str:
         "Procedure": f"{about['procedure']} ({'carries its plan out' if about.get('apply') else 'plan only'})",
         "Environment": about["environment"],
         "Why it ended so": about.get("why"),
+        "Found wrong": "; ".join(f"{one['title']} ({one['note']})" for one in findings(steps)),
         "Changed, not undone": "" if good or state == Outcome.FAILED else "; ".join(standing(steps)),
+        "Approved": "; ".join(one["note"] for one in steps if one["step"] == "plan" and one.get("approved")),
         "Operator": about.get("operator"),
         "Reason": about.get("reason"),
         "Incident": about.get("incident"),

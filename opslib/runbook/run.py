@@ -3,6 +3,7 @@
 import atexit
 import getpass
 import hashlib
+import json
 import linecache
 import os
 import shlex
@@ -114,7 +115,7 @@ class Run:
         except Refused as error:
             self.stop(error)
             raise
-        self.show_start()
+        self.show_start(note=self._cut_short() if apply else "")
 
     def check(
         self,
@@ -300,7 +301,7 @@ class Run:
     def finish(self) -> None:
         """End a run whose checks all held; its record is complete. Asked again in JupyterLab, say how it ended."""
         if self.ended and not headless():
-            Display().show(self._closing)
+            Display().show(self._closing, text=self._way_on)
             return
         self._open()
         self._reach()
@@ -438,6 +439,18 @@ class Run:
         return first + masking.mask.text(shlex.join(words))
 
     @property
+    def _way_on(self) -> str:
+        """For who has read a plan in JupyterLab: the link to a copy that carries it out, with all its parameters."""
+        copy = _copy()
+        if copy is None or self.ended is not Outcome.PLANNED or not self._planned:
+            return ""
+        from opslib.runbook import record
+
+        form = (record.head(copy) or {}).get("carried_out_by", "")
+        approval = f"&approval={changes.short(self._digest)}" if self._policy != "none" else ""
+        return f"**[Open a copy that carries this plan out]({form}{approval})**" if form else ""
+
+    @property
     def _unseen(self) -> str:
         return "not seen: " + "; ".join(f"{title} ({why})" for title, why in self._failed.items())
 
@@ -480,7 +493,7 @@ class Run:
         last = step("end", f"{outcome.capitalize()}: {why}", good, outcome=outcome.value, why=why, **more)
         # A cell that was run again has lost its earlier output, so the last step repeats them all.
         self._closing = {**last, "steps": [*self.steps, last]}
-        Display().show(self._closing)
+        Display().show(self._closing, text=self._way_on)
 
     # What a run needs
 
@@ -491,6 +504,20 @@ class Run:
         variables = kernel.user_ns if kernel is not None else {}
         declared = {name: variables[name] for name in self.procedure.parameters if name in variables}
         return declared | {name: value for name, value in said.items() if name in self.procedure.parameters}
+
+    def _cut_short(self) -> str:
+        """Say which run of this procedure this one goes on from, if the last that applied left something open."""
+        from opslib.runbook import listing, record
+
+        found = listing.records(environment=self.environment.name, procedure=self.procedure.name)
+        last = next((one for one in found if one.apply and not one.path.stem.endswith(self.id)), None)
+        if last is None or (last.finished and last.outcome != Outcome.NEEDS_PERSON):
+            return ""
+        ended = "needs a person" if last.finished else "was cut short"
+        happened = record.steps(json.loads(last.path.read_bytes()))
+        came = [one["title"] for one in happened if one["step"] not in ("start", "end")]
+        after = f", after: {came[-1]}" if came else ""
+        return f"the run of {last.started[:16].replace('T', ' ')} UTC {ended}{after}; this one goes on from there"
 
     def _strange(self) -> list[str]:
         """Give the digest of each cell that this kernel was given and that is not the procedure's."""

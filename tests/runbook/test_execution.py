@@ -317,6 +317,21 @@ def test_a_run_ends_as_its_record_says(
     assert run.path.stat().st_mode & 0o777 == 0o600
 
 
+def test_a_run_says_which_one_it_goes_on_from(place: Place) -> None:
+    place.write("act", CHECK, SET, "Path('waiting').touch(); time.sleep(60)", FINISH)
+    with place.start("run", "act", "--apply", cwd=place.folder) as process:
+        wait_for(place.folder / "waiting", process)
+        process.kill()
+    with place.start("run", "act", "--apply", cwd=place.folder) as process:
+        assert process.stdout
+        said = process.stdout.readline()
+        process.send_signal(INT)
+        process.communicate(timeout=60)
+    assert re.search(
+        r"— the run of 2\d{3}-\d\d-\d\d \d\d:\d\d UTC was cut short(, after: .+)?; this one goes on from there$", said
+    )
+
+
 def kinds(notebook: dict[str, Any]) -> str:
     """The steps of a record; a change that was shown as under way and then as done counts once."""
     return " ".join(one["step"] for one in record.steps(notebook))
