@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from opslib.backups import swap
 from opslib.database.login import KEY
 from opslib.runbook import procedure
-from tests import leaks, sandbox
+from tests import leaks, recorder, sandbox
 from tests.drills import (
     access_key,
     backups,
@@ -202,6 +203,15 @@ def still() -> None:
     jwt_secret.idle()
     access_key.one()
     stripe.first()
+
+
+@pytest.fixture(autouse=True)
+def shown_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Whatever a change runs, its plan has shown."""
+    with recorder.recording(tmp_path / "acts", monkeypatch) as found:
+        yield
+    assert found
+    assert {one.change: one.unshown for one in found if one.unshown} == {}
 
 
 @contextmanager
