@@ -23,7 +23,7 @@ class Recorded:
     @property
     def unshown(self) -> list[str]:
         """What ran and stands in none of its lines."""
-        lines = [" ".join(line.split()) for act in self.shown for line in act.splitlines()]
+        lines = [" ".join(line.split()) for act in self.shown for line in act.splitlines() if line.strip()]
         return [one for one in self.ran if not any(_shows(line, one) for line in [*lines, " ".join(lines)])]
 
 
