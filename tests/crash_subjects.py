@@ -26,8 +26,8 @@ class Subject:
         return " ".join([self.procedure, *(f"{key}={value}" for key, value in self.parameters.items())])
 
 
-def _jwt(prepare: Callable[[], object], **parameters: str) -> Subject:
-    return Subject("rotate_jwt_secret", prepare, jwt_secret.problems, parameters, settle=1)
+def _jwt(procedure: str, prepare: Callable[[], object], over: str = "") -> Subject:
+    return Subject(procedure, prepare, jwt_secret.problems, settle=1, over=over)
 
 
 def _database(prepare: Callable[[], object], over: str = "", **parameters: str) -> Subject:
@@ -45,9 +45,9 @@ def _s3(prepare: Callable[[], object], **parameters: str) -> Subject:
 
 # In the order of a rotation: where one ends, the next one begins, and little is left to prepare.
 SUBJECTS = (
-    _jwt(jwt_secret.idle),
-    _jwt(jwt_secret.overlap, stage="retire"),
-    _jwt(jwt_secret.overlap, compromised="True"),
+    _jwt("rotate_jwt_secret", jwt_secret.idle, over="The last rotation has ended"),
+    _jwt("retire_jwt_secret", jwt_secret.overlap, over="There is an old secret to retire"),
+    _jwt("revoke_jwt_secret", jwt_secret.overlap),
     _database(database.one, over="The login before is retired"),
     _database(database.two, over="There is a login to retire", stage="retire"),
     _database(database.one, method="single"),

@@ -10,9 +10,13 @@ import nbformat
 from opslib.runbook import procedure, runner
 from opslib.runbook.errors import Outcome
 from tests import sandbox
-from tests.drills import recovery, standing
+from tests.drills import jwt_secret, recovery, standing
 
-GROUNDS = {"recover_database": recovery.backed_up, "stop_and_start_api": standing.stopped}
+GROUNDS = {
+    "recover_database": recovery.backed_up,
+    "retire_jwt_secret": jwt_secret.overdue,
+    "stop_and_start_api": standing.stopped,
+}
 """What must be there for the plan of a procedure, besides the stand-in as it is started."""
 
 

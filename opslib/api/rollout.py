@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping
 from opslib.api import pm2
 from opslib.deployment import env_file
 from opslib.deployment.environment import Deployment
-from opslib.runbook.act import Later, act
-from opslib.runbook.change import Change
+from opslib.runbook.act import Act, Later, act
+from opslib.runbook.change import Change, Kept
 from opslib.runbook.procedure import located
 
 Value = str | Later | None
@@ -71,6 +71,19 @@ def tidy(environment: Deployment) -> None:
     """Remove the backups of the `.env`, which hold secrets, once no undo needs them any more."""
     for made in env_file.edits(environment.api.env_file):
         env_file.drop(made)
+
+
+def closing(environment: Deployment, noted: Act) -> Change:
+    """Make the change that ends a rotation: the backups go, then `noted` says in the staging file how far it came.
+
+    In this order: a run after that one finds that it has ended, and clears nothing.
+    """
+    return Change(
+        "Close the rotation",
+        [act(f"remove the backups of {located(environment.api.env_file)}", run=lambda: tidy(environment)), noted],
+        undo=Kept("what was changed is proven and in force: run this procedure again"),
+        replaces=lambda: located(environment.staged),
+    )
 
 
 def _shown(key: str, value: Value, environment: Deployment) -> str:

@@ -34,8 +34,8 @@ pytestmark = [pytest.mark.usefixtures("fresh", "still"), pytest.mark.long]
 RATE = 60
 TAIL_SECONDS = 2
 """How long life goes on before and after: what is broken then goes on failing."""
-AWAY_SECONDS = {"recover_database": 2, "stop_and_start_api": 5}
-"""For how long a procedure may take the API away, as it says itself."""
+COST_SECONDS = {"recover_database": 2, "stop_and_start_api": 15, "revoke_jwt_secret": 60}
+"""For how long requests may fail, as the procedure says itself: the API is away, or whoever asks is logged out."""
 CLOCKS_SECONDS = 1
 """By how much a row may be older than the snapshot that it came too late for: its time is that of its statement."""
 
@@ -120,8 +120,20 @@ def stop_and_start_api(operator: Operator) -> None:
 
 
 def rotate_jwt_secret(operator: Operator) -> None:
-    """The secret that it replaces is retired a week later."""
+    """Nobody has to log in again."""
     operator.apply("rotate_jwt_secret", settle_seconds=2)
+
+
+def retire_jwt_secret(operator: Operator) -> None:
+    """A week after a rotation."""
+    rotate_jwt_secret(operator)
+    standing.stage({"JWT_SECRET_SINCE": "2026-01-01T00:00:00Z"})
+    operator.apply("retire_jwt_secret", settle_seconds=2)
+
+
+def revoke_jwt_secret(operator: Operator) -> None:
+    """The secret has leaked."""
+    operator.apply("revoke_jwt_secret", settle_seconds=2)
 
 
 def rotate_s3_credentials(operator: Operator) -> None:
@@ -174,6 +186,8 @@ WAYS: dict[str, Callable[[Operator], None]] = {
         triage_stripe_webhooks,
         restart_api,
         stop_and_start_api,
+        revoke_jwt_secret,
+        retire_jwt_secret,
         rotate_jwt_secret,
         rotate_s3_credentials,
         rotate_stripe_keys,
@@ -214,7 +228,7 @@ def still() -> None:
 def living() -> Iterator[Operator]:
     """Let life go on around an operator; then show what each run cost, and see that it was nothing.
 
-    Some may take the API away for a moment, and a recovery loses what it says that it loses.
+    Some cost what they say that they cost, and a recovery loses what it says that it loses.
     """
     operator, life = Operator(), Life(rate=RATE)
     try:
@@ -228,7 +242,7 @@ def living() -> Iterator[Operator]:
             seconds = f"{one.ended - one.begun:5.1f} s"
             print(f"{one!s:<40} exit {one.code}, {seconds}, {len(reasons)} failed {sorted(set(reasons))}")
     recovered = [one for one in operator.done if one.procedure == "recover_database"]
-    allowed = {one: AWAY_SECONDS.get(one.procedure, 0) * RATE for one in operator.done}
+    allowed = {one: COST_SECONDS.get(one.procedure, 0) * RATE for one in operator.done}
     assert not {str(one): reasons for one, reasons in failed.items() if len(reasons) > allowed[one]}
     assert got.seconds >= operator.done[-1].ended - operator.done[0].begun, "life has ended before the last run"
     assert got.mails and got.uploads and not (got.lost_events or got.lost_mails or got.unpaid), got
