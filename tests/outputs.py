@@ -10,9 +10,12 @@ import nbformat
 from opslib.runbook import procedure, runner
 from opslib.runbook.errors import Outcome
 from tests import sandbox
-from tests.drills import jwt_secret, recovery, standing
+from tests.drills import access_key, jwt_secret, recovery, standing
 
 GROUNDS = {
+    "deactivate_s3_key": access_key.rested,
+    "delete_s3_key": access_key.rested,
+    "reactivate_s3_key": access_key.rested,
     "recover_database": recovery.backed_up,
     "retire_jwt_secret": jwt_secret.overdue,
     "stop_and_start_api": standing.stopped,

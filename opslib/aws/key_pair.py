@@ -114,11 +114,6 @@ class StagedPair:
         if self.pending and self.pending == self.current:
             self._write(pending=None, SINCE=now())
 
-    def reopen(self) -> None:
-        """Take back `finish`."""
-        if self.pending is None and self.current:
-            self._write(pending=self.current, SINCE=None)
-
     def discard(self) -> None:
         """Forget the pair to come, and what was kept for its sake."""
         self._write(pending=None, previous=None, SINCE=None)

@@ -137,10 +137,27 @@ def revoke_jwt_secret(operator: Operator) -> None:
 
 
 def rotate_s3_credentials(operator: Operator) -> None:
-    """All three stages, without the time in between."""
+    """The old key stays."""
     operator.apply("rotate_s3_credentials", settle_seconds=2)
-    for stage in ("deactivate", "delete"):
-        operator.apply("rotate_s3_credentials", stage=stage, compromised=True, settle_seconds=2)
+
+
+def deactivate_s3_key(operator: Operator) -> None:
+    """Nobody uploads with a URL that the old key signed."""
+    if access_key.keys().staged.previous is None:
+        rotate_s3_credentials(operator)
+    operator.apply("deactivate_s3_key", accept_broken_uploads=True)
+
+
+def reactivate_s3_key(operator: Operator) -> None:
+    """Somebody turns out to need the old key."""
+    deactivate_s3_key(operator)
+    operator.apply("reactivate_s3_key")
+
+
+def delete_s3_key(operator: Operator) -> None:
+    """Nobody has missed the old key."""
+    deactivate_s3_key(operator)
+    operator.apply("delete_s3_key", quiet_seconds=0)
 
 
 def rotate_stripe_keys(operator: Operator) -> None:
@@ -190,6 +207,9 @@ WAYS: dict[str, Callable[[Operator], None]] = {
         retire_jwt_secret,
         rotate_jwt_secret,
         rotate_s3_credentials,
+        deactivate_s3_key,
+        reactivate_s3_key,
+        delete_s3_key,
         rotate_stripe_keys,
         rotate_database_password,
         backup_database,
