@@ -37,9 +37,12 @@ def create(keys: AccessKeys) -> Change:
 
     lost = [f"{keys.deletion(key.id).shown}, which was made and whose secret got lost" for key in keys.lost()]
     late = "delete the key that an unanswered call has made, if IAM lists one"
+    begun = staged.previous is not None and staged.pending is not None  # a run that died may have put it in force
+    reloads = pm2.reloads(keys.environment, pm2.workers(keys.environment)) if begun else []
+    deletes = f"iam.delete_access_key(UserName={keys.settings.user!r}, AccessKeyId=‹that of the new key›)"
     made = [
         f"note in {file} which keys there are",
-        f"iam.create_access_key(UserName={keys.settings.user!r})",
+        f"iam.create_access_key(UserName={keys.settings.user!r}), once more if it is not answered",
         f"write its two halves to {file}, mode 0600",
     ]
     return Change(
@@ -48,7 +51,7 @@ def create(keys: AccessKeys) -> Change:
             *([act(*(lost or [late]), run=keys.settle)] if staged.asked else []),
             act(*([f"take {staged.pending}, which is staged"] if staged.pending else made), run=keys.make),
         ],
-        undo=[act("delete the new key, once no worker signs with it", f"remove it from {file}", run=undo)],
+        undo=[act(late, *reloads, deletes, f"remove it from {file}", run=undo)],
         replaces=keys.describe,
     )
 
