@@ -16,6 +16,7 @@ class Subject:
     """Says what is wrong with the state that the procedure has ended in; nothing if all is well."""
     parameters: dict[str, str] = field(default_factory=dict)
     settle: int = 2
+    """How many seconds a new worker must stay up; 0 of a procedure that touches none."""
     over: str = ""
     """The check by which it refuses to begin when it is over already: right after a kill in or after its last change.
 
@@ -26,8 +27,8 @@ class Subject:
         return " ".join([self.procedure, *(f"{key}={value}" for key, value in self.parameters.items())])
 
 
-def _jwt(prepare: Callable[[], object], **parameters: str) -> Subject:
-    return Subject("rotate_jwt_secret", prepare, jwt_secret.problems, parameters, settle=1)
+def _jwt(procedure: str, prepare: Callable[[], object], over: str = "") -> Subject:
+    return Subject(procedure, prepare, jwt_secret.problems, settle=1, over=over)
 
 
 def _database(prepare: Callable[[], object], over: str = "", **parameters: str) -> Subject:
@@ -39,15 +40,15 @@ def _stripe(prepare: Callable[[], object], **parameters: str) -> Subject:
     return Subject("rotate_stripe_keys", prepare, stripe_agreement.problems, given)
 
 
-def _s3(prepare: Callable[[], object], **parameters: str) -> Subject:
-    return Subject("rotate_s3_credentials", prepare, access_key.problems, parameters)
+def _s3(procedure: str, prepare: Callable[[], object], settle: int = 0, over: str = "", **parameters: str) -> Subject:
+    return Subject(procedure, prepare, access_key.problems, parameters, settle, over)
 
 
 # In the order of a rotation: where one ends, the next one begins, and little is left to prepare.
 SUBJECTS = (
-    _jwt(jwt_secret.idle),
-    _jwt(jwt_secret.overlap, stage="retire"),
-    _jwt(jwt_secret.overlap, compromised="True"),
+    _jwt("rotate_jwt_secret", jwt_secret.idle, over="The last rotation has ended"),
+    _jwt("retire_jwt_secret", jwt_secret.overlap, over="There is an old secret to retire"),
+    _jwt("revoke_jwt_secret", jwt_secret.overlap),
     _database(database.one, over="The login before is retired"),
     _database(database.two, over="There is a login to retire", stage="retire"),
     _database(database.one, method="single"),
@@ -55,7 +56,8 @@ SUBJECTS = (
     _stripe(stripe_agreement.old_key, stage="retire-key", old_key_last_used="leaked"),
     _stripe(stripe_agreement.new_secret, stage="webhook"),
     _stripe(stripe_agreement.old_secret, stage="retire-webhook"),
-    _s3(access_key.one),
-    _s3(access_key.two, stage="deactivate", compromised="True"),
-    _s3(access_key.inactive, stage="delete", compromised="True"),
+    _s3("rotate_s3_credentials", access_key.one, settle=2, over="The user may get another key"),
+    _s3("deactivate_s3_key", access_key.two, accept_broken_uploads="True"),
+    _s3("reactivate_s3_key", access_key.inactive),
+    _s3("delete_s3_key", access_key.inactive, over="A rotation has left an old key", quiet_seconds="0"),
 )

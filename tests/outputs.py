@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 
 import nbformat
@@ -9,16 +10,23 @@ import nbformat
 from opslib.runbook import procedure, runner
 from opslib.runbook.errors import Outcome
 from tests import sandbox
-from tests.drills import recovery
+from tests.drills import access_key, jwt_secret, recovery, standing
 
-GROUNDS = {"recover_database": recovery.backed_up}
+GROUNDS = {
+    "deactivate_s3_key": access_key.rested,
+    "delete_s3_key": access_key.rested,
+    "reactivate_s3_key": access_key.rested,
+    "recover_database": recovery.backed_up,
+    "retire_jwt_secret": jwt_secret.overdue,
+    "stop_and_start_api": standing.stopped,
+}
 """What must be there for the plan of a procedure, besides the stand-in as it is started."""
 
 
-def main() -> int:
-    """Remake the outputs of all notebooks; 1 if a plan did not hold."""
+def main(names: Sequence[str]) -> int:
+    """Remake the outputs of these notebooks, or of all; 1 if a plan did not hold."""
     sandbox.start()
-    for name in procedure.names():
+    for name in names or procedure.names():
         one = procedure.load(name)
         with GROUNDS.get(name, nullcontext)():
             execution = asyncio.run(runner.run(one, {}))
@@ -35,4 +43,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

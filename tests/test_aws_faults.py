@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from opslib.aws import aws, key_rotation, key_stage, upload
+from opslib.aws import aws, key_rotation, key_standing, upload
 from opslib.aws.access_key import AccessKeys
 from opslib.aws.key_pair import Pair
+from opslib.runbook.act import Act
 from opslib.runbook.errors import RunbookError
 from tests import aws_front
 from tests.aws.test_access_key import again, front, iam, keys, put_in_force  # noqa: F401
@@ -45,8 +46,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_probe_is_asked_again(keys: AccessKeys, front: Front, call: str, after: int) -> None:
     for how in PASSING:
         front.fail(call, how, after=after)
-        proven, rows = upload.proven(keys.environment, keys.arn, keys.pair, within=30)
-        assert proven, (how, rows)
+        proven = upload.proven(keys.environment, keys.arn, keys.pair, within=30)
+        assert proven, (how, proven)
 
 
 @pytest.mark.parametrize(("call", "after"), PROBE, ids=str)
@@ -58,39 +59,39 @@ def test_a_probe_without_an_answer_proves_nothing(
 ) -> None:
     for how in LASTING:
         front.fail(call, how, 999, after=after)
-        proven, rows = upload.proven(keys.environment, keys.arn, keys.pair, within=0.2)
-        assert not proven and any(row["found"] not in ("done", row["expected"]) for row in rows), (how, rows)
+        proven = upload.proven(keys.environment, keys.arn, keys.pair, within=0.2)
+        assert not proven and any(one.found != "done" and not one.well for one in proven.evidence), (how, proven)
     front.fail(call, "slow", 0)
-    assert upload.proven(keys.environment, keys.arn, keys.pair, within=30)[0]
+    assert upload.proven(keys.environment, keys.arn, keys.pair, within=30)
 
 
 @pytest.mark.parametrize("call", ["GetCallerIdentity", f"GET {BUCKET}"])
 def test_only_a_refusal_is_a_refusal(keys: AccessKeys, front: Front, iam: Any, call: str) -> None:
     made = iam.create_access_key(UserName=keys.settings.user)["AccessKey"]
     gone = Pair(made["AccessKeyId"], made["SecretAccessKey"])
-    keys.delete(gone.id)
-    assert upload.refused(keys.environment, gone)[0]
+    keys.deletion(gone.id).run()
+    assert upload.refused(keys.environment, gone)
     for how in LASTING:
         front.fail(call, how, 999)
-        assert not upload.refused(keys.environment, gone)[0]
+        assert not upload.refused(keys.environment, gone)
     front.fail(call, "drop", 0)
-    assert upload.refused(keys.environment, gone)[0]
+    assert upload.refused(keys.environment, gone)
 
 
 def rotated(keys: AccessKeys) -> None:
     """A rotation has ended, and the old key is still there."""
     keys.make()
     put_in_force(keys)
-    key_rotation.finish(keys).do()
+    key_rotation.close(keys).do()
 
 
-CHANGES: dict[str, Callable[[AccessKeys], Any]] = {
-    "UpdateAccessKey": lambda keys: key_rotation.turn(keys, "Inactive"),
-    "DeleteAccessKey": key_rotation.delete,
+ACTS: dict[str, Callable[[AccessKeys], Act]] = {
+    "UpdateAccessKey": lambda keys: keys.turning(keys.old.id, "Inactive"),
+    "DeleteAccessKey": lambda keys: keys.deletion(keys.old.id),
 }
 
 
-@pytest.mark.parametrize("call", CHANGES)
+@pytest.mark.parametrize("call", ACTS)
 def test_a_change_of_the_old_key_is_made_in_spite_of_one_failure(
     keys: AccessKeys,
     front: Front,
@@ -99,9 +100,8 @@ def test_a_change_of_the_old_key_is_made_in_spite_of_one_failure(
     rotated(keys)
     for how in PASSING:
         front.fail(call, how)
-        CHANGES[call](keys).do()
-        stage = "deactivate" if call == "UpdateAccessKey" else "delete"
-        assert key_stage.as_left(keys, stage)[0], how
+        ACTS[call](keys).run()
+        assert key_standing.as_left(keys, "Inactive" if call == "UpdateAccessKey" else ""), how
 
 
 @pytest.mark.parametrize("how", [*LASTING, "late 500", "denied"])
@@ -116,7 +116,7 @@ def test_a_key_that_may_have_been_turned_is_turned_back(keys: AccessKeys, front:
         change.put_back()
     front.fail("UpdateAccessKey", how, 0)
     change.put_back()
-    assert key_stage.as_left(keys, "reactivate")[0]
+    assert key_standing.as_left(keys, "Active")
     assert keys.staged.inactive is None
 
 
@@ -154,10 +154,10 @@ def test_keys_that_iam_does_not_list_are_not_as_they_should_be(
 ) -> None:
     rotated(keys)
     front.fail(call, how, 999)
-    left, rows = key_stage.as_left(keys, "rotate")
-    assert not left and "was not answered" in str(rows)
+    left = key_standing.as_left(keys, "Active")
+    assert left.ok is None and "was not answered" in str(left.evidence)
     with pytest.raises(RunbookError, match="See whether AWS is well, then run again"):
-        key_stage.problem(keys, "deactivate")
+        key_standing.unneeded(keys, 0)
 
 
 def test_aws_that_cannot_be_reached_changes_nothing(keys: AccessKeys) -> None:
@@ -169,6 +169,6 @@ def test_aws_that_cannot_be_reached_changes_nothing(keys: AccessKeys) -> None:
         with pytest.raises(RunbookError, match=r"was not answered: EndpointConnectionError. See whether AWS is well"):
             ask()
     assert gone.staged.asked is None and gone.staged.pending is None
-    proven, rows = upload.proven(gone.environment, "arn", keys.pair, within=0)
-    assert not proven and {row["found"] for row in rows} <= {"EndpointConnectionError", "NewConnectionError"}
-    assert not upload.refused(gone.environment, keys.pair)[0]
+    proven = upload.proven(gone.environment, "arn", keys.pair, within=0)
+    assert not proven and {one.found for one in proven.evidence} <= {"EndpointConnectionError", "NewConnectionError"}
+    assert not upload.refused(gone.environment, keys.pair)

@@ -10,13 +10,14 @@ from typing import Any, Self
 
 import urllib3
 
+from opslib.runbook.answer import Answer
 from opslib.runbook.step import now
 
 TIMEOUT = urllib3.Timeout(total=5)
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     """What one request got: `status` is 0 where none came, `problem` then says why."""
 
     status: int
@@ -32,7 +33,7 @@ class Answer:
         return self.status == 200
 
 
-def ask(url: str) -> Answer:
+def ask(url: str) -> Response:
     """Send one GET over a connection of its own, so that any worker may take it. Never raises for the network."""
     begun = time.monotonic()
     try:
@@ -42,16 +43,16 @@ def ask(url: str) -> Answer:
     except urllib3.exceptions.HTTPError as error:
         none = urllib3.exceptions.NewConnectionError  # refused: to urllib3 this is a time-out too
         late = isinstance(error, urllib3.exceptions.TimeoutError) and not isinstance(error, none)
-        return Answer(0, _since(begun), f"{type(error).__name__}: {error}", late)
+        return Response(0, _since(begun), f"{type(error).__name__}: {error}", late)
     try:
         body = json.loads(got.data)
     except ValueError:
         body = {}
     problem = "" if got.status == 200 else f"HTTP {got.status}"
-    return Answer(got.status, _since(begun), problem, body=body if isinstance(body, dict) else {})
+    return Response(got.status, _since(begun), problem, body=body if isinstance(body, dict) else {})
 
 
-def steady(url: str, times: int = 10) -> tuple[bool, list[Answer]]:
+def steady(url: str, times: int = 10) -> tuple[bool, list[Response]]:
     """Whether this many requests in a row are answered 200; with the answers, up to the first that was not."""
     answers = []
     for _ in range(times):
@@ -103,6 +104,10 @@ class Watch:
         """A row of evidence."""
         row = {"asked": str(self.asked), "failed": str(self.failed), "slowest": f"{self.slowest:.3f} s"}
         return row | ({"first failure": " ".join(self.problems[0].values())} if self.problems else {})
+
+    def none_failed(self) -> Answer:
+        """Whether every request so far was answered 200."""
+        return Answer(self.failed == 0, self.counts, "See what failed, and why, in the workers' logs.")
 
     def __enter__(self) -> Self:
         return self

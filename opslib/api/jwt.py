@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import urllib3
 
@@ -18,6 +17,7 @@ from opslib.api.pm2 import Worker
 from opslib.api.settings import Tokens
 from opslib.deployment import env_file
 from opslib.deployment.environment import Deployment
+from opslib.runbook.answer import Answer
 
 ASKS = 16
 """New connections go to the workers in turn: with this many for each token, every worker is asked."""
@@ -25,6 +25,9 @@ LIFE = 60
 """Seconds for which such a token is valid."""
 MARK = "canary=opslib"
 """What the address of each of our requests ends in, by which the API's log tells them from others."""
+
+SOME = 5
+"""How many tokens more may be refused than before, as somebody always tries an odd one."""
 
 _HASHES = {"HS256": "sha256", "HS384": "sha384", "HS512": "sha512"}
 # What the npm package jsonwebtoken says of a token that it refuses; the API logs it with each 401.
@@ -59,7 +62,7 @@ def answers(environment: Deployment, secret: str, *, asks: int = ASKS) -> Counte
     return found
 
 
-def prove(environment: Deployment, expected: dict[str, tuple[str, int]]) -> tuple[bool, list[dict[str, Any]]]:
+def prove(environment: Deployment, expected: dict[str, tuple[str, int]]) -> Answer:
     """Whether tokens signed with each of these secrets get the expected status from every worker; with a row for each.
 
     One signed with garbage must get 401 besides. An expected status of 0 is not judged, nor is an answer that came too
@@ -74,7 +77,7 @@ def prove(environment: Deployment, expected: dict[str, tuple[str, int]]) -> tupl
         rows.append(
             {"signed with": name, "fingerprint": mark, "expected": status or "any", "answered": got or "not asked"}
         )
-    return held, rows
+    return Answer(held, rows)
 
 
 def refused(workers: Sequence[Worker], *, minutes: float = 0) -> Counter[str]:
@@ -95,10 +98,11 @@ def refused(workers: Sequence[Worker], *, minutes: float = 0) -> Counter[str]:
     return counts
 
 
-def calm(workers: Sequence[Worker], before: Counter[str], limit: float) -> tuple[bool, list[dict[str, Any]]]:
-    """Whether no more tokens than this were refused for their signature since these workers were listed; with rows."""
+def calm(workers: Sequence[Worker], before: Counter[str]) -> Answer:
+    """Whether hardly more tokens were refused for their signature since these workers were listed than `before`."""
     now = refused(workers)
-    return now["invalid signature"] <= limit, [{"refused": "before", **before}, {"refused": "in this run", **now}]
+    rows = [{"refused": "before", **before}, {"refused": "in this run", **now}]
+    return Answer(now["invalid signature"] <= before.total() + SOME, rows, "People are being logged out.")
 
 
 def _status(url: str, token: str) -> int:

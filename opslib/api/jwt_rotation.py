@@ -10,22 +10,22 @@ The API signs with JWT_SECRET and accepts JWT_SECRET_PREVIOUS too. A rotation is
 | `overlap` | new | old | old as previous, and since when |
 
 Each edit of the `.env` writes both keys at once, and what it needs is staged before it: whichever state a killed run
-leaves, `found` names it, and `rotation` and `retirement` give the changes that are still to be made.
+leaves, `found` names it, and `offers` and `sign` give the changes that are still to be made.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from math import inf
+from datetime import UTC, datetime, timedelta
 
 from opslib.api import jwt
-from opslib.api.rollout import Value, rollout, tidy
+from opslib.api.rollout import Value, closing, rollout
 from opslib.api.settings import Tokens
 from opslib.deployment import env_file
 from opslib.deployment.environment import Deployment
 from opslib.deployment.staged import Staged
 from opslib.runbook.act import Later, act
-from opslib.runbook.change import Change, Kept
-from opslib.runbook.errors import CheckFailed
+from opslib.runbook.answer import Answer
+from opslib.runbook.change import Change
 from opslib.runbook.mask import mask
 from opslib.runbook.procedure import located
 
@@ -53,85 +53,112 @@ def old(environment: Deployment) -> str:
     return "" if offered else _accepted(environment) or staged(environment).previous
 
 
-def left(environment: Deployment) -> float:
-    """Seconds until no token signed with the old secret can be valid; infinite if it is not known since when."""
-    tokens = environment.find(Tokens)
-    if tokens is None or not old(environment):
-        return 0.0
-    return tokens.longest - staged(environment).age if staged(environment).since else inf
+def due(environment: Deployment) -> datetime | None:
+    """Give when no token signed with the old secret can be valid any more; None if nobody knows since when it is old.
+
+    Of a rotation that is still to come: what it would be, if it ended now.
+    """
+    begun = staged(environment).since if old(environment) else datetime.now(UTC)
+    return begun + timedelta(seconds=environment.part(Tokens).longest) if begun else None
 
 
-def rotation(environment: Deployment, *, compromised: bool, settle: float) -> tuple[Sequence[Change], Sequence[Change]]:
-    """Give the changes that are left until the new secret signs: those that only offer it, those that switch to it."""
-    standing = found(environment)
-    if standing == "overlap" and not compromised:
-        return [], []
-    make = [] if staged(environment).pending else [_make(environment)]
-    if standing == "signing" or compromised:
-        return [], [*make, _sign(environment, standing, compromised, settle)]
-    return [*make, _offer(environment, settle)], [_sign(environment, standing, compromised, settle)]
+# What is asked before
 
 
-def retirement(environment: Deployment, *, settle: float) -> Sequence[Change]:
-    """Give the changes that are left until the old secret is refused. Raise CheckFailed if a rotation is unfinished."""
-    if (standing := found(environment)) in ("offered", "signing"):
-        raise CheckFailed(f"a rotation was begun and not finished ({standing}). Run stage rotate first.")
-    if not old(environment):
-        return []
-    return [rollout(environment, "Refuse the old secret", {PREVIOUS: None}, settle=settle)]
-
-
-def close(environment: Deployment, *, retire: bool) -> Change:
-    """Make the change that ends a stage: says in the staging file how far it came, and drops the `.env`'s backups."""
-    secret = staged(environment)
-
-    def do() -> None:
-        secret.finish()
-        if retire or not _accepted(environment):
-            secret.retire()
-        tidy(environment)
-
-    kept = "forget the old secret" if retire else "keep the old secret there until it is retired, if it is accepted"
-    return Change(
-        "Close this stage",
-        [act(f"in {located(secret.file)}: nothing is pending; {kept}", "remove the backups of the .env", run=do)],
-        undo=Kept("this cannot be taken back"),
-        replaces=lambda: located(secret.file),
+def ended(environment: Deployment) -> Answer:
+    """Whether the last rotation has ended: of two secrets that are accepted, the old one goes first."""
+    until = due(environment)
+    day = f"from {until:%Y-%m-%d} on" if until else "once you know that no valid token is signed with it"
+    return Answer(
+        found(environment) != "overlap",
+        staged(environment).row(),
+        f"The secret before is still accepted. Run retire_jwt_secret, {day}; if one has leaked, revoke_jwt_secret.",
     )
 
 
-def _make(environment: Deployment) -> Change:
+def finished(environment: Deployment) -> Answer:
+    """Whether no rotation was cut short."""
+    said = "A rotation was begun and not finished. Run rotate_jwt_secret again, or revoke_jwt_secret if that was it."
+    return Answer(found(environment) not in ("offered", "signing"), staged(environment).row(), said)
+
+
+def unneeded(environment: Deployment) -> Answer:
+    """Whether the tokens signed with the old secret have all run out."""
+    until = due(environment)
+    if until is None:
+        said = "Nobody knows since when the new secret signs, so tokens of the old one may be valid."
+        return Answer(None, [], f"{said} To log their owners out: -p accept_mass_logout True")
+    left = (until - datetime.now(UTC)).total_seconds()
+    said = f"{left:.0f} s to go, {left / 86400:.1f} days: old tokens may still be valid. Run this again then."
+    return Answer(left <= 0, {"the last one runs out": until}, f"{said} To log out: -p accept_mass_logout True")
+
+
+def accepted(environment: Deployment) -> Answer:
+    """Whether every worker accepts tokens signed with the secret in force, and refuses false ones.
+
+    Where a run was cut short, a worker may have read another `.env`: then only garbage is judged.
+    """
+    cut_short = found(environment) == "signing" or env_file.edits(environment.api.env_file)
+    answer = jwt.prove(environment, {"the secret in force": (staged(environment).current, 0 if cut_short else 200)})
+    said = "Compare the .env with what runs, and `tokens:` in the environment's file with the API."
+    return replace(answer, otherwise=said)
+
+
+# What acts
+
+
+def make(environment: Deployment) -> Sequence[Change]:
+    """Make the change that stages a new secret; none where a run that was cut short has made it."""
     secret = staged(environment)
-    return Change(
+    shown = f"write 64 random bytes to {located(secret.file)}, mode 0600; nothing uses them yet"
+    made = Change(
         "Make the new secret",
-        [
-            act(
-                f"write 64 random bytes to {located(secret.file)}, mode 0600; nothing uses them yet",
-                run=lambda: secret.create(jwt.make),
-            )
-        ],
-        undo=[act("forget it", run=secret.discard)],
-        replaces=lambda: f"staged: {_named(secret.pending)}",
+        [act(shown, run=lambda: secret.create(jwt.make))],
+        undo=[act(f"remove them from {located(secret.file)}", run=secret.discard)],
+        replaces=lambda: f"staged: {secret.row()['to come']}",
     )
+    return [] if secret.pending else [made]
 
 
-def _offer(environment: Deployment, settle: float) -> Change:
-    pending = Later("the staged secret: accepted, not signed with", lambda: staged(environment).pending)
-    return rollout(environment, "Accept the new secret everywhere", {PREVIOUS: pending}, settle=settle)
+def offers(environment: Deployment, *, settle: float) -> Sequence[Change]:
+    """Make the changes by which every worker accepts the new secret; none where a run that was cut short came so far.
+
+    Nothing is signed with it yet.
+    """
+    new = Later("the new secret: accepted, not signed with", lambda: staged(environment).pending)
+    offer = rollout(environment, "Accept the new secret everywhere", {PREVIOUS: new}, settle=settle)
+    return [] if found(environment) == "signing" else [*make(environment), offer]
 
 
-def _sign(environment: Deployment, standing: str, compromised: bool, settle: float) -> Change:
+def sign(environment: Deployment, *, settle: float) -> Change:
+    """Make the change by which the new secret signs, and the one that signed until then stays accepted."""
+    before = Later("the one that signed until then", lambda: staged(environment).previous)
+    # Of a run that died after its edit, the file is right: it may have been one that refuses the old secret.
+    values: dict[str, Value] = {} if found(environment) == "signing" else {PREVIOUS: before}
+    return switch(environment, "Sign with the new secret", values, settle=settle)
+
+
+def switch(environment: Deployment, title: str, values: Mapping[str, Value], *, settle: float) -> Change:
+    """Make the change by which the new secret signs, together with these values of other keys."""
     secret = staged(environment)
-    values: dict[str, Value] = {KEY: Later("the staged secret", lambda: secret.pending)}
-    if compromised:
-        values[PREVIOUS] = None
-    elif standing != "signing":
-        # Of a run that died after its edit, the file is right: it may have been one that refuses the old secret.
-        values[PREVIOUS] = Later("the one that signed until then", lambda: secret.previous)
+    both: dict[str, Value] = {KEY: Later("the new secret", lambda: secret.pending), **values}
     # What is accepted besides is replaced by the change before this one already.
-    rolled = rollout(environment, "Sign with the new secret", values, replaces=[KEY], settle=settle)
+    rolled = rollout(environment, title, both, replaces=[KEY], settle=settle)
     keep = act(f"keep the secret in force as {KEY}_PREVIOUS in {located(secret.file)}", run=secret.keep)
     return replace(rolled, acts=[keep, *rolled.acts])
+
+
+def close(environment: Deployment) -> Change:
+    """Make the change that ends a rotation, or the time after it."""
+    secret = staged(environment)
+
+    def note() -> None:
+        secret.finish()
+        if not _accepted(environment):
+            secret.retire()
+
+    shown = f"in {located(secret.file)}: nothing is pending; forget the old secret unless it is accepted"
+    return closing(environment, act(shown, run=note))
 
 
 def _accepted(environment: Deployment) -> str:
@@ -139,7 +166,3 @@ def _accepted(environment: Deployment) -> str:
     if value:
         mask.add(PREVIOUS, value)
     return value
-
-
-def _named(value: str) -> str:
-    return f"fingerprint {env_file.fingerprint(value)}" if value else "not set"

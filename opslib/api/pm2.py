@@ -9,7 +9,7 @@ import json
 import os
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from opslib.api.log import Position
 from opslib.deployment import env_file
 from opslib.deployment.environment import Deployment
 from opslib.runbook import program
-from opslib.runbook.act import act
+from opslib.runbook.act import Act, act
 from opslib.runbook.answer import Answer
 from opslib.runbook.change import Change
 from opslib.runbook.errors import CommandFailed, RunbookError, TimedOut, UndoFailed
@@ -65,6 +65,12 @@ def daemon(environment: Deployment) -> dict[str, Any]:
     return found
 
 
+def ours(environment: Deployment) -> Answer:
+    """Whether PM2's daemon for this home runs as this user."""
+    found = daemon(environment)
+    return Answer(found["runs"], found, "Become the user that runs the API, or start it with `pm2 resurrect`.")
+
+
 def workers(environment: Deployment) -> list[Worker]:
     """Give the API's workers by id. Of what PM2 tells, only these fields are kept: it holds their whole environment."""
     return sorted(
@@ -102,6 +108,11 @@ def quiet(environment: Deployment, *, within: float = 20) -> list[Worker]:
         time.sleep(0.5)
 
 
+def variables(environment: Deployment) -> dict[str, str]:
+    """Give the variables that PM2 holds for the workers; where they differ, those of the last."""
+    return {key: str(value) for one in _list(environment) for key, value in one["pm2_env"]["env"].items()}
+
+
 def remembered(environment: Deployment) -> list[str]:
     """Give the keys of the `.env` for which PM2 holds another value: a restart would not take the file's.
 
@@ -120,12 +131,16 @@ def graceful(environment: Deployment) -> Answer:
         *(f"worker {w.id} runs in {w.mode} mode, not in cluster mode" for w in found if w.mode != "cluster"),
         *(f"PM2 does not wait until worker {w.id} is ready (no `wait_ready`)" for w in found if not w.ready),
     ]
-    return Answer(not missing, found, f"REQUESTS WILL FAIL at each reload: {'; '.join(missing)}.")
+    said = f"REQUESTS WILL FAIL at each reload: {'; '.join(missing)}. To go on all the same: -p accept_downtime True"
+    return Answer(not missing, found, said)
 
 
 def unheld(environment: Deployment, *keys: str) -> Answer:
-    """Whether PM2 holds no other value of these keys than the `.env`: workers would keep that one."""
-    held = sorted({*keys} & {*remembered(environment)})
+    """Whether PM2 holds no other value of these keys (of any, if none is named) than the `.env`.
+
+    Workers would keep that one.
+    """
+    held = [key for key in remembered(environment) if not keys or key in keys]
     return Answer(not held, held, f"`pm2 delete {environment.api.name}`, and start it in a shell without {held}.")
 
 
@@ -137,33 +152,49 @@ def reloads(environment: Deployment, before: Sequence[Worker]) -> list[str]:
 def replace(environment: Deployment, before: Sequence[Worker], *, settle: float) -> None:
     """Reload these workers one at a time, each only when the one before it has settled and all the others answer."""
     for worker in before:
-        _reload(environment, worker)
-        settled(environment, [worker], settle=settle, within=settle + UNDO_SECONDS)
+        reload(environment, worker, settle=settle).run()
 
 
-def reload(environment: Deployment, before: Sequence[Worker], title: str) -> Change:
-    """Make the change that replaces these workers one at a time; in fork mode PM2 restarts them instead.
+def reload(environment: Deployment, worker: Worker, *, settle: float | None = None) -> Act:
+    """Make the act that replaces this worker; in fork mode PM2 restarts it instead.
 
-    Each leaves only when all the others answer. Undone by putting back the release that they ran, if another is in
-    force now, and reloading them again.
+    It leaves only when all the others answer. With `settle` the act ends when the new one has stayed up for so many
+    seconds, and fails when it does not.
     """
+    words = ["pm2", "reload", str(worker.id)]
 
-    def do() -> None:
-        for worker in before:
-            _reload(environment, worker)
+    def run() -> None:
+        now = [one for one in quiet(environment) if one.id == worker.id]
+        _spare(environment, worker)
+        _carry_out(environment, now, words)
+        if settle is not None:
+            settled(environment, now, settle=settle, within=settle + UNDO_SECONDS)
 
-    return _replace(environment, before, title, reloads(environment, before), do)
-
-
-def restart(environment: Deployment, before: Sequence[Worker], title: str) -> Change:
-    """Make the change that stops all of these workers and starts them again: nobody answers in between."""
-    ids = [str(worker.id) for worker in before]
-    commands = [["pm2", "stop", *ids], ["pm2", "start", *ids]]
-    shows = [_typed(environment, words) for words in commands]
-    return _replace(environment, before, title, shows, lambda: _pm2_each(environment, before, commands))
+    return act(_typed(environment, words), run=run)
 
 
-def replaced(environment: Deployment, before: Sequence[Worker], *, settle: float) -> tuple[bool, list[Worker]]:
+def command(environment: Deployment, verb: str, before: Sequence[Worker]) -> Act:
+    """Make an act of one command of PM2's for all of these workers at once, whoever misses them."""
+    words = ["pm2", verb, *(str(worker.id) for worker in before)]
+    return act(_typed(environment, words), run=lambda: _carry_out(environment, before, words))
+
+
+def replacement(environment: Deployment, before: Sequence[Worker], title: str, acts: Sequence[Act]) -> Change:
+    """Make the change whose acts replace these workers, with its way back."""
+    return Change(title, acts, undo=way_back(environment, before), replaces=lambda: describe(environment, before))
+
+
+def way_back(environment: Deployment, before: Sequence[Worker], *, reread: bool = False) -> list[Act]:
+    """Make the acts that `put_back` these workers, which are read when they are undone."""
+    release = f"point {environment.api.release.name} at the release that the workers ran, if it points elsewhere"
+    order = "each only if it was replaced; first those that do not answer, by `pm2 restart`"
+    return [
+        act(release, run=lambda: _point_back(environment, before)),
+        act(*reloads(environment, before), order, run=lambda: put_back(environment, before, reread=reread)),
+    ]
+
+
+def replaced(environment: Deployment, before: Sequence[Worker], *, settle: float) -> Answer:
     """Whether each of these workers is a new process that answers and has stayed up for `settle` seconds.
 
     Raise RunbookError as soon as one cannot come up any more, with the end of its logs as evidence.
@@ -189,34 +220,17 @@ def replaced(environment: Deployment, before: Sequence[Worker], *, settle: float
                 f"worker {new.id} is online and has not answered for {new.up} s; its log says what it does.",
                 log.since(old.logs, limit=6),
             )
-    return fresh and answering == pids, after
+    return Answer(fresh and answering == pids, after)
 
 
 def settled(environment: Deployment, before: Sequence[Worker], *, settle: float, within: float) -> None:
     """Wait until each of these workers is `replaced`. Raise RunbookError when one cannot, or time (seconds) is up."""
     ends = time.monotonic() + within
-    while not replaced(environment, before, settle=settle)[0]:
+    while not replaced(environment, before, settle=settle):
         if time.monotonic() > ends:
             ids = ", ".join(str(worker.id) for worker in before)
             raise RunbookError(f"after {within:g} s not every one of the new workers {ids} is online and answers")
         time.sleep(0.5)
-
-
-def _replace(
-    environment: Deployment, before: Sequence[Worker], title: str, shows: Sequence[str], do: Callable[[], None]
-) -> Change:
-    return Change(
-        title,
-        [act(*shows, run=do)],
-        undo=[
-            act(
-                f"point {environment.api.release.name} at the release that the workers ran, if it points elsewhere",
-                *(f"pm2 reload {worker.id}" for worker in before),
-                run=lambda: put_back(environment, before),
-            )
-        ],
-        replaces=lambda: describe(environment, before),
-    )
 
 
 def describe(environment: Deployment, before: Sequence[Worker]) -> str:
@@ -232,13 +246,7 @@ def put_back(environment: Deployment, before: Sequence[Worker], *, reread: bool 
     `reread` reloads also the new ones that serve, because the `.env` that they have read was put back. One that was
     never replaced is left alone, whether it answers or not; those that do not answer come first, one at a time.
     """
-    ran = next((worker.release for worker in before if worker.release), None)
-    link = environment.api.release
-    if ran and ran != link.resolve() and ran.is_dir() and link.is_symlink():
-        beside = link.with_name(f".{link.name}.undo")
-        beside.unlink(missing_ok=True)
-        beside.symlink_to(os.path.relpath(ran, link.parent))
-        os.replace(beside, link)
+    ran = _point_back(environment, before)
     ids = {worker.id for worker in before}
     # One that PM2 is starting again by itself may come up now; a command in the middle of that would be refused.
     now = [worker for worker in quiet(environment, within=UNDO_SECONDS) if worker.id in ids]
@@ -250,7 +258,7 @@ def put_back(environment: Deployment, before: Sequence[Worker], *, reread: bool 
         for worker in sorted(down, key=lambda worker: worker.pid in up):
             _spare(environment, worker)
             # PM2 does not reload what it is still launching.
-            _pm2(environment, "reload" if worker.pid in up else "restart", str(worker.id))
+            _pm2(environment, ["pm2", "reload" if worker.pid in up else "restart", str(worker.id)])
             settled(environment, [_begun(environment, worker)], settle=2, within=UNDO_SECONDS)
     except RunbookError as error:
         raise UndoFailed(f"{_state(environment)} {error}", error.evidence) from None
@@ -272,9 +280,16 @@ def _state(environment: Deployment) -> str:
     return f"Now: {', '.join(said)}."
 
 
-def _reload(environment: Deployment, worker: Worker) -> None:
-    _spare(environment, worker)
-    _pm2_each(environment, [worker], [["pm2", "reload", str(worker.id)]])
+def _point_back(environment: Deployment, before: Sequence[Worker]) -> Path | None:
+    """Put the release that these workers ran in force, and give it; None if it is not known."""
+    ran = next((worker.release for worker in before if worker.release), None)
+    link = environment.api.release
+    if ran and ran != link.resolve() and ran.is_dir() and link.is_symlink():
+        beside = link.with_name(f".{link.name}.undo")
+        beside.unlink(missing_ok=True)
+        beside.symlink_to(os.path.relpath(ran, link.parent))
+        os.replace(beside, link)
+    return ran
 
 
 def _spare(environment: Deployment, worker: Worker) -> None:
@@ -308,17 +323,16 @@ def _begun(environment: Deployment, worker: Worker) -> Worker:
     return dataclasses.replace(worker, restarts=max([worker.restarts, *(count - 1 for count in made)]))
 
 
-def _pm2_each(environment: Deployment, before: Sequence[Worker], commands: Sequence[Sequence[str]]) -> None:
-    """Carry out PM2's commands. Raise RunbookError with what the workers wrote meanwhile, which says why."""
+def _carry_out(environment: Deployment, before: Sequence[Worker], words: Sequence[str]) -> None:
+    """Carry out a command of PM2's. Raise RunbookError with what the workers wrote meanwhile, which says why."""
     try:
-        for words in commands:
-            _pm2(environment, *words[1:])
+        _pm2(environment, words)
     except CommandFailed as error:
         written = log.since([position for worker in before for position in worker.logs], limit=6)
         raise RunbookError(str(error), written or error.evidence) from None
 
 
-def _pm2(environment: Deployment, *words: str) -> None:
+def _pm2(environment: Deployment, words: Sequence[str]) -> None:
     """Run a command of PM2's. One that has not ended in time is judged by what it did, as whoever asks for it does.
 
     PM2 may wait for ever for a worker that crashed while it was being replaced, though another has come up since.
@@ -326,7 +340,7 @@ def _pm2(environment: Deployment, *words: str) -> None:
     ends = time.monotonic() + RELOAD_LOCK + 5
     while True:
         try:
-            program.run(["pm2", *words], env=environment.variables, seconds=120)
+            program.run(words, env=environment.variables, seconds=120)
             return
         except TimedOut:
             return

@@ -4,11 +4,10 @@ import dataclasses
 from collections.abc import Collection, Mapping
 
 from opslib.api import pm2
-from opslib.api.pm2 import Worker
 from opslib.deployment import env_file
 from opslib.deployment.environment import Deployment
-from opslib.runbook.act import Later, act
-from opslib.runbook.change import Change
+from opslib.runbook.act import Act, Later, act
+from opslib.runbook.change import Change, Kept
 from opslib.runbook.procedure import located
 
 Value = str | Later | None
@@ -25,41 +24,45 @@ def rollout(
 ) -> Change:
     """Make the change that sets these keys and reloads the workers, the first as the canary.
 
+    The keys are one edit, and each worker is one act, that ends when the new one has stayed up for `settle` seconds.
     Which processes there are is read when it is applied: a change before it in the plan may have replaced them. So the
     plan names what it replaces by what only somebody else can change meanwhile: the ids of the workers, the release in
     force, and the values of `replaces`, which are all the keys unless a change before it sets some of them.
 
     A worker that does not come up stops it. Undone by putting back the file, byte for byte, and reloading again
-    whatever has read the new values, also those that a run which was killed has set. `settle` are the seconds that a
-    new worker must stay up.
+    whatever has read the new values, also those that a run which was killed has set.
     """
     file = environment.api.env_file
     killed = bool(env_file.edits(file))  # a run was, and nobody knows which of its workers have read which file
-    workers: list[Worker] = []
-    edits: list[env_file.Edit] = []
+    planned = pm2.quiet(environment)
+    workers, made = list(planned), list[env_file.Edit]()
 
-    def do() -> None:
-        workers[:] = pm2.quiet(environment)
+    def edit() -> None:
+        now = pm2.quiet(environment)
+        workers[:] = [dataclasses.replace(worker, pid=0) for worker in now] if killed else now
         found = {key: value.read() if isinstance(value, Later) else value for key, value in values.items()}
-        if made := env_file.edit(file, found) or env_file.latest(file):  # the latter where a killed run came this far
-            edits.append(made)
-        pm2.replace(environment, workers, settle=settle)
+        if one := env_file.edit(file, found) or env_file.latest(file):  # the latter where a killed run came this far
+            made.append(one)
 
-    def undo() -> None:
-        restored = []
-        while edits:
-            env_file.restore(edits[-1])
-            restored.append(edits.pop())
-        before = [dataclasses.replace(worker, pid=0) for worker in workers] if killed else workers
-        pm2.put_back(environment, before, reread=True)
-        for made in restored:  # last: a backup tells a later run that workers may have read another file
-            env_file.drop(made)
+    def restore() -> None:
+        for one in made:
+            env_file.restore(one)
 
-    reloads = pm2.reloads(environment, pm2.quiet(environment))
+    def drop() -> None:
+        while made:  # last: a backup tells a later run that workers may have read another file
+            env_file.drop(made.pop())
+
     return Change(
         title,
-        [act(*(_shown(key, value, environment) for key, value in values.items()), *reloads, run=do)],
-        undo=[act(f"put back {located(file)} byte for byte", *reloads, run=undo)],
+        [
+            act(*(_shown(key, value, environment) for key, value in values.items()), run=edit),
+            *(pm2.reload(environment, worker, settle=settle) for worker in planned),
+        ],
+        undo=[
+            act(f"put back {located(file)} byte for byte", run=restore),
+            *pm2.way_back(environment, workers, reread=True),
+            act("remove the backup of the .env", run=drop),
+        ],
         replaces=lambda: f"{_in_force(environment, replaces or values)}; {_serving(environment)}",
     )
 
@@ -68,6 +71,19 @@ def tidy(environment: Deployment) -> None:
     """Remove the backups of the `.env`, which hold secrets, once no undo needs them any more."""
     for made in env_file.edits(environment.api.env_file):
         env_file.drop(made)
+
+
+def closing(environment: Deployment, noted: Act) -> Change:
+    """Make the change that ends a rotation: the backups go, then `noted` says in the staging file how far it came.
+
+    In this order: a run after that one finds that it has ended, and clears nothing.
+    """
+    return Change(
+        "Close the rotation",
+        [act(f"remove the backups of {located(environment.api.env_file)}", run=lambda: tidy(environment)), noted],
+        undo=Kept("what was changed is proven and in force: run this procedure again"),
+        replaces=lambda: located(environment.staged),
+    )
 
 
 def _shown(key: str, value: Value, environment: Deployment) -> str:

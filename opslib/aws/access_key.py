@@ -7,6 +7,7 @@ pair accounts for is somebody else's, and is never touched.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -18,6 +19,7 @@ from botocore.exceptions import BotoCoreError, ClientError, ConnectTimeoutError,
 from opslib.aws import aws
 from opslib.aws.key_pair import ID, SECRET, Pair, StagedPair, short
 from opslib.deployment.environment import Deployment
+from opslib.runbook.act import Act, Later, call
 from opslib.runbook.errors import RunbookError
 from opslib.runbook.mask import mask
 from opslib.runbook.procedure import located
@@ -74,6 +76,13 @@ class AccessKeys:
             raise RunbookError(
                 f"{located(self.environment.api.env_file)} has no {ID} with its {SECRET}: put them there"
             )
+        return found
+
+    @property
+    def old(self) -> Pair:
+        """The pair that a rotation has left behind. Raise RunbookError if there is none."""
+        if (found := self.staged.previous) is None:
+            raise RunbookError("no rotation has left an old key behind")
         return found
 
     def listed(self) -> list[Key]:
@@ -158,22 +167,30 @@ class AccessKeys:
         if not over:
             self._await(self.lost)
         for key in (lost := self.lost()):
-            self.delete(key.id)
+            self.deletion(key.id).run()
         if lost or over:
             self.staged.answered()
 
-    def turn(self, id: str, status: str) -> None:
-        """Make a key Active or Inactive."""
-        with aws.asking("IAM UpdateAccessKey"):
-            self._iam.update_access_key(UserName=self.settings.user, AccessKeyId=id, Status=status)
+    def turning(self, id: str, status: str) -> Act:
+        """Make the act by which a key becomes Active or Inactive."""
 
-    def delete(self, id: str) -> None:
-        """Delete a key; well if there is none of this id."""
-        with aws.asking("IAM DeleteAccessKey"):
-            try:
-                self._iam.delete_access_key(UserName=self.settings.user, AccessKeyId=id)
-            except self._iam.exceptions.NoSuchEntityException:
-                return
+        def update(**named: str) -> None:
+            with aws.asking("IAM UpdateAccessKey"):
+                self._iam.update_access_key(**named)
+
+        return call("iam.update_access_key", update, **self._named(id), Status=status)
+
+    def deletion(self, id: str) -> Act:
+        """Make the act that deletes a key; well if there is none of this id."""
+
+        def delete(**named: str) -> None:
+            with aws.asking("IAM DeleteAccessKey"), suppress(self._iam.exceptions.NoSuchEntityException):
+                self._iam.delete_access_key(**named)
+
+        return call("iam.delete_access_key", delete, **self._named(id))
+
+    def _named(self, id: str) -> dict[str, Any]:
+        return {"UserName": self.settings.user, "AccessKeyId": Later(short(id), lambda: id)}
 
     def _list(self) -> tuple[datetime, list[Key]]:
         with aws.asking("IAM ListAccessKeys"):

@@ -3,15 +3,13 @@
 Both halves are always written at once, so that a process that dies leaves a whole pair or none.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from opslib.deployment import env_file
+from opslib.deployment import env_file, staged
 from opslib.deployment.environment import Deployment
-from opslib.deployment.staged import Staged
 from opslib.runbook.mask import mask
 from opslib.runbook.step import now
 
@@ -52,7 +50,7 @@ class StagedPair:
     @property
     def file(self) -> Path:
         """Where they are staged, readable by its owner only."""
-        return Staged(self.environment, ID).file
+        return self.environment.staged
 
     @property
     def current(self) -> Pair | None:
@@ -84,7 +82,7 @@ class StagedPair:
     def asked(self) -> Asked | None:
         """What was noted before the call for a new key whose answer has not been staged."""
         at = self._time("ASKED_SINCE")
-        return Asked(at, tuple(self._read().get(f"{ID}_ASKED", "").split())) if at else None
+        return Asked(at, tuple(staged.read(self.environment).get(f"{ID}_ASKED", "").split())) if at else None
 
     def ask(self, at: datetime, known: Sequence[str]) -> None:
         """Note that a new key will be asked for now, so that one whose secret gets lost can be told."""
@@ -114,11 +112,6 @@ class StagedPair:
         if self.pending and self.pending == self.current:
             self._write(pending=None, SINCE=now())
 
-    def reopen(self) -> None:
-        """Take back `finish`."""
-        if self.pending is None and self.current:
-            self._write(pending=self.current, SINCE=None)
-
     def discard(self) -> None:
         """Forget the pair to come, and what was kept for its sake."""
         self._write(pending=None, previous=None, SINCE=None)
@@ -132,15 +125,12 @@ class StagedPair:
         self._write(previous=None, SINCE=None, INACTIVE_SINCE=None)
 
     def _staged(self, what: str) -> Pair | None:
-        found = self._read()
+        found = staged.read(self.environment)
         return _pair(found.get(f"{ID}_{what}", ""), found.get(f"{SECRET}_{what}", ""))
 
     def _time(self, what: str) -> datetime | None:
-        text = self._read().get(f"{ID}_{what}")
+        text = staged.read(self.environment).get(f"{ID}_{what}")
         return datetime.fromisoformat(text).astimezone(UTC) if text else None
-
-    def _read(self) -> dict[str, str]:
-        return env_file.read(self.file) if self.file.exists() else {}
 
     def _write(self, **values: Pair | str | None) -> None:
         edit: dict[str, str | None] = {}
@@ -151,9 +141,7 @@ class StagedPair:
                 edit[f"{SECRET}_{what.upper()}"] = pair.secret if pair else None
             else:
                 edit[f"{ID}_{what}"] = value if isinstance(value, str) else None
-        if not self.file.exists():
-            os.close(os.open(self.file, os.O_CREAT | os.O_WRONLY, 0o600))
-        env_file.edit(self.file, edit, backup=False)
+        staged.write(self.environment, edit)
 
 
 def _pair(id: str, secret: str) -> Pair | None:

@@ -3,6 +3,8 @@
 import json
 import time
 import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -13,6 +15,7 @@ from opslib.aws import aws
 from opslib.aws.key_pair import Pair
 from opslib.deployment.environment import Deployment
 from opslib.deployment.reference import resolve
+from opslib.runbook.answer import Answer
 from opslib.runbook.errors import BadEnvironment, RunbookError
 from opslib.runbook.mask import mask
 
@@ -23,10 +26,22 @@ UNKNOWN = ("InvalidAccessKeyId", "InvalidClientTokenId", "HTTP 403")
 _BODY = b"rotation probe"
 _FIRST_PAUSE = 0.5  # doubled each time: a new key takes some seconds to be known everywhere
 
-Rows = list[dict[str, str]]
+
+@dataclass(frozen=True)
+class Probe:
+    """One thing asked: what was expected, and what was found: a text, `done`, or the code of what was raised."""
+
+    asked: str
+    expected: str
+    found: str
+
+    @property
+    def well(self) -> bool:
+        """Whether it is as expected."""
+        return self.found == self.expected
 
 
-def proven(environment: Deployment, arn: str, pair: Pair, *, within: float = 60) -> tuple[bool, Rows]:
+def proven(environment: Deployment, arn: str, pair: Pair, *, within: float = 60) -> Answer:
     """Whether the key belongs to this user, reads, writes and signs in its bucket, and may not touch the other one.
 
     AWS lets some seconds pass before a new key is known everywhere, so a refusal is asked again, after ever longer
@@ -34,16 +49,16 @@ def proven(environment: Deployment, arn: str, pair: Pair, *, within: float = 60)
     """
     ends, pause = time.monotonic() + within, _FIRST_PAUSE
     while True:
-        rows = _ask(environment, arn, pair)
-        wrong = [row for row in rows if row["found"] != row["expected"]]
-        definite = any(row["found"] == "done" or row["found"].startswith("arn:") for row in wrong)
+        probes = _ask(environment, arn, pair)
+        wrong = [probe for probe in probes if not probe.well]
+        definite = any(probe.found == "done" or probe.found.startswith("arn:") for probe in wrong)
         if not wrong or definite or time.monotonic() + pause > ends:
-            return not wrong, rows
+            return Answer(not wrong, probes, "See the policies of the user; the API goes on with the key that it has.")
         time.sleep(pause)
         pause = min(2 * pause, 8)
 
 
-def refused(environment: Deployment, pair: Pair) -> tuple[bool, Rows]:
+def refused(environment: Deployment, pair: Pair) -> Answer:
     """Whether AWS knows this key no more, neither in a call nor in a signed URL."""
     s3, sts = aws.client(environment, "s3", pair), aws.client(environment, "sts", pair)
     bucket, name = aws.settings(environment).bucket, _name(pair)
@@ -53,47 +68,53 @@ def refused(environment: Deployment, pair: Pair) -> tuple[bool, Rows]:
         "STS GetCallerIdentity": sts.get_caller_identity,
         "GET of a signed URL": lambda: _send("GET", url),
     }
-    rows = [_row(what, call, expected) for (what, call), expected in zip(asked.items(), UNKNOWN, strict=True)]
-    return all(row["found"] == row["expected"] for row in rows), rows
+    return _all([_probe(what, call, expected) for (what, call), expected in zip(asked.items(), UNKNOWN, strict=True)])
 
 
-def signs(environment: Deployment, pair: Pair, *, times: int = 20) -> tuple[bool, Rows]:
+def signs(environment: Deployment, pair: Pair, *, times: int = 20) -> Answer:
     """Whether the API signs upload URLs with this key, on every connection, and one of them takes an upload."""
-    api, rows = environment.api.url, []
+    api = environment.api.url
     try:
         token = {"Authorization": f"Bearer {_log_in(environment)}"}
         signed = [_post(f"{api}/api/uploads/signed-url", {"fileName": "probe.txt"}, token) for _ in range(times)]
     except (urllib3.exceptions.HTTPError, ValueError, KeyError) as error:
-        return False, [{"asked": "POST /api/uploads/signed-url", "expected": "200", "found": type(error).__name__}]
+        return _all([Probe("POST /api/uploads/signed-url", "200", type(error).__name__)])
     right = sum(parse_qs(urlsplit(one["url"]).query)["X-Amz-Credential"][0].split("/")[0] == pair.id for one in signed)
-    rows.append({"asked": f"URLs signed with {pair}", "expected": str(times), "found": str(right)})
-    rows.append(_row("upload with one", lambda: _send("PUT", signed[-1]["url"], b"probe"), "done"))
     s3, bucket = aws.client(environment, "s3", pair), aws.settings(environment).bucket
-    rows.append(_row("delete it", lambda: s3.delete_object(Bucket=bucket, Key=signed[-1]["key"]), "done"))
-    return all(row["found"] == row["expected"] for row in rows), rows
+    return _all(
+        [
+            Probe(f"URLs signed with {pair}", str(times), str(right)),
+            _probe("upload with one", lambda: _send("PUT", signed[-1]["url"], b"probe"), "done"),
+            _probe("delete it", lambda: s3.delete_object(Bucket=bucket, Key=signed[-1]["key"]), "done"),
+        ]
+    )
 
 
-def _ask(environment: Deployment, arn: str, pair: Pair) -> Rows:
+def _ask(environment: Deployment, arn: str, pair: Pair) -> list[Probe]:
     s3, sts = aws.client(environment, "s3", pair), aws.client(environment, "sts", pair)
     where = aws.settings(environment)
     mine, other = ({"Bucket": bucket, "Key": _name(pair)} for bucket in (where.bucket, where.other_bucket))
     put, get = (s3.generate_presigned_url(f"{verb}_object", Params=mine, ExpiresIn=60) for verb in ("put", "get"))
-    rows = [
-        _row("STS GetCallerIdentity", lambda: sts.get_caller_identity()["Arn"], arn),
-        _row("S3 PutObject", lambda: s3.put_object(**mine, Body=_BODY), "done"),
-        _row("S3 GetObject", lambda: _same(s3.get_object(**mine)["Body"].read()), "done"),
-        _row("PUT of a signed URL", lambda: _send("PUT", put, _BODY), "done"),
-        _row("GET of a signed URL", lambda: _same(_send("GET", get)), "done"),
-        _row("S3 DeleteObject", lambda: s3.delete_object(**mine), "done"),
-        _row(f"S3 ListObjects in {other['Bucket']}", lambda: s3.list_objects_v2(Bucket=other["Bucket"]), DENIED),
-        _row(f"S3 PutObject in {other['Bucket']}", lambda: s3.put_object(**other, Body=_BODY), DENIED),
+    probes = [
+        _probe("STS GetCallerIdentity", lambda: sts.get_caller_identity()["Arn"], arn),
+        _probe("S3 PutObject", lambda: s3.put_object(**mine, Body=_BODY), "done"),
+        _probe("S3 GetObject", lambda: _same(s3.get_object(**mine)["Body"].read()), "done"),
+        _probe("PUT of a signed URL", lambda: _send("PUT", put, _BODY), "done"),
+        _probe("GET of a signed URL", lambda: _same(_send("GET", get)), "done"),
+        _probe("S3 DeleteObject", lambda: s3.delete_object(**mine), "done"),
+        _probe(f"S3 ListObjects in {other['Bucket']}", lambda: s3.list_objects_v2(Bucket=other["Bucket"]), DENIED),
+        _probe(f"S3 PutObject in {other['Bucket']}", lambda: s3.put_object(**other, Body=_BODY), DENIED),
     ]
-    if rows[-1]["found"] == "done":
-        rows.append(_row("and delete it again", lambda: s3.delete_object(**other), "done"))
-    return rows
+    if probes[-1].found == "done":
+        probes.append(_probe("and delete it again", lambda: s3.delete_object(**other), "done"))
+    return probes
 
 
-def _row(asked: str, call: Any, expected: str) -> dict[str, str]:
+def _all(probes: list[Probe]) -> Answer:
+    return Answer(all(probe.well for probe in probes), probes)
+
+
+def _probe(asked: str, call: Callable[[], Any], expected: str) -> Probe:
     """Make one call; what was found is a text that the call gives, `done`, or the code of what it raised."""
     try:
         answer = call()
@@ -104,7 +125,7 @@ def _row(asked: str, call: Any, expected: str) -> dict[str, str]:
         found = str(error)
     except urllib3.exceptions.HTTPError as error:
         found = type(error).__name__  # the text of it has the signed URL in it
-    return {"asked": asked, "expected": expected, "found": found}
+    return Probe(asked, expected, found)
 
 
 def _same(body: bytes) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from opslib.api.health import Answer
+from opslib.api.health import Response
 from opslib.database.blocking import Blocking
 from opslib.database.reach import Reach
 from opslib.database.session import IDLE, Session
@@ -10,7 +10,7 @@ from opslib.database.slots import Limit
 
 
 def findings(
-    reached: Reach, limits: Sequence[Limit], sessions: Sequence[Session], api: Answer, *, older_than: float
+    reached: Reach, limits: Sequence[Limit], sessions: Sequence[Session], api: Response, *, older_than: float
 ) -> list[str]:
     """Say what was found, the most urgent first. `older_than` are seconds."""
     found = (

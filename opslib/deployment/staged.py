@@ -5,7 +5,7 @@ a run that was killed is run again, and finds in the staging file how far it cam
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -92,9 +92,19 @@ class Staged:
         return value
 
     def _read(self, what: str) -> str:
-        return env_file.read(self.file).get(f"{self.key}_{what}", "") if self.file.exists() else ""
+        return read(self.environment).get(f"{self.key}_{what}", "")
 
     def _write(self, **values: str | None) -> None:
-        if not self.file.exists():
-            os.close(os.open(self.file, os.O_CREAT | os.O_WRONLY, 0o600))
-        env_file.edit(self.file, {f"{self.key}_{what}": value for what, value in values.items()}, backup=False)
+        write(self.environment, {f"{self.key}_{what}": value for what, value in values.items()})
+
+
+def read(environment: Deployment) -> dict[str, str]:
+    """Give what is staged, of every secret."""
+    return env_file.read(environment.staged) if environment.staged.exists() else {}
+
+
+def write(environment: Deployment, values: Mapping[str, str | None]) -> None:
+    """Stage these values (None removes one), all at once, for the owner only."""
+    if not environment.staged.exists():
+        os.close(os.open(environment.staged, os.O_CREAT | os.O_WRONLY, 0o600))
+    env_file.edit(environment.staged, values, backup=False)

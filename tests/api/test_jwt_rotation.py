@@ -1,15 +1,14 @@
 """Tests of opslib.api.jwt_rotation: what it finds in each state that a run may leave behind."""
 
+import re
 from datetime import UTC, datetime, timedelta
-from math import inf
 from pathlib import Path
 
 import pytest
 
-from opslib.api import jwt_rotation
+from opslib.api import jwt_rotation, pm2
 from opslib.deployment import env_file
 from opslib.propertypulse import PropertyPulse
-from opslib.runbook.errors import CheckFailed
 from opslib.runbook.mask import mask
 
 A, B = "old-secret-of-the-API", "new-secret-of-the-API"
@@ -61,17 +60,52 @@ def test_where_a_rotation_stands(
 
 def test_the_old_secret_is_kept_for_the_longest_life_of_a_token(tmp_path: Path) -> None:
     values = {"JWT_SECRET": B, "JWT_SECRET_PREVIOUS": A}
+    for seconds, ok, said in ((400, False, r"(600|599) s to go, 0.0 days"), (1001, True, "")):
+        ago = datetime.now(UTC) - timedelta(seconds=seconds)
+        environment = place(tmp_path, values, {"JWT_SECRET_PREVIOUS": A, "JWT_SECRET_SINCE": ago.isoformat()})
+        assert jwt_rotation.due(environment) == ago + timedelta(seconds=1000)
+        assert jwt_rotation.unneeded(environment).ok is ok
+        assert re.search(said, jwt_rotation.unneeded(environment).otherwise)
+
+
+def test_since_when_nobody_knows_cannot_be_told(tmp_path: Path) -> None:
+    environment = place(tmp_path, {"JWT_SECRET": B, "JWT_SECRET_PREVIOUS": A}, {})
+    assert jwt_rotation.due(environment) is None
+    assert jwt_rotation.unneeded(environment).ok is None
+    assert "once you know that no valid token" in jwt_rotation.ended(environment).otherwise
+    left = jwt_rotation.due(place(tmp_path, {"JWT_SECRET": B}, {}))
+    assert left and timedelta(seconds=995) < left - datetime.now(UTC) <= timedelta(seconds=1000)
+
+
+@pytest.mark.parametrize(
+    ("standing", "changes"),
+    [
+        ("idle", ["Make the new secret", "Accept the new secret everywhere"]),
+        ("made", ["Accept the new secret everywhere"]),
+        ("offered", ["Accept the new secret everywhere"]),
+        ("signing", []),
+    ],
+)
+def test_a_rotation_that_was_cut_short_is_carried_on(
+    tmp_path: Path, standing: str, changes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pm2, "workers", lambda environment: [])
+    values = {"JWT_SECRET": A} | ({"JWT_SECRET_PREVIOUS": B} if standing == "offered" else {})
+    if standing == "signing":
+        values = {"JWT_SECRET": B, "JWT_SECRET_PREVIOUS": A}
+    environment = place(tmp_path, values, {} if standing == "idle" else {"JWT_SECRET_PENDING": B})
+    assert [one.title for one in jwt_rotation.offers(environment, settle=1)] == changes
+    said = [line.partition(" in ")[0] for line in jwt_rotation.sign(environment, settle=1).describe()["does"]]
+    before = [] if standing == "signing" else ["set JWT_SECRET_PREVIOUS"]
+    assert said == ["keep the secret", "set JWT_SECRET", *before]
+    assert bool(jwt_rotation.finished(environment)) == (standing in ("idle", "made"))
+
+
+def test_a_rotation_begins_only_when_the_last_one_has_ended(tmp_path: Path) -> None:
     ago = (datetime.now(UTC) - timedelta(seconds=400)).isoformat()
-    environment = place(tmp_path, values, {"JWT_SECRET_PREVIOUS": A, "JWT_SECRET_SINCE": ago})
-    assert 595 < jwt_rotation.left(environment) <= 600
-    assert jwt_rotation.left(place(tmp_path, values, {})) == inf
-    assert jwt_rotation.left(place(tmp_path, {"JWT_SECRET": B}, {})) == 0
-
-
-def test_a_rotation_that_is_not_finished_is_not_retired(tmp_path: Path) -> None:
-    environment = place(tmp_path, {"JWT_SECRET": A, "JWT_SECRET_PREVIOUS": B}, {"JWT_SECRET_PENDING": B})
-    with pytest.raises(CheckFailed, match="Run stage rotate first"):
-        jwt_rotation.retirement(environment, settle=1)
+    staged = {"JWT_SECRET_PREVIOUS": A, "JWT_SECRET_SINCE": ago}
+    assert not jwt_rotation.ended(place(tmp_path, {"JWT_SECRET": B, "JWT_SECRET_PREVIOUS": A}, staged))
+    assert jwt_rotation.ended(place(tmp_path, {"JWT_SECRET": B}, {}))
 
 
 def test_closing_notes_the_new_secret_and_drops_the_backups(tmp_path: Path) -> None:
@@ -81,12 +115,13 @@ def test_closing_notes_the_new_secret_and_drops_the_backups(tmp_path: Path) -> N
         {"JWT_SECRET_PENDING": B, "JWT_SECRET_PREVIOUS": A},
     )
     env_file.edit(environment.api.env_file, {"JWT_SECRET": B, "JWT_SECRET_PREVIOUS": A})
-    change = jwt_rotation.close(environment, retire=False)
+    change = jwt_rotation.close(environment)
     change.do()
     change.do()
     staged = jwt_rotation.staged(environment)
     assert (staged.current, staged.pending, staged.previous) == (B, "", A)
     assert staged.age < 5
     assert not env_file.edits(environment.api.env_file)
-    jwt_rotation.close(environment, retire=True).do()
+    env_file.edit(environment.api.env_file, {"JWT_SECRET_PREVIOUS": None}, backup=False)
+    change.do()
     assert (staged.previous, staged.since) == ("", None)

@@ -3,7 +3,10 @@
 import contextlib
 import json
 import os
+import shlex
 import signal
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import urllib3
@@ -41,11 +44,12 @@ def test_another_home_has_no_daemon_and_gets_none(env: PropertyPulse) -> None:
 
 
 def test_a_variable_that_pm2_remembers_is_found(env: PropertyPulse) -> None:
-    assert pm2.remembered(env) == []
+    assert pm2.unheld(env)
     variables = {**env.variables, "JWT_SECRET": "stale"}
     try:
         program.run(["pm2", "restart", "0", "--update-env"], env=variables)
         assert pm2.remembered(env) == ["JWT_SECRET"]
+        assert not pm2.unheld(env) and not pm2.unheld(env, "JWT_SECRET") and pm2.unheld(env, "DATABASE_URL")
     finally:
         program.run(["pm2", "delete", "propertypulse-api"], env=env.variables)
         standin.mend()
@@ -60,10 +64,29 @@ def test_unknown_worker_is_an_error_with_what_pm2_said(env: PropertyPulse) -> No
 
 def test_change_shows_the_very_command_and_its_undo(env: PropertyPulse) -> None:
     first = pm2.workers(env)[0]
-    change = pm2.reload(env, [first], "Replace the canary")
+    change = pm2.replacement(env, [first], "Replace the canary", [pm2.reload(env, first)])
     assert change.describe()["does"] == ["PM2_HOME=tests/sandbox/state/pm2 pm2 reload 0"]
     assert str(first.pid) in change.replaces()
-    assert change.describe()["undo"][-1].endswith("pm2 reload 0")
+    assert change.describe()["undo"][1].endswith("pm2 reload 0")
+    stop = pm2.command(env, "stop", pm2.workers(env))
+    assert stop.shown == "PM2_HOME=tests/sandbox/state/pm2 pm2 stop 0 1"
+
+
+@pytest.mark.parametrize("act", ["reload", "command"])
+def test_what_is_shown_is_what_runs(env: PropertyPulse, monkeypatch: pytest.MonkeyPatch, act: str) -> None:
+    first, ran = pm2.workers(env)[0], list[str]()
+    made = pm2.reload(env, first) if act == "reload" else pm2.command(env, "restart", [first])
+    real = program.run
+
+    def record(words: Sequence[str], **options: Any) -> str:
+        if "jlist" in words:
+            return real(words, **options)
+        ran.append(shlex.join(words))
+        return ""
+
+    monkeypatch.setattr(program, "run", record)
+    made.run()
+    assert [f"PM2_HOME=tests/sandbox/state/pm2 {line}" for line in ran] == [made.shown]
 
 
 def test_dump_of_pm2_s_environment_reaches_nobody(env: PropertyPulse) -> None:
@@ -107,7 +130,7 @@ def test_worker_that_crashes_again_and_again_is_told_with_its_error(env: Propert
     standin.break_("bad-release")
     try:
         with contextlib.suppress(RunbookError):  # PM2 says that it went well, or not, depending on how fast it crashed
-            pm2.reload(env, before, "Replace worker 0").do()
+            pm2.reload(env, before[0]).run()
         with pytest.raises(RunbookError, match="does not stay up") as raised:
             pm2.settled(env, before, settle=2, within=30)
         assert "Cannot find module" in str(raised.value.evidence)

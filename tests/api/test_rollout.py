@@ -12,7 +12,7 @@ from opslib.api.pm2 import Worker
 from opslib.api.rollout import rollout, tidy
 from opslib.deployment import env_file
 from opslib.propertypulse import PropertyPulse
-from opslib.runbook.act import Later
+from opslib.runbook.act import Act, Later, act
 from opslib.runbook.errors import RunbookError
 from tests.place import Place
 
@@ -29,11 +29,13 @@ class Played:
     def quiet(self, environment: Any, **_: Any) -> list[Worker]:
         return list(self.workers)
 
-    def replace(self, environment: Any, before: list[Worker], *, settle: float) -> None:
-        for worker in before:
+    def reload(self, environment: Any, worker: Worker, *, settle: float) -> Act:
+        def run() -> None:
             self.put_back(environment, [replace(worker, pid=0)], reread=True)
             if worker.id == self.breaks:
                 raise RunbookError(f"worker {worker.id} does not stay up")
+
+        return act(f"pm2 reload {worker.id}", run=run)
 
     def put_back(self, environment: Any, before: list[Worker], *, reread: bool) -> None:
         for worker in before:
@@ -54,7 +56,7 @@ def _env(place: Place, monkeypatch: pytest.MonkeyPatch) -> PropertyPulse:
 def played(env: PropertyPulse, monkeypatch: pytest.MonkeyPatch) -> Played:
     one = Played(env.api.env_file)
     monkeypatch.setattr(pm2, "workers", one.quiet)
-    for name in ("quiet", "replace", "put_back"):
+    for name in ("quiet", "reload", "put_back"):
         monkeypatch.setattr(pm2, name, getattr(one, name))
     return one
 
@@ -67,7 +69,8 @@ def test_two_of_one_plan_follow_each_other(env: PropertyPulse, played: Played) -
     second = rollout(env, "Sign", values, replaces=["JWT_SECRET"])
     shown = first.describe()["does"]
     assert shown[0] == "set OFFERED in app/.env to the staged one"
-    assert [line.rpartition("HOME=pm2 ")[2] for line in shown[1:]] == ["pm2 reload 0", "pm2 reload 1"]
+    assert shown[1:] == ["pm2 reload 0", "pm2 reload 1"]
+    assert len(first.acts) == 3
     planned = second.replaces()
     assert planned.startswith("JWT_SECRET fingerprint ") and "worker 0, worker 1; release in force app" in planned
     staged.append("new")

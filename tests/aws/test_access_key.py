@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from opslib import propertypulse
-from opslib.aws import access_key, aws, key_rotation, key_stage, upload
+from opslib.aws import access_key, aws, key_rotation, key_standing, upload
 from opslib.aws.access_key import AccessKeys
 from opslib.aws.key_pair import ID, SECRET, Pair, StagedPair
 from opslib.aws.settings import S3
+from opslib.aws.upload import Probe
 from opslib.deployment import env_file
 from opslib.propertypulse import PropertyPulse
 from opslib.runbook.errors import BadEnvironment, BadParameter, RunbookError, UndoFailed
@@ -137,9 +138,9 @@ def test_calls_that_may_be_repeated_are(keys: AccessKeys, front: Front, how: How
         front.fail(call, how)
     assert keys.arn.endswith(keys.settings.user)
     assert len(ids(keys)) == 2
-    keys.turn(keys.pair.id, "Inactive")
-    keys.delete(keys.pair.id)
-    keys.delete(keys.pair.id)
+    keys.turning(keys.pair.id, "Inactive").run()
+    keys.deletion(keys.pair.id).run()
+    keys.deletion(keys.pair.id).run()
     assert len(ids(keys)) == 1
     assert how == "slow" or all(front.calls[call] > 1 for call in calls)
 
@@ -173,12 +174,12 @@ def test_a_run_that_died_while_it_made_the_key_is_run_again(
     assert left == (2 if dies == "stage" else 1)
     found = again(keys)
     assert len(found.lost()) == left - 1
-    assert not key_stage.problem(found, "rotate")
+    assert key_standing.room(found)
     assert ("whose secret got lost" in "; ".join(key_rotation.create(found).describe()["does"])) == (left == 2)
     found.make()
     assert len(ids(found)) == 2
     assert found.staged.pending
-    assert upload.proven(found.environment, found.arn, found.pair, within=5)[0]
+    assert upload.proven(found.environment, found.arn, found.pair, within=5)
 
 
 def test_a_key_of_somebody_else_is_never_taken_for_a_lost_one(keys: AccessKeys, iam: Any) -> None:
@@ -188,7 +189,7 @@ def test_a_key_of_somebody_else_is_never_taken_for_a_lost_one(keys: AccessKeys, 
         assert keys.lost() == []
     keys.staged.answered()
     assert keys.lost() == []
-    said = key_stage.problem(keys, "rotate")
+    said = key_standing.room(keys).otherwise
     assert f"…{theirs[-4:]} was used least recently (never used" in said
     assert "never does that to make room" in said
     with pytest.raises(RunbookError, match="AWS allows 2"):
@@ -225,7 +226,7 @@ def test_a_key_that_iam_lists_late_is_found_all_the_same(
 def test_staged_key_that_iam_has_not_is_made_anew(keys: AccessKeys) -> None:
     keys.make()
     first = keys.pair.id
-    keys.delete(first)
+    keys.deletion(first).run()
     keys.make()
     assert keys.pair.id != first
     assert keys.pair.id in ids(keys)
@@ -240,79 +241,81 @@ def test_key_in_force_is_never_deleted_by_an_undo(keys: AccessKeys) -> None:
     assert len(ids(keys)) == 2
 
 
-def test_stages_follow_each_other(keys: AccessKeys, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_procedures_follow_each_other(keys: AccessKeys) -> None:
     old = keys.pair
-    assert "run the stage rotate" in key_stage.problem(keys, "deactivate")
-    assert "run the stage rotate" in key_stage.problem(keys, "reactivate")
+    assert key_standing.in_force(keys) and key_standing.room(keys) and not key_standing.left(keys)
     keys.make()
     put_in_force(keys)
-    assert "run the stage rotate" in key_stage.problem(keys, "deactivate")
-    key_rotation.finish(keys).do()
-    assert keys.staged.previous == old
-    assert key_stage.finished(keys)
-    assert key_stage.as_left(keys, "rotate")[0]
-    assert "run the stage deactivate" in key_stage.problem(keys, "delete")
-    assert any("are good until" in why for why in key_stage.needed(keys, "deactivate", 0))
-    monkeypatch.setattr(key_stage, "AGAIN", timedelta())
-    assert "run the stages deactivate and delete first" in key_stage.problem(keys, "rotate")
+    assert key_standing.room(keys) and not key_standing.left(keys)  # it is carried on
+    key_rotation.close(keys).do()
+    assert keys.old == old
+    assert key_standing.left(keys)
+    assert key_standing.as_left(keys, "Active")
+    assert "run deactivate_s3_key first" in key_standing.rested(keys, 0).otherwise
+    assert "are good until" in key_standing.unneeded(keys, 0).otherwise
+    assert "run deactivate_s3_key and delete_s3_key first" in key_standing.room(keys).otherwise
     turned = key_rotation.turn(keys, "Inactive")
+    assert turned.describe()["does"][0].endswith(f"AccessKeyId=‹{old}›, Status='Inactive')")
     turned.do()
-    assert key_stage.as_left(keys, "deactivate")[0]
+    assert key_standing.as_left(keys, "Inactive")
     turned.put_back()
-    assert key_stage.as_left(keys, "reactivate")[0]
+    assert key_standing.as_left(keys, "Active")
     turned.do()
-    assert key_stage.needed(keys, "deactivate", 0) == []
-    assert "are asked for" in key_stage.needed(keys, "delete", 3600)[0]
-    assert key_stage.needed(keys, "delete", 0) == []
-    key_rotation.delete(keys).do()
-    assert upload.refused(keys.environment, old)[0], upload.refused(keys.environment, old)
-    key_rotation.delete(keys).do()
-    key_rotation.forget(keys).do()
-    assert keys.staged.previous is None
-    assert not key_stage.problem(keys, "delete")
-    assert key_rotation.stage(keys, "delete", settle=1) == ([], [], [])
+    assert key_standing.unneeded(keys, 0)
+    assert "3600 s are asked for" in key_standing.rested(keys, 3600).otherwise
+    assert key_standing.rested(keys, 0)
+    delete = keys.deletion(old.id)
+    delete.run()
+    refused = upload.refused(keys.environment, old)
+    assert refused, refused
+    delete.run()
+    assert key_standing.rested(keys, 3600)  # there is nothing to wait for
+    assert "run delete_s3_key, which forgets it" in key_standing.unneeded(keys, 0).otherwise
+    keys.staged.forget()
+    assert not key_standing.left(keys)
+    assert key_standing.as_left(keys, "")
 
 
 def test_somebody_who_still_uses_the_old_key_is_found(keys: AccessKeys) -> None:
     old = keys.pair
     keys.make()
     put_in_force(keys)
-    key_rotation.finish(keys).do()
+    key_rotation.close(keys).do()
     env = keys.environment
     keys.settings = env.part(S3).model_copy(update={"presigned": 1})
     time.sleep(2.2)
-    assert key_stage.needed(keys, "deactivate", 0) == []
+    assert key_standing.unneeded(keys, 0)
     aws.client(env, "s3", old).list_objects_v2(Bucket=BUCKET)
-    why = key_stage.needed(keys, "deactivate", 0)
-    assert [one for one in why if "for s3, and the API signs with another since" in one], why
-    assert any("60 s without use" in one for one in key_stage.needed(keys, "deactivate", 60))
+    why = key_standing.unneeded(keys, 0).otherwise
+    assert "for s3, and the API signs with another since" in why
+    assert "60 s without use" in key_standing.unneeded(keys, 60).otherwise
 
 
 def test_key_of_another_user_is_told_at_once(keys: AccessKeys) -> None:
     began = time.monotonic()
-    ok, rows = upload.proven(keys.environment, "arn:aws:iam::123456789012:user/somebody", keys.pair, within=60)
-    assert not ok
-    assert rows[0]["found"] == keys.arn
+    proven = upload.proven(keys.environment, "arn:aws:iam::123456789012:user/somebody", keys.pair, within=60)
+    assert not proven
+    assert proven.evidence[0].found == keys.arn
     assert time.monotonic() - began < 10
 
 
 def test_key_that_may_touch_another_bucket_is_not_proven(keys: AccessKeys, iam: Any) -> None:
     user = keys.settings.user
     iam.put_user_policy(UserName=user, PolicyName=user, PolicyDocument=policy(BUCKET, BACKUP_BUCKET))
-    ok, rows = upload.proven(keys.environment, keys.arn, keys.pair, within=60)
-    assert not ok
-    assert {"asked": f"S3 PutObject in {BACKUP_BUCKET}", "expected": "AccessDenied", "found": "done"} in rows
-    assert {"asked": "and delete it again", "expected": "done", "found": "done"} in rows
+    proven = upload.proven(keys.environment, keys.arn, keys.pair, within=60)
+    assert not proven
+    assert Probe(f"S3 PutObject in {BACKUP_BUCKET}", "AccessDenied", "done") in proven.evidence
+    assert Probe("and delete it again", "done", "done") in proven.evidence
 
 
 def test_new_key_that_is_not_known_everywhere_yet_is_waited_for(keys: AccessKeys, front: Front) -> None:
     front.fail(f"PUT {BUCKET}", "denied", 3)
-    ok, rows = upload.proven(keys.environment, keys.arn, keys.pair, within=20)
-    assert ok, rows
+    proven = upload.proven(keys.environment, keys.arn, keys.pair, within=20)
+    assert proven, proven
     front.fail(f"PUT {BUCKET}", "denied", 999)
-    ok, rows = upload.proven(keys.environment, keys.arn, keys.pair, within=1)
-    assert not ok
-    assert "X-Amz" not in json.dumps(rows)
+    proven = upload.proven(keys.environment, keys.arn, keys.pair, within=1)
+    assert not proven
+    assert "X-Amz" not in str(proven)
 
 
 def test_probe_leaves_nothing_behind(keys: AccessKeys) -> None:

@@ -41,9 +41,6 @@ def test_it_goes_from_pending_to_in_force_to_forgotten(staged: StagedPair) -> No
     assert staged.previous == OLD
     staged.finish()
     assert held(staged)[:3] == (NEW, None, OLD) and staged.since
-    staged.reopen()
-    assert held(staged) == (NEW, NEW, OLD, None)
-    staged.finish()
     staged.deactivated(True)
     assert staged.inactive
     staged.forget()

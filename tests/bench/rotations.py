@@ -83,7 +83,8 @@ def put_back(saved: Saved, old: Mapping[str, str], new: Mapping[str, str]) -> No
 
 def run(terminal: Terminal, procedure: str, **parameters: str) -> None:
     """Run a procedure of ours."""
-    given = [word for name, value in {"settle_seconds": "2", **parameters}.items() for word in ("-p", name, value)]
+    named = {"settle_seconds": "2", **parameters}  # an empty one is not given
+    given = [word for name, value in named.items() if value for word in ("-p", name, value)]
     terminal.run(sys.executable, "-m", "opslib.runbook.cli", "run", procedure, "--apply", *given)
 
 
@@ -117,10 +118,10 @@ def stripe_keys(terminal: Terminal) -> None:
 
 
 def s3_credentials(terminal: Terminal) -> None:
-    """All three stages, without the time in between."""
+    """A new key, and the old one taken away, without the time in between."""
     run(terminal, "rotate_s3_credentials")
-    run(terminal, "rotate_s3_credentials", stage="deactivate", compromised="True")
-    run(terminal, "rotate_s3_credentials", stage="delete", compromised="True")
+    run(terminal, "deactivate_s3_key", settle_seconds="", accept_broken_uploads="True")
+    run(terminal, "delete_s3_key", settle_seconds="", quiet_seconds="0")
 
 
 # Ours first: of what the old runbook leaves in a log none may be taken for ours.

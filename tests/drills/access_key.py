@@ -1,8 +1,13 @@
 """The API's access keys on the stand-in: the states that their rotation starts from, and what must hold at its end."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+
 from opslib.aws import aws, upload
 from opslib.aws.access_key import AccessKeys
 from opslib.aws.key_pair import ID, SECRET
+from opslib.runbook.answer import Answer
 from tests.drills import standing
 from tests.drills.standing import nothing, sandbox
 from tests.sandbox.credentials import BACKUP_BUCKET, BUCKET
@@ -21,11 +26,11 @@ def one() -> None:
     current = found.staged.current
     for key in found.listed():
         if not current or key.id != current.id:
-            found.delete(key.id)
+            found.deletion(key.id).run()
     standing.stage(NOTHING)
     if problems():
         for key in found.listed():
-            found.delete(key.id)
+            found.deletion(key.id).run()
         iam = aws.client(sandbox(), "iam", aws.administrator(sandbox()))
         made = iam.create_access_key(UserName=found.settings.user)["AccessKey"]
         standing.put({ID: made["AccessKeyId"], SECRET: made["SecretAccessKey"]}, NOTHING)
@@ -43,9 +48,19 @@ def inactive() -> None:
     if _before() != "Inactive" or problems():
         two()
         found = keys()
-        assert found.staged.previous
-        found.turn(found.staged.previous.id, "Inactive")
+        found.turning(found.old.id, "Inactive").run()
         found.staged.deactivated(True)
+
+
+@contextmanager
+def rested() -> Iterator[None]:
+    """The old key of a rotation has been inactive for a day; afterwards there is one key."""
+    inactive()
+    standing.stage({f"{ID}_INACTIVE_SINCE": (datetime.now(UTC) - timedelta(days=1)).isoformat()})
+    try:
+        yield
+    finally:
+        one()
 
 
 def problems() -> list[str]:
@@ -54,10 +69,10 @@ def problems() -> list[str]:
     staged, listed = found.staged, {key.id: key.status for key in found.listed()}
     current, before = staged.current, staged.previous
     ours = {pair.id for pair in (current, before) if pair}
-    signs, rows = upload.signs(env, current) if current else (False, [])
+    signs = upload.signs(env, current) if current else Answer(False)
     probes = _probes()
     wrong = {
-        f"the API does not sign with the key of the .env: {rows}": signs,
+        f"the API does not sign with the key of the .env: {signs.evidence}": bool(signs),
         "the key of the .env is not active": current is not None and listed.get(current.id) == "Active",
         "a key is staged that is not in force": staged.pending is None,
         f"IAM has a stray key: {len(listed)} keys": set(listed) <= ours,

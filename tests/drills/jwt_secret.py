@@ -3,6 +3,8 @@
 import base64
 import hmac
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from urllib.request import Request, urlopen
 
@@ -39,6 +41,16 @@ def overlap(days: float = 8) -> None:
     standing.stage({"JWT_SECRET_SINCE": since})
 
 
+@contextmanager
+def overdue() -> Iterator[None]:
+    """An old secret is there to retire; afterwards the one that the stand-in was started with is."""
+    overlap()
+    try:
+        yield
+    finally:
+        first()
+
+
 def problems() -> list[str]:
     """Say what is wrong with the state that a rotation has ended in; nothing if all is well."""
     env, wrong = sandbox(), standing.problems()
@@ -49,9 +61,8 @@ def problems() -> list[str]:
     expected = {"current": (current, 200), "previous": (previous, 200)}
     if (retired := jwt_rotation.staged(env).previous) and not previous:
         expected["retired"] = (retired, 401)
-    held, rows = jwt.prove(env, expected)
-    if not held:
-        wrong.append(f"the workers do not accept what the .env says: {rows}")
+    if not (proven := jwt.prove(env, expected)):
+        wrong.append(f"the workers do not accept what the .env says: {proven.evidence}")
     if others := [made for made in map(signed_by, [current] * 4 * INSTANCES) if not made]:
         wrong.append(f"{len(others)} of {4 * INSTANCES} tokens are signed with another secret than the .env has")
     return wrong

@@ -3,7 +3,9 @@
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 
 from opslib import propertypulse
 from opslib.api import health, pm2
@@ -43,6 +45,19 @@ def put(values: Values, staged: Values) -> None:
                 raise
             time.sleep(1)
     pm2.settled(env, before, settle=0, within=30)
+
+
+@contextmanager
+def stopped() -> Iterator[None]:
+    """No worker runs; afterwards they do again."""
+    name = sandbox().api.name
+    standin.run("-s", "stop", name)
+    try:
+        yield
+    finally:
+        if any(worker.status != "online" for worker in workers()):
+            standin.run("-s", "start", name)
+            pm2.settled(sandbox(), [replace(worker, pid=0) for worker in workers()], settle=0, within=30)
 
 
 def stage(values: Values) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from opslib import propertypulse
 from opslib.api import pm2
+from opslib.deployment import env_file
 from opslib.runbook import listing, procedure
 from tests import sandbox
 from tests.place import states
@@ -138,14 +139,18 @@ def test_fork_mode_says_that_requests_will_fail() -> None:
         sandbox.mend("fork-mode")
 
 
-def test_hard_restart_is_verified_too() -> None:
-    before = {worker.pid for worker in workers()}
-    code, _, shown = restart("-p", "mode", "hard")
-    assert code == 1
-    assert "accept_downtime" in shown
-    code, made, _ = restart("-p", "mode", "hard", "-p", "accept_downtime", "True")
-    assert (code, made["metadata"]["opslib"]["outcome"]) == (0, "applied")
-    assert not before & {worker.pid for worker in workers()}
+def test_secret_that_is_gone_from_the_env_file_is_named_before_a_worker_is_taken_away() -> None:
+    before, file = {worker.pid for worker in workers()}, propertypulse.load("sandbox").api.env_file
+    edit = env_file.edit(file, {"JWT_SECRET": None})
+    assert edit
+    try:
+        code, made, shown = restart()
+    finally:
+        env_file.restore(edit)
+        env_file.drop(edit)
+    assert (code, made["metadata"]["opslib"]["outcome"]) == (1, "failed")
+    assert "✗ Every secret that the code names has a value — Put JWT_SECRET into the .env" in shown
+    assert before == {worker.pid for worker in workers()}
 
 
 def test_killed_half_way_it_is_run_again() -> None:

@@ -1,4 +1,4 @@
-"""Drills of `rotate_jwt_secret` on the stand-in: under traffic, with releases that do not go along, and killed."""
+"""Drills of a JWT secret's rotation, its end and its revocation: under traffic, and with releases that fall short."""
 
 import json
 import subprocess
@@ -28,19 +28,9 @@ def _leave_no_rotation(sandbox: None) -> Iterator[None]:
     jwt_secret.first()
 
 
-def rotate(*arguments: str) -> tuple[int, dict[str, Any], str]:
+def rotate(*arguments: str, name: str = "rotate_jwt_secret") -> tuple[int, dict[str, Any], str]:
     """Run the procedure with --apply; give its exit code, its record, and what the terminal showed."""
-    command = [
-        sys.executable,
-        "-m",
-        "opslib.runbook.cli",
-        "run",
-        "rotate_jwt_secret",
-        "--apply",
-        "-p",
-        "settle_seconds",
-        "1",
-    ]
+    command = [sys.executable, "-m", "opslib.runbook.cli", "run", name, "--apply", "-p", "settle_seconds", "1"]
     done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=300)
     assert "Traceback" not in done.stderr, done.stderr
     file = Path(done.stdout.splitlines()[-1])
@@ -72,12 +62,15 @@ def test_nobody_notices_a_rotation_nor_its_end_and_no_secret_gets_out() -> None:
         assert new != ODD
         assert jwt_secret.problems() == []
         assert jwt_rotation.found(env) == "overlap"
-        code, _, early = rotate("-p", "stage", "retire")
+        code, _, again = rotate()
+        assert code == 1
+        assert "✗ The last rotation has ended" in again and "Run retire_jwt_secret, from " in again
+        code, _, early = rotate(name="retire_jwt_secret")
         assert code == 1
         assert "s to go, 7.0 days" in early
         standing.stage({"JWT_SECRET_SINCE": "2026-01-01T00:00:00Z"})
         with sandbox.Traffic(rate=100, writes=True) as traffic:
-            code, retired, ended = rotate("-p", "stage", "retire")
+            code, retired, ended = rotate(name="retire_jwt_secret")
         assert (code, outcome(retired)) == (0, "applied"), ended
         assert traffic.result.failed == 0 and traffic.result.lossless, traffic.result
     assert jwt_rotation.PREVIOUS not in env_file.read(env.api.env_file)
@@ -110,6 +103,7 @@ def test_an_api_that_knows_one_secret_is_left_as_it_was_unless_a_mass_logout_is_
         assert jwt_secret.problems() == []
         code, made, shown = rotate("-p", "accept_mass_logout", "True")
         assert (code, outcome(made)) == (0, "applied"), shown
+        assert "✗ Every worker still accepts the one before — accepted by the operator" in shown.replace("!", "✗")
         assert set(jwt.answers(standing.sandbox(), jwt_rotation.old(standing.sandbox()))) == {401}
     finally:
         sandbox.mend("no-previous-secret")
@@ -165,11 +159,11 @@ def test_an_env_file_that_is_read_only_is_refused_before_anything_changes() -> N
     assert staged.pending == pending
 
 
-def test_a_compromised_secret_is_refused_at_once() -> None:
+def test_a_revoked_secret_is_refused_at_once() -> None:
     jwt_secret.overlap(days=1)
     env = standing.sandbox()
     values = env_file.read(env.api.env_file)
-    code, made, shown = rotate("-p", "compromised", "True")
+    code, made, shown = rotate(name="revoke_jwt_secret")
     assert (code, outcome(made)) == (0, "applied"), shown
     assert jwt_secret.problems() == []
     assert all(set(jwt.answers(env, values[key])) == {401} for key in (jwt_rotation.KEY, jwt_rotation.PREVIOUS))

@@ -28,6 +28,7 @@ from tests.sandbox.layout import LOGS, PM2_HOME, STATE
 
 pytestmark = pytest.mark.usefixtures("sandbox")
 
+ROTATE = "rotate_s3_credentials"
 SETTLE = ("-p", "settle_seconds", "2")
 ROOT = procedure.root()
 
@@ -40,14 +41,18 @@ def one_key() -> Iterator[None]:
     access_key.one()
 
 
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "opslib.runbook.cli", "run", "rotate_s3_credentials", "--apply", *SETTLE, *arguments]
+def command(name: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "opslib.runbook.cli", "run", name, "--apply", *arguments]
 
 
-def rotate(*arguments: str, root: Path = ROOT) -> tuple[int, dict[str, Any], str]:
+def rotate(root: Path = ROOT) -> tuple[int, dict[str, Any], str]:
+    return apply(ROTATE, *SETTLE, root=root)
+
+
+def apply(name: str, *arguments: str, root: Path = ROOT) -> tuple[int, dict[str, Any], str]:
     """Run the procedure with --apply; give its exit code, its record, and what the terminal showed."""
     variables = {**os.environ, "RUNBOOK_ROOT": str(root)}
-    done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=300, env=variables)
+    done = subprocess.run(command(name, *arguments), capture_output=True, text=True, timeout=300, env=variables)
     assert "Traceback" not in done.stderr, done.stderr
     file = Path(done.stdout.splitlines()[-1])
     return done.returncode, json.loads(file.read_text()), done.stdout + done.stderr
@@ -82,14 +87,19 @@ def test_whole_rotation_costs_no_request_and_shows_no_secret() -> None:
     old = keys().pair
     shown = []
     with leaks.command_lines() as lines, sandbox.Traffic(rate=100, writes=True) as traffic:
-        for stage in (["rotate"], ["deactivate", "-p", "compromised", "True"], ["delete", "-p", "compromised", "True"]):
-            code, made, text = rotate("-p", "stage", *stage)
+        for words in (
+            [ROTATE, *SETTLE],
+            ["deactivate_s3_key", "-p", "accept_broken_uploads", "True"],
+            ["delete_s3_key", "-p", "quiet_seconds", "0"],
+        ):
+            code, made, text = apply(*words)
             assert (code, made["metadata"]["opslib"]["outcome"]) == (0, "applied"), text
             assert set(states(made)) == {"completed"}
             assert problems() == []
             shown += [text, json.dumps(made)]
-            if stage == ["rotate"]:
-                early = rotate("-p", "stage", "deactivate")
+            if words[0] == ROTATE:
+                assert "✗ The user may get another key" in rotate()[2]
+                early = apply("deactivate_s3_key")
                 assert early[0] == 1
                 assert "URLs that were signed with it are good until" in early[2]
     assert traffic.result.asked > 1000
@@ -97,7 +107,7 @@ def test_whole_rotation_costs_no_request_and_shows_no_secret() -> None:
     new = keys().pair
     assert new.id != old.id
     assert [key.id for key in keys().listed()] == [new.id]
-    assert upload.refused(propertypulse.load("sandbox"), old)[0]
+    assert upload.refused(propertypulse.load("sandbox"), old)
     secrets = {"old": old.secret, "new": new.secret, "administrator": Credentials.load().aws_admin_secret_access_key}
     secrets |= {"old id": old.id, "new id": new.id}
     assert leaks.shown(secrets, {text[:80]: text for text in (*shown, *lines)}) == []
@@ -182,9 +192,9 @@ def test_killed_and_run_again_in_vain_it_is_undone_to_what_was_before_both() -> 
     assert problems() == []
 
 
-def kill(whom: str, line: str, later: float, *arguments: str) -> None:
+def kill(whom: str, line: str, later: float) -> None:
     """Begin a run, and kill it so many seconds after it has shown this line."""
-    with subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command(ROTATE, *SETTLE), stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         assert any(line in shown for shown in iter(process.stdout.readline, "")), line
         time.sleep(later)

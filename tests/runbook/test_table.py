@@ -1,6 +1,7 @@
 """Tables: any evidence becomes rows, and nothing in them is taken for Markdown or HTML."""
 
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -30,6 +31,7 @@ class Worker:
         (Worker(3, False), [{"pid": "3", "online": "no"}]),
         ([Worker(3, True), {"pid": 4}], [{"pid": "3", "online": "yes"}, {"pid": "4"}]),
         ((x for x in "ab"), [{"": "a"}, {"": "b"}]),
+        ({"due": datetime(2026, 1, 31, 3, tzinfo=timezone(timedelta(hours=2)))}, [{"due": "2026-01-31T01:00:00Z"}]),
         ({"file": procedure.root() / "notebooks/x.ipynb"}, [{"file": "notebooks/x.ipynb"}]),
     ],
 )
