@@ -46,11 +46,11 @@ class Worker:
     status: str
     mode: str
     restarts: int
-    up: int  # seconds
-    memory: int  # MiB
+    up: int = field(compare=False)  # seconds
+    memory: int = field(compare=False)  # MiB
     release: Path | None
     ready: bool  # whether PM2 waits for the worker to say that it is ready
-    logs: list[Position] = field(repr=False)
+    logs: list[Position] = field(repr=False, compare=False)
     """Where its logs for errors and output ended when this was asked."""
 
 

@@ -126,25 +126,27 @@ class Run:
         otherwise: str = "",
         accept: bool = False,
         asked: bool = True,
+        to_apply: bool = False,
     ) -> None:
         """Record a question about the world that must be answered yes. Raise CheckFailed if it is not.
 
         `evidence` is shown as a table; `otherwise` says what to do where the answer is not yes. With `accept` the
-        operator goes on with any answer, which the record says. One that is not `asked` is shown so.
+        operator goes on with any answer, which the record says. One that is not `asked` is shown so; one that must only
+        be yes `to_apply` (a name that is typed, a reason) is not asked in a plan, and no part of it.
         """
         self._open()
         self._reach()
-        if not asked:
+        if not asked or (to_apply and not self.applies):
             self._checks.pop(title, None)
-            self._answers[title] = "not asked"
-            self._show(step("check", title, None, note="not asked"))
+            self._answer(title, "not asked", to_apply)
+            self._show(step("check", title, None, note="asked in a run that applies" if asked else "not asked"))
             return
         given = given() if callable(given) else given
         # Anything else than a plain yes is no: an object that happens to be true answers nothing.
         answer = answered(given if isinstance(given, Answer) else given is True, evidence, otherwise)
         if answer or accept or not self.verified:
             self._checks[title] = bool(answer) or accept
-        self._answers[title] = [answer.ok, accept, table.rows(answer.evidence, lasting=True)]
+        self._answer(title, [answer.ok, accept, table.rows(answer.evidence, lasting=True)], to_apply)
         self._show(step("check", title, answer.ok, **_more(answer, accept)), answer.evidence)
         if not answer and not accept:
             found = "cannot tell" if answer.ok is None else "not so"
@@ -518,6 +520,11 @@ class Run:
         came = [one["title"] for one in happened if one["step"] not in ("start", "end")]
         after = f", after: {came[-1]}" if came else ""
         return f"the run of {last.started[:16].replace('T', ' ')} UTC {ended}{after}; this one goes on from there"
+
+    def _answer(self, title: str, said: Any, to_apply: bool) -> None:
+        """Keep what the plan's digest has of an answer."""
+        if not to_apply:
+            self._answers[title] = said
 
     def _strange(self) -> list[str]:
         """Give the digest of each cell that this kernel was given and that is not the procedure's."""

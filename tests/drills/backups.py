@@ -98,6 +98,7 @@ def run(
     root: Path = ROOT,
     largest: int = 0,
     variables: Mapping[str, str] = MappingProxyType({}),
+    apply: bool = True,
 ) -> tuple[int, dict[str, Any], str]:
     """Run it; give its exit code, its record, and what the terminal showed.
 
@@ -109,7 +110,7 @@ def run(
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
 
     done = subprocess.run(
-        command(*arguments, name=name),
+        [word for word in command(*arguments, name=name) if apply or word != "--apply"],
         capture_output=True,
         text=True,
         timeout=300,

@@ -13,6 +13,7 @@ import pytest
 from opslib.backups import swap
 from opslib.database.login import KEY
 from opslib.runbook import procedure
+from opslib.runbook.record import steps
 from tests import leaks, recorder, sandbox
 from tests.drills import (
     access_key,
@@ -66,10 +67,23 @@ class Operator:
     def apply(self, name: str, **parameters: object) -> None:
         """Apply a procedure, and keep what came of it."""
         given = [word for key, value in parameters.items() for word in ("-p", key, str(value))]
+        _, plan, _ = backups.run("--reason", "drill", *given, name=name, apply=False)
         begun = time.time()
         code, record, said = backups.run("--reason", "drill", *given, name=name)
         self.done.append(Done(name, parameters, begun, time.time(), code, record))
         assert record["metadata"]["opslib"]["outcome"] == "applied", said
+        assert differences(planned(plan), planned(record)) == [], "an approval of this plan would have been void"
+
+
+def planned(record: dict[str, Any]) -> dict[str, Any]:
+    """Give what a run has planned: what its digest covers."""
+    plan = next(one for one in reversed(steps(record)) if one["step"] == "plan")
+    return {"changes": plan["changes"], **plan["context"]}
+
+
+def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """Say where two plans differ."""
+    return [f"{key}: {one.get(key)} / {other.get(key)}" for key in {*one, *other} if one.get(key) != other.get(key)]
 
 
 def check_email_delivery(operator: Operator) -> None:
