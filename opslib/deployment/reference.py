@@ -67,7 +67,7 @@ def _manager(where: str, name: str) -> str:
 
 
 def _person(where: str, name: str) -> str:
-    from opslib.runbook.run import headless
+    from opslib.runbook.session import headless
 
     if headless():
         raise BadParameter(f"{name}: nobody is there to ask; use another reference ({KINDS})")

@@ -21,7 +21,7 @@ from opslib.runbook.act import act
 from opslib.runbook.change import Change
 from opslib.runbook.errors import ChangeFailed
 from opslib.runbook.mask import mask
-from opslib.runbook.run import operator
+from opslib.runbook.session import operator
 
 PATIENCE = 5
 """Seconds for which a row that somebody else has locked is tried again."""

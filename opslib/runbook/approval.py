@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from opslib.runbook import change as changes, listing, program, record
+from opslib.runbook import listing, plan as plans, program, record
 from opslib.runbook.environment import Environment
 from opslib.runbook.errors import CommandFailed, NotApproved, Refused
 
@@ -43,7 +43,7 @@ def plan(digest: str) -> tuple[listing.Summary, dict[str, Any]]:
     for one in listing.records():
         for step in record.steps(json.loads(one.path.read_bytes())):
             whole = str(step.get("digest", "")) if step["step"] == "plan" and "context" in step else ""
-            if digest in (whole, changes.short(whole)) and changes.digest(step["context"], step["changes"]) == whole:
+            if digest in (whole, plans.short(whole)) and plans.digest(step["context"], step["changes"]) == whole:
                 return one, step
     raise Refused(f"no record shows a plan {digest[:40]!a}. Run the procedure without --apply, and take its digest.")
 
@@ -69,17 +69,15 @@ def sign(digest: str, *, environment: Environment, procedure: str, by: str, key:
 
 def check(digest: str, *, environment: Environment, procedure: str, operator: str) -> Approval:
     """Give the signed approval of a plan. Raise NotApproved if it is missing, one's own, expired or not genuine."""
-    how = f"Ask somebody else to read it and to run: runbook approve {changes.short(digest)}"
+    how = f"Ask somebody else to read it and to run: runbook approve {plans.short(digest)}"
     try:
         found = Approval(**json.loads(_file(environment, digest).read_text()))
     except FileNotFoundError:
         raise NotApproved(f"{procedure} in {environment.name} asks for a second person's approval. {how}") from None
     except (OSError, ValueError, TypeError) as error:
-        raise NotApproved(f"the approval of plan {changes.short(digest)} cannot be read ({error}). {how}") from None
+        raise NotApproved(f"the approval of plan {plans.short(digest)} cannot be read ({error}). {how}") from None
     if (found.digest, found.environment, found.procedure) != (digest, environment.name, procedure):
-        raise NotApproved(
-            f"the approval is for another plan, {changes.short(found.digest)} of {found.procedure}. {how}"
-        )
+        raise NotApproved(f"the approval is for another plan, {plans.short(found.digest)} of {found.procedure}. {how}")
     if found.by in _logins(operator):
         raise NotApproved(f"{found.by} cannot approve what {found.by} runs. {how}")
     check_signature(found, environment)

@@ -1,7 +1,5 @@
 """A change: one thing that acts, shown before it does, with its undo."""
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -66,17 +64,6 @@ class Change:
     @property
     def _undone(self) -> list[str]:
         return [f"none: {self.undo.why}"] if isinstance(self.undo, Kept) else _lines(self.undo)
-
-
-def digest(context: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
-    """Give the digest of a plan: SHA-256 over what it is for and what it shows, in 64 hexadecimal digits."""
-    content = json.dumps([context, list(rows)], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()
-
-
-def short(digest: str) -> str:
-    """Give what people see and type of a digest: its first 16 digits."""
-    return digest[:16]
 
 
 def _lines(acts: Sequence[Act]) -> list[str]:

@@ -148,8 +148,8 @@ def _verify(options: argparse.Namespace) -> int:
 
 def _approve(options: argparse.Namespace) -> int:
     from opslib.runbook import approval, environment
-    from opslib.runbook.change import short
-    from opslib.runbook.run import operator
+    from opslib.runbook.plan import short
+    from opslib.runbook.session import operator
 
     planned, step = approval.plan(options.digest)
     print(f"{planned.procedure} in {planned.environment}, planned by {planned.operator} at {planned.started}")

@@ -1,5 +1,6 @@
 """The listing of records: what each run was, when, and how it ended."""
 
+import json
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any
 import psutil
 
 from opslib.runbook.errors import Outcome, Refused
-from opslib.runbook.record import folder, head, named
+from opslib.runbook.record import folder, head, named, steps
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,19 @@ def find(name: str) -> Path:
         found = ", ".join(named(file) for file in fits[:5]) or "none"
         raise Refused(f"{name[:120]!a} names {len(fits)} records ({found}). `runbook records` lists them.")
     return fits[0]
+
+
+def left_open(environment: str, procedure: str, *, besides: str) -> str:
+    """Say which run a new one goes on from, if the last that applied was killed or needs a person."""
+    found = records(environment=environment, procedure=procedure)
+    last = next((one for one in found if one.apply and not one.path.stem.endswith(besides)), None)
+    if last is None or (last.finished and last.outcome != Outcome.NEEDS_PERSON):
+        return ""
+    ended = "needs a person" if last.finished else "was cut short"
+    happened = steps(json.loads(last.path.read_bytes()))
+    came = [one["title"] for one in happened if one["step"] not in ("start", "end")]
+    after = f", after: {came[-1]}" if came else ""
+    return f"the run of {last.started[:16].replace('T', ' ')} UTC {ended}{after}; this one goes on from there"
 
 
 def _alive(process: Any) -> bool:

@@ -1,28 +1,24 @@
 """A run: checks, a plan, its changes, what verifies them, and what undoes them."""
 
 import atexit
-import getpass
-import hashlib
-import json
 import linecache
 import os
-import shlex
 import sys
 import time
 import uuid
 from collections.abc import Callable
 from datetime import datetime
-from pathlib import Path
 from typing import IO, Any
 
 from opslib.runbook import (
-    change as changes,
     environment as environments,
     ledger,
     lock,
     mask as masking,
+    plan as plans,
     procedure,
     progress,
+    session,
     table,
 )
 from opslib.runbook.answer import Answer, answered
@@ -79,7 +75,7 @@ class Run:
     """One execution of a procedure in one environment. Made by `start`."""
 
     def __init__(self, name: str, environment: str, apply: bool, approval: str, reason: str, incident: str) -> None:
-        copy = _copy()
+        copy = session.copy()
         self.id = os.environ.get("OPSLIB_RUN") or (copy.stem.rpartition("-")[2] if copy else uuid.uuid4().hex[:8])
         self.applies = apply
         self.ended: Outcome | None = None
@@ -97,14 +93,14 @@ class Run:
         self._reached = (-1, 0)
         self._planned: dict[str, dict[str, Any]] = {}
         self._found: dict[str, Finding] = {}
-        self._planned_cells: list[str] = []
+        self._foreign: list[str] = []
         self._digest = ""
         self._approval = approval
         self._approved = ""
         self._began = now()
         self._closing: Step = {}
         self._lock: IO[str] | None = None
-        self._about = {"reason": reason, "incident": incident, "operator": operator()}
+        self._about = {"reason": reason, "incident": incident, "operator": session.operator()}
         try:
             self.procedure: Procedure = procedure.load(name)
             self.parameters = self.procedure.bind(self._given(environment, apply, approval, reason, incident))
@@ -115,7 +111,7 @@ class Run:
         except Refused as error:
             self.stop(error)
             raise
-        self.show_start(note=self._cut_short() if apply else "")
+        self.show_start(note=self._left_open() if apply else "")
 
     def check(
         self,
@@ -168,22 +164,16 @@ class Run:
             )
         rows = [one.describe() for one in planned]
         self._planned = {t: r for t, r in self._planned.items() if t in self._done} | {r["change"]: r for r in rows}
-        settled = ("apply", "approval", "reason", "incident")
-        context = {key: value for key, value in self.parameters.items() if key not in settled}
-        described = environments.file(self.environment.name).read_bytes()
-        context |= {"procedure": self.procedure.name, "source": self.procedure.digest, "code": procedure.code()}
-        context |= {"environment's file": hashlib.sha256(described).hexdigest(), "answers": dict(self._answers)}
-        if strange := self._strange():
-            context["cells that are not the procedure's"] = strange
-        self._planned_cells = strange
-        self._digest = changes.digest(context, rows)
-        title = f"Plan {changes.short(self._digest)}"
+        context = plans.context(self.procedure, self.environment, self.parameters, self._answers)
+        self._foreign = plans.foreign(self.procedure)
+        self._digest = plans.digest(context, rows)
+        title = f"Plan {plans.short(self._digest)}"
         shown = step("plan", title, None, digest=self._digest, context=context, changes=rows)
         shown["note"] = f"{len(rows)} change{'s' * (len(rows) != 1)}, " + (
             "none of them made yet" if self.applies else "none of which this run makes"
         )
-        if strange:
-            shown["note"] += f"; {len(strange)} cells ran that the procedure does not have"
+        if self._foreign:
+            shown["note"] += f"; {len(self._foreign)} cells ran that the procedure does not have"
         numbered = enumerate(zip(planned, rows, strict=True), 1)
         self._show(shown, [line for number, (one, row) in numbered for line in one.lines(number, row["to"])])
         if self.applies:
@@ -207,9 +197,9 @@ class Run:
                 continue
             if self._policy != "none" and self._approved != self._digest:
                 raise NotApproved(
-                    f"plan {changes.short(self._digest)} is not approved. Approve it above, then run this cell again."
+                    f"plan {plans.short(self._digest)} is not approved. Approve it above, then run this cell again."
                 )
-            if self._policy != "none" and self._strange() != self._planned_cells:
+            if self._policy != "none" and plans.foreign(self.procedure) != self._foreign:
                 raise NotApproved(
                     "a cell that is not the procedure's, or was edited, ran after the plan was shown: what is approved "
                     "is what runs. Run the plan cell again, and approve what it shows then."
@@ -302,7 +292,7 @@ class Run:
 
     def finish(self) -> None:
         """End a run whose checks all held; its record is complete. Asked again in JupyterLab, say how it ended."""
-        if self.ended and not headless():
+        if self.ended and not session.headless():
             Display().show(self._closing, text=self._way_on)
             return
         self._open()
@@ -320,14 +310,15 @@ class Run:
         if self.applies:
             self._end(Outcome.APPLIED, held)
         elif self._planned:
-            self._end(Outcome.PLANNED, f"{held}. Nothing was changed. To carry it out: {self._command}")
+            carry_out = plans.command(self.procedure, self.environment, self.parameters, self._about, self._digest)
+            self._end(Outcome.PLANNED, f"{held}. Nothing was changed. To carry it out: {carry_out}")
         else:
             self._end(Outcome.PLANNED, f"{held}. Nothing was changed, and nothing is planned.")
 
     def approve(self, digest: str, *, by: str = "") -> Step:
         """Approve this plan and give the step that says so. Raise PlanVoid if another was shown since."""
         self._open()
-        shown = changes.short(self._digest)
+        shown = plans.short(self._digest)
         if digest not in (shown, self._digest):
             raise PlanVoid(f"plan {digest} is not the last that was shown, which is {shown}. Approve that one.")
         self._approved = self._digest
@@ -347,7 +338,7 @@ class Run:
         mode = "carries out its plan" if self.applies else "plan only, changes nothing"
         title = f"{self.procedure.title} — {self.environment.title}: {mode}"
         begun = step("start", title, True, run=self.id, procedure=self.procedure.name, apply=self.applies, note=note)
-        if not headless():
+        if not session.headless():
             from opslib.runbook import record
 
             begun["process"] = record.process()
@@ -363,7 +354,7 @@ class Run:
             raise PlanVoid(f"{one.title}: planned for {expected!r}, now there is {found!r}. Run the plan cell again.")
         try:
             display.show(begun)
-            if not _recorded():
+            if not session.recorded():
                 raise RunbookError("the record cannot be saved, so this change was not begun.")
             self.in_force.append(one)
             self._passed = {number for number in self._passed if number < self._reached[0]}
@@ -422,34 +413,15 @@ class Run:
         return [title for title in self._planned if self.applies and title not in self._done]
 
     @property
-    def _command(self) -> str:
-        """What is typed to carry this plan out; where it needs an approval, with that, or how to get it."""
-        of_all = ("environment", "apply", "approval", "reason", "incident")
-        declared = self.procedure.parameters
-        words = ["runbook", "run", self.procedure.name, "-e", self.environment.name]
-        for name, value in self.parameters.items():
-            if name not in of_all and value != declared[name].default:
-                words += ["-p", name, str(value)]
-        for name in ("reason", "incident"):
-            if self._about[name]:
-                words += [f"--{name}", self._about[name]]
-        shown = changes.short(self._digest)
-        words += ["--apply", *(["--approval", shown] if self._policy != "none" else [])]
-        first = (
-            f"once somebody else has signed it (runbook approve {shown}), " if self._policy == "second-person" else ""
-        )
-        return first + masking.mask.text(shlex.join(words))
-
-    @property
     def _way_on(self) -> str:
         """For who has read a plan in JupyterLab: the link to a copy that carries it out, with all its parameters."""
-        copy = _copy()
+        copy = session.copy()
         if copy is None or self.ended is not Outcome.PLANNED or not self._planned:
             return ""
         from opslib.runbook import record
 
         form = (record.head(copy) or {}).get("carried_out_by", "")
-        approval = f"&approval={changes.short(self._digest)}" if self._policy != "none" else ""
+        approval = f"&approval={plans.short(self._digest)}" if self._policy != "none" else ""
         return f"**[Open a copy that carries this plan out]({form}{approval})**" if form else ""
 
     @property
@@ -502,41 +474,23 @@ class Run:
     def _given(self, environment: str, apply: bool, approval: str, reason: str, incident: str) -> dict[str, Any]:
         said = {"environment": environment, "apply": apply, "approval": approval}
         said |= {"reason": reason, "incident": incident}
-        kernel = shell()
-        variables = kernel.user_ns if kernel is not None else {}
+        variables = session.variables()
         declared = {name: variables[name] for name in self.procedure.parameters if name in variables}
         return declared | {name: value for name, value in said.items() if name in self.procedure.parameters}
 
-    def _cut_short(self) -> str:
-        """Say which run of this procedure this one goes on from, if the last that applied left something open."""
-        from opslib.runbook import listing, record
+    def _left_open(self) -> str:
+        from opslib.runbook import listing
 
-        found = listing.records(environment=self.environment.name, procedure=self.procedure.name)
-        last = next((one for one in found if one.apply and not one.path.stem.endswith(self.id)), None)
-        if last is None or (last.finished and last.outcome != Outcome.NEEDS_PERSON):
-            return ""
-        ended = "needs a person" if last.finished else "was cut short"
-        happened = record.steps(json.loads(last.path.read_bytes()))
-        came = [one["title"] for one in happened if one["step"] not in ("start", "end")]
-        after = f", after: {came[-1]}" if came else ""
-        return f"the run of {last.started[:16].replace('T', ' ')} UTC {ended}{after}; this one goes on from there"
+        return listing.left_open(self.environment.name, self.procedure.name, besides=self.id)
 
     def _answer(self, title: str, said: Any, to_apply: bool) -> None:
         """Keep what the plan's digest has of an answer."""
         if not to_apply:
             self._answers[title] = said
 
-    def _strange(self) -> list[str]:
-        """Give the digest of each cell that this kernel was given and that is not the procedure's."""
-        kernel = shell()
-        given = kernel.history_manager.input_hist_raw if kernel is not None and kernel.history_manager else []
-        return sorted({hashlib.sha256(one.encode()).hexdigest() for one in given if not self.procedure.has(one)})
-
     def _need_parameters(self) -> None:
         """Raise PlanVoid if a parameter has been given another value since the run began."""
-        kernel = shell()
-        given = {} if kernel is None else kernel.user_ns
-        declared = self.procedure.parameters
+        given, declared = session.variables(), self.procedure.parameters
         changed = [n for n, value in self.parameters.items() if declared[n].accept(given.get(n, value)) != value]
         if changed:
             raise PlanVoid(f"since the run began, {', '.join(changed)} was given another value. Run its start again.")
@@ -549,7 +503,7 @@ class Run:
                 "operator": self._about["operator"],
                 "since": now(),
                 "pid": os.getpid(),
-                "record": os.environ.get("OPSLIB_RECORD") or str(_copy() or ""),
+                "record": os.environ.get("OPSLIB_RECORD") or str(session.copy() or ""),
             },
         )
         atexit.register(self.release)
@@ -559,7 +513,7 @@ class Run:
         return self.environment.policy(self.procedure.name)
 
     def _need_approval(self) -> None:
-        given, shown = self._approval.strip().lower(), changes.short(self._digest)
+        given, shown = self._approval.strip().lower(), plans.short(self._digest)
         if self._policy == "none":
             return
         if self._policy == "second-person" and given in ("", shown, self._digest):
@@ -577,7 +531,7 @@ class Run:
                 f"the approval is for plan {given[:40]!a}, and this plan is {shown}: the world, a parameter, the "
                 f"procedure or its code is not what it was then. Read this plan, and approve {shown}."
             )
-        if headless():
+        if session.headless():
             raise NotApproved(
                 f"{self.environment.name} asks for an approved plan. Read this one, and run it again with "
                 f"--approval {shown}"
@@ -588,7 +542,7 @@ class Run:
 
     def _open(self) -> None:
         if self.ended:
-            if not headless():
+            if not session.headless():
                 Display().show(self._closing)  # a page that was loaded anew may have missed it
             raise Refused(f"this run has ended as {self.ended}. Start it again, in a new copy if its record is sealed.")
 
@@ -608,39 +562,12 @@ class Run:
 
 def _refuse_closed_copy(name: str) -> None:
     """Refuse to start in a working copy whose record is closed, where nothing of a new run would be kept."""
-    copy = _copy()
+    copy = session.copy()
     if copy is None:
         return
 
     if (_current is not None and _current.ended) or ledger.is_sealed(copy):
         raise Refused(f"the run in this copy has ended and its record is closed. Open a new copy: /runbook/{name}")
-
-
-def _copy() -> Path | None:
-    """The working copy that JupyterLab runs this kernel for."""
-    session = Path(os.environ.get("JPY_SESSION_NAME", ""))
-    return session if session.is_relative_to(procedure.root() / "records") else None
-
-
-def headless() -> bool:
-    """Whether a runner, not a person, executes the cells."""
-    return "OPSLIB_RECORD" in os.environ
-
-
-def _recorded() -> bool:
-    """Wait until the runner has saved what was shown; False if it cannot. A person's cells have none to wait for."""
-    answers = os.environ.get("OPSLIB_SAVED")
-    return answers is None or os.read(int(answers), 1) == b"y"
-
-
-def operator() -> str:
-    """Who runs this: the login name, behind it the one that was used to become another user."""
-    try:
-        login = getpass.getuser()
-    except (KeyError, OSError):
-        login = f"uid {os.getuid()}"
-    before = os.environ.get("SUDO_USER", login)
-    return login if before == login else f"{before} as {login}"
 
 
 def _after_cell(result: Any) -> None:
@@ -650,7 +577,7 @@ def _after_cell(result: Any) -> None:
     error = result.error_in_exec or result.error_before_exec
     if error is None:
         _current.passed(result.info.raw_cell)
-    elif headless() or (_current.verified and not isinstance(error, KeyboardInterrupt)):
+    elif session.headless() or (_current.verified and not isinstance(error, KeyboardInterrupt)):
         _current.broke(result.info.raw_cell, error)
 
 

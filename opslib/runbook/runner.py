@@ -15,7 +15,7 @@ from opslib.runbook.errors import BadParameter, Refused, RunbookError
 from opslib.runbook.kernel import Kernel
 from opslib.runbook.mask import mask
 from opslib.runbook.procedure import Procedure
-from opslib.runbook.run import operator
+from opslib.runbook.session import operator
 from opslib.runbook.step import Step, now
 
 if TYPE_CHECKING:
