@@ -62,7 +62,7 @@ class Operator:
 
     done: list[Done] = field(default_factory=list)
 
-    def apply(self, name: str, **parameters: object) -> None:
+    def apply(self, name: str, /, **parameters: object) -> None:
         """Apply a procedure, and keep what came of it."""
         given = [word for key, value in parameters.items() for word in ("-p", key, str(value))]
         begun = time.time()
@@ -90,9 +90,20 @@ def troubleshoot_database(operator: Operator) -> None:
 
 def tune_queries(operator: Operator) -> None:
     """A table has grown, and is read from end to end."""
-    with slow_query.seeded() as connection:
-        slow_query.ask(connection)
-        operator.apply("tune_queries", seconds=1, create_index=slow_query.INDEX)
+    with slow_query.slow():
+        operator.apply("tune_queries", seconds=1)
+
+
+def build_index(operator: Operator) -> None:
+    """For the table that has grown."""
+    with slow_query.slow():
+        operator.apply("build_index", name=slow_query.INDEX)
+
+
+def drop_invalid_index(operator: Operator) -> None:
+    """A build has failed."""
+    with slow_query.broken():
+        operator.apply("drop_invalid_index", name=slow_query.BROKEN)
 
 
 def repair_payment_status(operator: Operator) -> None:
@@ -165,6 +176,8 @@ WAYS: dict[str, Callable[[Operator], None]] = {
         check_webhook_signatures,
         troubleshoot_database,
         tune_queries,
+        build_index,
+        drop_invalid_index,
         repair_payment_status,
         triage_stripe_webhooks,
         restart_api,
