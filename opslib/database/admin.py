@@ -9,6 +9,7 @@ import psutil
 from psycopg import sql
 
 from opslib.database import database_url, postgres
+from opslib.database.database_url import UrlError
 from opslib.database.postgres import Connection
 from opslib.database.settings import Database
 from opslib.deployment import env_file
@@ -55,7 +56,7 @@ def good(environment: Deployment, *urls: str) -> Answer:
         with connect(environment, within=3) as connection:
             told = {"administrator": connection.info.user, "database": connection.info.dbname}
             ours = postgres.server(connection)
-    except postgres.LoginFailed as error:
+    except (postgres.LoginFailed, UrlError) as error:
         return Answer(False, str(error), correct)
     try:
         theirs = {_server(one) for one in urls}

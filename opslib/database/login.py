@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import TypeVar
 
 from opslib.api.pm2 import Worker
-from opslib.database import client_process, database_url, postgres, role, session
+from opslib.database import database_url, postgres, role, sessions
 from opslib.database.postgres import Connection
 from opslib.database.settings import Database
 from opslib.deployment import reference
@@ -99,8 +99,8 @@ class Login:
     def moved(self, workers: Sequence[Worker], since: datetime | None) -> tuple[bool, list[dict[str, str]]]:
         """Whether each worker has a session, every one of the new login and begun after `since` (server time)."""
         wanted, before = database_url.user(self.new), database_url.user(self.old or self.new)
-        found = self.administer(lambda connection: session.of(connection, wanted, before))
-        mine = client_process.by_worker(workers, found)
+        found = self.administer(lambda connection: sessions.of(connection, wanted, before))
+        mine = sessions.by_worker(workers, found)
         rows = [
             {"worker": str(id), "role": s.role, "session began": f"{s.backend_start:%H:%M:%S} UTC"} for id, s in mine
         ]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from opslib.api.rollout import rollout, tidy
-from opslib.database import database_url, password as passwords, postgres, role, session
+from opslib.database import database_url, password as passwords, postgres, role, sessions
 from opslib.database.login import KEY, Login
 from opslib.database.postgres import Connection
 from opslib.deployment import env_file
@@ -140,7 +140,7 @@ def lock(login: Login) -> Change:
                 login.verifier.create(lambda: held)
             begun.append(old)
             connection.execute(role.lock(old))
-            session.end(connection, old)
+            sessions.end(connection, old)
 
         if not replaced:
             login.administer(act)

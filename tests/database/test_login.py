@@ -15,7 +15,7 @@ from psycopg.conninfo import make_conninfo
 
 from opslib import propertypulse
 from opslib.api import health, pm2
-from opslib.database import client_process, database_url, login_rotation, postgres, role
+from opslib.database import database_url, login_rotation, postgres, role, sessions
 from opslib.database.login import Login
 from opslib.deployment import env_file
 from opslib.propertypulse import PropertyPulse
@@ -262,11 +262,9 @@ def test_somebody_else_s_role_of_that_name_is_seen(env: PropertyPulse) -> None:
 def test_others_are_told_from_the_workers(env: PropertyPulse) -> None:
     login = Login(env)
     workers = pm2.workers(env)
-    with (
-        login.admin() as admin,
-        psycopg.connect(Credentials.load().database_url.partition("?")[0], application_name="propertypulse-api"),
-    ):
-        assert [one.application for one in client_process.others(env, admin, BASE, within=1)] == ["propertypulse-api"]
+    with psycopg.connect(Credentials.load().database_url.partition("?")[0], application_name="propertypulse-api"):
+        others = sessions.none_as(env, BASE, within=1)
+        assert not others and [one["application"] for one in others.evidence] == ["propertypulse-api"]
     ends = time.monotonic() + 20  # the workers' pools log in when they are asked, or a moment later
     while not (found := login.moved(workers, None))[0] and time.monotonic() < ends:
         health.answering(env.api.health_url, {worker.pid for worker in workers})

@@ -88,6 +88,18 @@ def troubleshoot_database(operator: Operator) -> None:
     sandbox.mend("idle-in-transaction")
 
 
+def free_database_connections(operator: Operator) -> None:
+    """Somebody has locked the pending payments, and idles."""
+    sandbox.break_("idle-in-transaction")
+    operator.apply("free_database_connections", older_than_seconds=1)
+    sandbox.mend("idle-in-transaction")
+
+
+def start_database(operator: Operator) -> None:
+    """It is up already, and stays so."""
+    operator.apply("start_database")
+
+
 def tune_queries(operator: Operator) -> None:
     """A table has grown, and is read from end to end."""
     with slow_query.slow():
@@ -175,6 +187,8 @@ WAYS: dict[str, Callable[[Operator], None]] = {
         check_email_delivery,
         check_webhook_signatures,
         troubleshoot_database,
+        free_database_connections,
+        start_database,
         tune_queries,
         build_index,
         drop_invalid_index,
