@@ -16,6 +16,7 @@ class Subject:
     """Says what is wrong with the state that the procedure has ended in; nothing if all is well."""
     parameters: dict[str, str] = field(default_factory=dict)
     settle: int = 2
+    """What it is given as `settle_seconds`; 0 where no worker is replaced, and there is no such parameter."""
     over: str = ""
     """The check by which it refuses to begin when it is over already: right after a kill in or after its last change.
 
@@ -30,8 +31,8 @@ def _jwt(prepare: Callable[[], object], **parameters: str) -> Subject:
     return Subject("rotate_jwt_secret", prepare, jwt_secret.problems, parameters, settle=1)
 
 
-def _database(prepare: Callable[[], object], over: str = "", **parameters: str) -> Subject:
-    return Subject("rotate_database_password", prepare, database.problems, parameters, over=over)
+def _database(procedure: str, prepare: Callable[[], object], over: str = "", settle: int = 2) -> Subject:
+    return Subject(procedure, prepare, database.problems, settle=settle, over=over)
 
 
 def _stripe(prepare: Callable[[], object], **parameters: str) -> Subject:
@@ -48,9 +49,9 @@ SUBJECTS = (
     _jwt(jwt_secret.idle),
     _jwt(jwt_secret.overlap, stage="retire"),
     _jwt(jwt_secret.overlap, compromised="True"),
-    _database(database.one, over="The login before is retired"),
-    _database(database.two, over="There is a login to retire", stage="retire"),
-    _database(database.one, method="single"),
+    _database("rotate_database_password", database.one, over="The login before is retired"),
+    _database("retire_database_login", database.two, over="There is a login to retire", settle=0),
+    _database("change_database_password", database.one),
     _stripe(stripe_agreement.new_key, stage="key"),
     _stripe(stripe_agreement.old_key, stage="retire-key", old_key_last_used="leaked"),
     _stripe(stripe_agreement.new_secret, stage="webhook"),

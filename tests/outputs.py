@@ -9,12 +9,13 @@ import nbformat
 from opslib.runbook import procedure, runner
 from opslib.runbook.errors import Outcome
 from tests import sandbox
-from tests.drills import recovery, slow_query
+from tests.drills import database, recovery, slow_query
 
 GROUNDS = {
     "build_index": slow_query.slow,
     "drop_invalid_index": slow_query.broken,
     "recover_database": recovery.backed_up,
+    "retire_database_login": database.rotated,
     "tune_queries": slow_query.forgotten,
 }
 """What must be there for the plan of a procedure, besides the stand-in as it is started."""

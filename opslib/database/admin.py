@@ -2,8 +2,10 @@
 
 import os
 import socket
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 from psycopg import sql
@@ -17,6 +19,8 @@ from opslib.deployment.environment import Deployment
 from opslib.deployment.reference import resolve
 from opslib.runbook.answer import Answer
 from opslib.runbook.errors import BadEnvironment
+
+T = TypeVar("T")
 
 ADMINISTRATOR = "the administrator's URL"
 KEY = "DATABASE_URL"
@@ -47,6 +51,11 @@ def connect(environment: Deployment, name: str = "", *, within: float = 10) -> C
     for setting in ("statement_timeout = 0", "idle_in_transaction_session_timeout = 0", "timezone = 'UTC'"):
         connection.execute(f"SET {setting}".encode())
     return connection
+
+
+def carry_out(environment: Deployment, act: Callable[[Connection], T], *, within: float = 10) -> T:
+    """Act as the administrator, again where PostgreSQL fails in a way that may pass: see `postgres.carry_out`."""
+    return postgres.carry_out(url(environment), ADMINISTRATOR, act, within=within)
 
 
 def good(environment: Deployment, *urls: str) -> Answer:

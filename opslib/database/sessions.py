@@ -100,12 +100,6 @@ def of(connection: Connection, *roles: str) -> list[Session]:
     return [one for one in found if one.application != postgres.NAME]
 
 
-def end(connection: Connection, *roles: str) -> None:
-    """End the sessions of these roles."""
-    pids = [one.pid for one in of(connection, *roles)]
-    connection.execute("SELECT pg_terminate_backend(pid) FROM unnest(%s::int[]) AS pid", [pids])
-
-
 def roles(connection: Connection, url: str) -> tuple[str, ...]:
     """Give the roles that the API logs in with: that of its URL and, where there is one, its twin."""
     user = database_url.user(url)
@@ -166,7 +160,8 @@ def none_as(environment: Deployment, role: str, *, within: float = 5) -> Answer:
             if not seen or time.monotonic() > until:
                 break
             time.sleep(0.5)
-    return Answer(not seen, [one.row() for one in seen.values()], f"{len(seen)} sessions of {role} are not the API's.")
+    otherwise = f"{len(seen)} sessions of {role} are not the API's. To go on all the same: -p accept_others True"
+    return Answer(not seen, [one.row() for one in seen.values()], otherwise)
 
 
 def none(environment: Deployment, database: str, workers: Sequence[Worker]) -> Answer:

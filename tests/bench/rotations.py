@@ -83,7 +83,8 @@ def put_back(saved: Saved, old: Mapping[str, str], new: Mapping[str, str]) -> No
 
 def run(terminal: Terminal, procedure: str, **parameters: str) -> None:
     """Run a procedure of ours."""
-    given = [word for name, value in {"settle_seconds": "2", **parameters}.items() for word in ("-p", name, value)]
+    all_of_them = {"settle_seconds": "2", **parameters}.items()
+    given = [word for name, value in all_of_them if value for word in ("-p", name, value)]
     terminal.run(sys.executable, "-m", "opslib.runbook.cli", "run", procedure, "--apply", *given)
 
 
@@ -95,12 +96,12 @@ def jwt_secret(terminal: Terminal) -> None:
 def database_password(terminal: Terminal) -> None:
     """Two roles in turn."""
     run(terminal, "rotate_database_password")
-    run(terminal, "rotate_database_password", stage="retire")
+    run(terminal, "retire_database_login", settle_seconds="")
 
 
 def one_role(terminal: Terminal) -> None:
     """One role, whose window the procedure states."""
-    run(terminal, "rotate_database_password", method="single")
+    run(terminal, "change_database_password")
 
 
 def stripe_keys(terminal: Terminal) -> None:
@@ -128,7 +129,7 @@ WAYS = {
     "rotate_jwt_secret": jwt_secret,
     "the old runbook's JWT secret": old_runbook.jwt_secret,
     "rotate_database_password": database_password,
-    "rotate_database_password, one role": one_role,
+    "change_database_password": one_role,
     "the old runbook's database password": old_runbook.database_password,
     "rotate_stripe_keys": stripe_keys,
     "the old runbook's Stripe keys": old_runbook.stripe_keys,
