@@ -11,7 +11,6 @@ import psutil
 from . import process
 from .layout import HOST, PYTHON, ROOT, STATE
 
-
 PATIENCE = 60
 """Seconds that a part gets to be ready: a machine that others keep busy needs more than it would alone."""
 
