@@ -16,7 +16,7 @@ class Subject:
     """Says what is wrong with the state that the procedure has ended in; nothing if all is well."""
     parameters: dict[str, str] = field(default_factory=dict)
     settle: int = 2
-    """How many seconds a new worker must stay up; 0 of a procedure that touches none."""
+    """What it is given as `settle_seconds`; 0 where no worker is replaced, and there is no such parameter."""
     over: str = ""
     """The check by which it refuses to begin when it is over already: right after a kill in or after its last change.
 
@@ -31,8 +31,8 @@ def _jwt(procedure: str, prepare: Callable[[], object], over: str = "") -> Subje
     return Subject(procedure, prepare, jwt_secret.problems, settle=1, over=over)
 
 
-def _database(prepare: Callable[[], object], over: str = "", **parameters: str) -> Subject:
-    return Subject("rotate_database_password", prepare, database.problems, parameters, over=over)
+def _database(procedure: str, prepare: Callable[[], object], over: str = "", settle: int = 2) -> Subject:
+    return Subject(procedure, prepare, database.problems, settle=settle, over=over)
 
 
 def _stripe(prepare: Callable[[], object], **parameters: str) -> Subject:
@@ -49,9 +49,9 @@ SUBJECTS = (
     _jwt("rotate_jwt_secret", jwt_secret.idle, over="The last rotation has ended"),
     _jwt("retire_jwt_secret", jwt_secret.overlap, over="There is an old secret to retire"),
     _jwt("revoke_jwt_secret", jwt_secret.overlap),
-    _database(database.one, over="The login before is retired"),
-    _database(database.two, over="There is a login to retire", stage="retire"),
-    _database(database.one, method="single"),
+    _database("rotate_database_password", database.one, over="The login before is retired"),
+    _database("retire_database_login", database.two, over="There is a login to retire", settle=0),
+    _database("change_database_password", database.one),
     _stripe(stripe_agreement.new_key, stage="key"),
     _stripe(stripe_agreement.old_key, stage="retire-key", old_key_last_used="leaked"),
     _stripe(stripe_agreement.new_secret, stage="webhook"),

@@ -9,7 +9,7 @@ from tests.crash_subjects import SUBJECTS
 from tests.drills import access_key, database, jwt_secret, stripe_agreement
 
 BY_NAME = {str(subject): subject for subject in SUBJECTS}
-JWT, LOGIN = BY_NAME["revoke_jwt_secret"], BY_NAME["rotate_database_password method=single"]
+JWT, LOGIN = BY_NAME["revoke_jwt_secret"], BY_NAME["change_database_password"]
 STRIPE, S3 = BY_NAME["rotate_stripe_keys stage=key wait_seconds=6"], BY_NAME["rotate_s3_credentials"]
 SAMPLE = [
     # One worker signs with the new secret, the other one is being replaced.

@@ -15,6 +15,7 @@ from opslib.database import login_rotation, postgres, role
 from opslib.database.login import Login
 from opslib.deployment import env_file
 from opslib.propertypulse import PropertyPulse
+from opslib.runbook.answer import Answer
 from opslib.runbook.change import Change
 from opslib.runbook.errors import RunbookError, UndoFailed
 from tests import postgres_front
@@ -108,8 +109,8 @@ def done(env: PropertyPulse, method: str, what: str) -> bool:
     """Whether the world is as the change leaves it."""
     login = Login(env, method)
     if what == "lock":
-        return login.refused()[0]
-    return login.works()[0] and (postgres.failure(login.old) is None) == (method == "alternate")
+        return bool(login.refused())
+    return bool(login.works()) and (postgres.failure(login.old) is None) == (method == "alternate")
 
 
 @pytest.fixture(params=["alternate create", "single create", "alternate lock"])
@@ -123,10 +124,10 @@ def case(request: pytest.FixtureRequest, env: PropertyPulse) -> tuple[str, str]:
     return method, what
 
 
-def asked(question: Callable[[], tuple[bool, object]]) -> tuple[bool, str]:
+def asked(question: Callable[[], Answer]) -> tuple[bool, str]:
     """Ask; an error is no, with what it says."""
     try:
-        return question()[0], ""
+        return bool(question()), ""
     except RunbookError as error:
         return False, str(error)
 
@@ -135,8 +136,8 @@ def asked(question: Callable[[], tuple[bool, object]]) -> tuple[bool, str]:
 def test_what_passes_is_tried_again(env: PropertyPulse, front: Front, case: tuple[str, str], how: How) -> None:
     before = State.of(env)
     for number in itertools.count():
-        front.fail(number, how)
         change = made(env, *case)
+        front.fail(number, how)
         change.do()
         front.mend()
         assert done(env, *case), front.failed
@@ -154,8 +155,8 @@ def test_what_passes_is_tried_again(env: PropertyPulse, front: Front, case: tupl
 def test_what_lasts_is_undone(env: PropertyPulse, front: Front, case: tuple[str, str], how: How) -> None:
     before, old = State.of(env), Login(env).old
     for number in itertools.count():
-        front.fail(number, how, times=999)
         change = made(env, *case)
+        front.fail(number, how, times=999)
         failed = ""
         try:
             change.do()
@@ -199,8 +200,8 @@ def test_without_a_login_nothing_is_changed_and_nothing_has_to_be_undone(
     env: PropertyPulse, front: Front, case: tuple[str, str]
 ) -> None:
     before = State.of(env)
-    front.fail(0, "down")
     change = made(env, *case)
+    front.fail(0, "down")
     with pytest.raises(RunbookError, match="could not log in"):
         change.do()
     change.put_back()  # PostgreSQL is still down
@@ -212,7 +213,7 @@ def test_without_a_login_nothing_is_changed_and_nothing_has_to_be_undone(
 def test_questions_are_asked_again(env: PropertyPulse, front: Front, how: How) -> None:
     login = Login(env)
     login_rotation.create(login).do()
-    for question in (login.works, login.let_in, lambda: login.moved([], None)):
+    for question in (login.works, login.let_in, lambda: login.moved([])):
         for number in itertools.count():
             front.fail(number, how)
             answer = question()
@@ -220,11 +221,12 @@ def test_questions_are_asked_again(env: PropertyPulse, front: Front, how: How) -
             if not front.failed:
                 break
             # No answer is not yes, and a verify asks again.
-            assert answer[0] or (question == login.let_in and answer[1] in postgres.TRANSIENT), (front.failed, answer)
+            passes = question == login.let_in and answer.evidence in postgres.TRANSIENT
+            assert answer or passes, (front.failed, answer)
         assert number > 0
     for number in itertools.count():
         front.fail(number, how)
-        refused = login.refused()[0]
+        refused = bool(login.refused())
         front.mend()
         assert not refused, front.failed  # it is not: the role's password is the old one still
         if not front.failed:

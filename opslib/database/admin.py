@@ -2,18 +2,25 @@
 
 import os
 import socket
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 from psycopg import sql
 
 from opslib.database import database_url, postgres
+from opslib.database.database_url import UrlError
 from opslib.database.postgres import Connection
 from opslib.database.settings import Database
 from opslib.deployment import env_file
 from opslib.deployment.environment import Deployment
 from opslib.deployment.reference import resolve
+from opslib.runbook.answer import Answer
 from opslib.runbook.errors import BadEnvironment
+
+T = TypeVar("T")
 
 ADMINISTRATOR = "the administrator's URL"
 KEY = "DATABASE_URL"
@@ -23,15 +30,13 @@ MAINTENANCE = "postgres"
 
 def database(environment: Deployment) -> str:
     """Give the name of the database that the API uses."""
-    return database_url.parameters(api_url(environment))["dbname"]
+    file = environment.api.env_file
+    return _database(file, file.stat().st_mtime_ns)
 
 
 def api_url(environment: Deployment) -> str:
     """Give the URL in the API's `.env`. Raise BadEnvironment if it has none."""
-    found = env_file.read(environment.api.env_file).get(KEY, "")
-    if not found:
-        raise BadEnvironment(f"{environment.api.env_file} has no {KEY}; put it there and run again")
-    return found
+    return _url(environment.api.env_file)
 
 
 def url(environment: Deployment, name: str = "") -> str:
@@ -46,6 +51,27 @@ def connect(environment: Deployment, name: str = "", *, within: float = 10) -> C
     for setting in ("statement_timeout = 0", "idle_in_transaction_session_timeout = 0", "timezone = 'UTC'"):
         connection.execute(f"SET {setting}".encode())
     return connection
+
+
+def carry_out(environment: Deployment, act: Callable[[Connection], T], *, within: float = 10) -> T:
+    """Act as the administrator, again where PostgreSQL fails in a way that may pass: see `postgres.carry_out`."""
+    return postgres.carry_out(url(environment), ADMINISTRATOR, act, within=within)
+
+
+def good(environment: Deployment, *urls: str) -> Answer:
+    """Whether the administrator logs in, and to the very database that these URLs lead to."""
+    correct = f"Correct `database.admin` of parameters/{environment.name}.yaml."
+    try:
+        with connect(environment, within=3) as connection:
+            told = {"administrator": connection.info.user, "database": connection.info.dbname}
+            ours = postgres.server(connection)
+    except (postgres.LoginFailed, UrlError) as error:
+        return Answer(False, str(error), correct)
+    try:
+        theirs = {_server(one) for one in urls}
+    except postgres.LoginFailed as error:
+        return Answer(None, str(error), "The API's own login fails: open troubleshoot_database.")
+    return Answer(theirs <= {ours}, told, f"It leads to another server or database than the API's URL. {correct}")
 
 
 def major(connection: Connection) -> int:
@@ -78,3 +104,21 @@ def data(connection: Connection) -> Path | None:
     found = connection.execute("SELECT current_setting('data_directory', true) AS place").fetchone()
     place = Path(found["place"]) if found and found["place"] else None
     return place if place and host in here and os.path.exists(place) else None
+
+
+@cache
+def _database(file: Path, changed: int) -> str:
+    """Read the name of the API's database from a `.env`, once for as long as nobody has changed that."""
+    return database_url.parameters(_url(file))["dbname"]
+
+
+def _url(file: Path) -> str:
+    found = env_file.read(file).get(KEY, "")
+    if not found:
+        raise BadEnvironment(f"{file} has no {KEY}; put it there and run again")
+    return found
+
+
+def _server(url: str) -> tuple[object, ...]:
+    with postgres.connect(url) as connection:
+        return postgres.server(connection)

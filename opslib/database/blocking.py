@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from html import escape
 
-from opslib.database.session import IDLE, PREPARED, Session
+from opslib.database.sessions import IDLE, PREPARED, Session
 
 _BOX, _LINE, _INDENT, _WIDTH = 54, 66, 36, 880  # pixels
 _COLOURS = {"root": ("#fde2e1", "#a40000"), "waiting": ("#fff4d6", "#8a6100")}

@@ -1,19 +1,15 @@
 """A client of the database: the process on this machine at the other end of a session, and ending it."""
 
 import os
-import time
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
 import psutil
 
 from opslib.api import pm2
-from opslib.api.pm2 import Worker
-from opslib.database import session
-from opslib.database.postgres import Connection
-from opslib.database.session import Session
+from opslib.database.sessions import Ends, Session
 from opslib.deployment.environment import Deployment
 from opslib.runbook.act import act
 from opslib.runbook.change import Change, Kept
@@ -23,15 +19,13 @@ from opslib.runbook.procedure import located
 GRACE = 10
 """Seconds that a client gets to end by itself after SIGTERM. It is never killed."""
 
-Ends = Mapping[tuple[str, int], int]
-"""By address and port of the near end of a connection, the process that has it open."""
-
 
 @dataclass(frozen=True)
 class Client:
     """A process. Of its command line only the program is kept: others put passwords there."""
 
-    process: psutil.Process
+    process: psutil.Process = field(repr=False)
+    pid: int
     program: str
     user: str
     folder: str
@@ -44,51 +38,9 @@ class Client:
             process = psutil.Process(pid)
             with process.oneshot():
                 program, folder = Path(process.exe()).name, Path(process.cwd())  # a name may hold arguments
-                return cls(process, program, process.username(), located(folder), sessions)
+                return cls(process, pid, program, process.username(), located(folder), sessions)
         except psutil.Error:
             return None
-
-    def row(self) -> dict[str, str]:
-        """A row of evidence."""
-        return {
-            "process": str(self.process.pid),
-            "program": self.program,
-            "user": self.user,
-            "in": self.folder,
-            "sessions": str(self.sessions),
-        }
-
-
-def ends() -> dict[tuple[str, int], int]:
-    """Give the near ends of this machine's connections, by which PostgreSQL knows its clients."""
-    found = {}
-    for one in psutil.net_connections(kind="tcp"):
-        if one.pid and one.laddr and one.raddr:
-            found[one.laddr.ip.removeprefix("::ffff:"), one.laddr.port] = one.pid
-    return found
-
-
-def by_worker(workers: Sequence[Worker], sessions: Sequence[Session]) -> list[tuple[int | str, Session]]:
-    """Give those of the sessions that belong to these workers, each with the worker's id."""
-    ids, found = {worker.pid: worker.id for worker in workers}, ends()
-    own = ((ids.get(found.get((one.address, one.port), 0)), one) for one in sessions)
-    return [(id, one) for id, one in own if id is not None]
-
-
-def others(environment: Deployment, connection: Connection, role: str, *, within: float = 5) -> list[Session]:
-    """Give the sessions of a role that are not those of the API's workers on this machine.
-
-    Workers come and go and their sessions with them: only who is seen for `within` seconds is somebody else.
-    """
-    until, seen = time.monotonic() + within, None
-    while True:
-        found = session.of(connection, role)
-        own = {one.pid for _, one in by_worker(pm2.workers(environment), found)}
-        now = {one.pid: one for one in found if one.pid not in own}
-        seen = now if seen is None else {pid: one for pid, one in seen.items() if pid in now}
-        if not seen or time.monotonic() > until:
-            return list(seen.values())
-        time.sleep(0.5)
 
 
 def processes(sessions: Sequence[Session], ends: Ends) -> list[Client]:
@@ -98,9 +50,9 @@ def processes(sessions: Sequence[Session], ends: Ends) -> list[Client]:
     return sorted(filter(None, found), key=lambda client: (-client.sessions, client.process.pid))
 
 
-def own(sessions: Sequence[Session], ends: Ends, pids: Collection[int]) -> set[int]:
-    """Give the pids of the sessions that these processes have open, as the API's workers do."""
-    return {one.pid for one in sessions if ends.get((one.address, one.port)) in pids}
+def workers(environment: Deployment) -> list[int]:
+    """Give the processes of the API's workers; none where PM2 does not run."""
+    return [worker.pid for worker in pm2.workers(environment)] if pm2.daemon(environment)["runs"] else []
 
 
 def stop(application: str, clients: Sequence[Client], *, spared: Collection[int], most: int) -> list[Change]:

@@ -1,17 +1,21 @@
 """The indexes of a database, and which of them are of no use."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import LiteralString
 
 from psycopg import sql
 
 from opslib.database.postgres import Connection
+from opslib.runbook.act import composed
+from opslib.runbook.answer import Answer
 
 RARELY = 50
 """Scans up to which an index counts as unused: pghero's figure."""
 SMALL = 2**20
 """Bytes below which an unused index is not worth a word."""
+DROP = "DROP INDEX CONCURRENTLY IF EXISTS {index}"
+"""Removes an index, if it is there, beside the work that goes on."""
 
 _READ: LiteralString = """
 SELECT n.nspname AS schema, c.relname AS name, t.relname AS "table", indisunique AS "unique", indisvalid AS valid,
@@ -49,16 +53,28 @@ class Index:
     keys: list[str]
     columns: list[str | None]
 
-    def row(self, why: str) -> dict[str, str]:
-        """A row of evidence, with the advice."""
-        size = f"{self.size / 2**20:.1f} MiB"
-        return {
-            "index": self.name,
-            "table": self.table,
-            "size": size,
-            "why": why,
-            "advice": f"{drop(self.schema, self.name).as_string(None)};",
-        }
+    @property
+    def identifier(self) -> sql.Identifier:
+        """Its name, quoted as a statement needs it."""
+        return sql.Identifier(self.schema, self.name)
+
+
+@dataclass(frozen=True)
+class Useless:
+    """An index that costs every write and helps nobody, and the statement that drops it."""
+
+    index: str
+    table: str
+    mib: float
+    why: str
+    drop: str
+    invalid: bool = field(repr=False)  # left behind by a build that failed or was killed
+
+    @classmethod
+    def of(cls, one: Index, why: str) -> "Useless":
+        """Say why this index is of no use."""
+        dropped = composed(DROP, {"index": one.identifier}).as_string()
+        return cls(one.name, one.table, round(one.size / 2**20, 1), why, f"{dropped};", not one.valid)
 
 
 def read(connection: Connection) -> list[Index]:
@@ -66,25 +82,35 @@ def read(connection: Connection) -> list[Index]:
     return [Index(**row) for row in connection.execute(_READ).fetchall()]
 
 
-def useless(connection: Connection, indexes: Sequence[Index]) -> list[dict[str, str]]:
+def useless(connection: Connection, indexes: Sequence[Index]) -> list[Useless]:
     """Say which indexes cost writes and help nobody: invalid, covered by another one, hardly ever used."""
-    found = connection.execute(
+    counters = connection.execute(
         "SELECT (SELECT stats_reset::date::text FROM pg_stat_database WHERE datname = current_database()) AS since,"
         " (SELECT count(*) FROM pg_stat_replication) AS replicas"
     ).fetchone()
-    assert found is not None
-    counted = f"since {found['since']}" if found["since"] else "since the server was made"
-    if found["replicas"]:
-        counted += f"; {found['replicas']} replicas count their own scans: ask them too"
-    rows = [one.row("invalid: a build failed or was cut off") for one in indexes if not one.valid and not one.building]
+    assert counters is not None
+    counted = f"since {counters['since']}" if counters["since"] else "since the server was made"
+    if counters["replicas"]:
+        counted += f"; {counters['replicas']} replicas count their own scans: ask them too"
+    broken = [one for one in indexes if not one.valid and not one.building]
+    found = [Useless.of(one, "invalid: a build failed or was cut off") for one in broken]
     for one in indexes:
         if one.unique or one.constraint or not one.valid:
             continue
         if other := next((other for other in indexes if _covers(other, one)), None):
-            rows.append(one.row(f"covered by {other.name}"))
+            found.append(Useless.of(one, f"covered by {other.name}"))
         elif one.scans <= RARELY and one.size >= SMALL:
-            rows.append(one.row(f"used {one.scans} times {counted}"))
-    return rows
+            found.append(Useless.of(one, f"used {one.scans} times {counted}"))
+    return found
+
+
+def broken(indexes: Sequence[Index], name: str) -> Answer:
+    """Whether this index is what a build has left behind; where none is named, whether there is just one such."""
+    found = [one for one in indexes if not one.valid]
+    of_them = [one for one in found if name in ("", one.name)]
+    evidence = [{"index": one.name, "table": one.table, "is being built": one.building} for one in found]
+    well = len(of_them) == 1 and not of_them[0].building
+    return Answer(well, evidence, "Name one of these that nobody builds; one that is valid is not dropped from here.")
 
 
 def _covers(other: Index, one: Index) -> bool:
@@ -96,8 +122,3 @@ def _covers(other: Index, one: Index) -> bool:
     # Of two alike, the one that a constraint or uniqueness needs stays, else the first by name.
     alike = len(other.keys) == len(one.keys)
     return not alike or other.unique or other.constraint or other.name < one.name
-
-
-def drop(schema: str, name: str) -> sql.Composed:
-    """The statement that removes an index, if it is there, beside the work that goes on."""
-    return sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(sql.Identifier(schema, name))

@@ -5,109 +5,109 @@ postgresql.org/docs/current/sql-createindex.html.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
-import psycopg
 from psycopg import sql
 
-from opslib.database.index import drop, read
+from opslib.database import admin
+from opslib.database.index import DROP, read
 from opslib.database.index_proposal import Proposal
 from opslib.database.postgres import NAME, Connection
-from opslib.runbook.act import act
+from opslib.deployment.environment import Deployment
+from opslib.runbook import progress
+from opslib.runbook.act import Act, act, composed, sql as statement
+from opslib.runbook.answer import Answer
 from opslib.runbook.change import Change
-from opslib.runbook.errors import RunbookError, UndoFailed
-from opslib.runbook.step import Display, step
 
 LOCK_TIMEOUT = 60
 """Seconds for which a build waits for older transactions, in each of its phases. No request waits behind it."""
 
+_END = (
+    "SELECT pg_terminate_backend(p.pid, 5000) FROM pg_stat_progress_create_index p JOIN pg_stat_activity USING (pid)"
+    " JOIN pg_class c ON c.oid = index_relid WHERE relname = {relation} AND application_name = {ours}"
+)
+"""Ends a build of ours that nobody waits for any more: the server goes on with it where its run was killed."""
 
-def create(connect: Callable[[], Connection], wanted: Proposal, *, seconds: float) -> Change:
-    """Make the change that builds an index concurrently within `seconds`, shown as it goes on.
 
-    What a killed run has left is found: a build under way is ended, an invalid index is dropped. Undone by dropping it.
-    """
-    schema, name, statement = wanted.schema, wanted.name, wanted.create
-
-    def do() -> None:
-        with connect() as watching, connect() as building, ThreadPoolExecutor(1) as pool:
-            _patient(building, seconds)
-            _clear(building, schema, name)
-            future = pool.submit(building.execute, statement)
-            try:
-                _show_progress(watching, name, future.done)
-            except BaseException:
-                building.cancel_safe()
-                raise
-            future.result()
-        found = state(connect, schema, name)
-        if found != "valid":
-            raise RunbookError(f"{name} is {found} after its build, expected valid")
-
-    def undo() -> None:
-        try:
-            with connect() as connection:
-                _patient(connection, seconds)
-                _end_build(connection, name)
-                connection.execute(drop(schema, name))
-        except psycopg.Error as error:
-            left = f"{drop(schema, name).as_string(None)};"
-            raise UndoFailed(f"{str(error).strip()} When older transactions have ended: {left}") from None
-        if (found := state(connect, schema, name)) != "not there":
-            raise UndoFailed(f"{name} is still there ({found}): {drop(schema, name).as_string(None)};")
-
+def create(environment: Deployment, wanted: Proposal, *, seconds: float) -> Change:
+    """Make the change that builds an index concurrently within `seconds`. Undone by dropping it."""
+    schema, name = wanted.schema, wanted.name
+    timeouts = _timeouts(seconds)
+    building = [*(composed(one, {}) for one in timeouts), wanted.create]
     return Change(
         f"Create the index {name}",
-        [act(f"{drop(schema, name).as_string(None)} (if it is invalid)", statement.as_string(None), run=do)],
-        undo=[act(drop(schema, name).as_string(None), run=undo)],
-        replaces=lambda: f"{name}: {state(connect, schema, name)}",
+        [
+            *drop(environment, schema, name, seconds=seconds),
+            act(
+                *(one.as_string(None) for one in building),
+                run=lambda: _build(environment, building, name),
+            ),
+        ],
+        undo=drop(environment, schema, name, seconds=seconds),
+        replaces=lambda: f"{name}: {state(environment, schema, name)}",
     )
 
 
-def state(connect: Callable[[], Connection], schema: str, name: str) -> str:
+def drop(environment: Deployment, schema: str, name: str, *, seconds: float) -> list[Act]:
+    """Make the acts that drop an index, or what is left of one, having ended a build of it that was left alone."""
+    connect = partial(admin.connect, environment)
+    return [
+        statement(connect, _END, relation=sql.Literal(name), ours=sql.Literal(NAME)),
+        statement(connect, *_timeouts(seconds), DROP, index=sql.Identifier(schema, name)),
+    ]
+
+
+def state(environment: Deployment, schema: str, name: str) -> str:
     """Say how an index is: not there, valid, invalid or being built."""
-    with connect() as connection:
+    with admin.connect(environment) as connection:
         one = next((one for one in read(connection) if (one.schema, one.name) == (schema, name)), None)
     if one is None:
         return "not there"
     return "being built" if one.building else "valid" if one.valid else "invalid"
 
 
-def _patient(connection: Connection, seconds: float) -> None:
-    connection.execute(sql.SQL("SET statement_timeout = {}").format(f"{seconds:.0f}s"))
-    connection.execute(sql.SQL("SET lock_timeout = {}").format(f"{LOCK_TIMEOUT}s"))
+def valid(environment: Deployment, schema: str, *names: str) -> Answer:
+    """Whether these indexes are there and may be used."""
+    found = {name: state(environment, schema, name) for name in names}
+    evidence = [{"index": name, "is": how} for name, how in found.items()]
+    return Answer(all(how == "valid" for how in found.values()), evidence, "Run this again: it builds it anew.")
 
 
-def _clear(connection: Connection, schema: str, name: str) -> None:
-    """Remove what a killed run has left: its server process may still be building, and nobody waits for it any more."""
-    _end_build(connection, name)
-    if any((one.schema, one.name, one.valid) == (schema, name, False) for one in read(connection)):
-        connection.execute(drop(schema, name))
+def gone(environment: Deployment, schema: str, name: str) -> Answer:
+    """Whether there is no index of this name."""
+    found = state(environment, schema, name)
+    return Answer(found == "not there", {"index": name, "is": found}, "Wait until older transactions have ended.")
 
 
-def _end_build(connection: Connection, name: str) -> None:
-    connection.execute(
-        "SELECT pg_terminate_backend(p.pid, 5000) FROM pg_stat_progress_create_index p JOIN pg_stat_activity s"
-        " USING (pid) JOIN pg_class c ON c.oid = index_relid WHERE relname = %s AND application_name = %s",
-        [name, NAME],
-    )
+def _timeouts(seconds: float) -> Sequence[str]:
+    return f"SET statement_timeout = '{seconds:.0f}s'", f"SET lock_timeout = '{LOCK_TIMEOUT}s'"
 
 
-def _show_progress(connection: Connection, name: str, done: Callable[[], bool]) -> None:
-    display, began, said = Display(), time.monotonic(), ""
-    while not done():
-        time.sleep(0.05)
-        if time.monotonic() - began < 1:  # a short build needs no progress
-            continue
-        found = connection.execute(
-            "SELECT phase, blocks_done, blocks_total, tuples_done, tuples_total FROM pg_stat_progress_create_index p"
-            " JOIN pg_class c ON c.oid = index_relid WHERE relname = %s",
-            [name],
-        ).fetchone()
-        if found and found["phase"] != said:
-            said = found["phase"]
-            counts = f"{found['blocks_done']} of {found['blocks_total']} blocks"
-            counts += f", {found['tuples_done']} of {found['tuples_total']} rows" if found["tuples_total"] else ""
-            display.show(step("note", f"{name}: {said}", None, note=counts))
-        time.sleep(0.5)
+def _build(environment: Deployment, statements: Sequence[sql.Composed], name: str) -> None:
+    """Run the statements, and say meanwhile how far the build is."""
+    connect = partial(admin.connect, environment)
+    with connect() as watching, connect() as building, ThreadPoolExecutor(1) as pool:
+        done = pool.submit(lambda: [building.execute(one) for one in statements])
+        try:
+            while not done.done():
+                time.sleep(0.1)
+                progress.report(_far(watching, name))
+        except BaseException:
+            building.cancel_safe()
+            raise
+        done.result()
+
+
+def _far(connection: Connection, name: str) -> str:
+    found = connection.execute(
+        "SELECT phase, blocks_done, blocks_total, tuples_done, tuples_total FROM pg_stat_progress_create_index p"
+        " JOIN pg_class c ON c.oid = index_relid WHERE relname = %s",
+        [name],
+    ).fetchone()
+    if found is None:
+        return f"{name}: not begun"
+    counts = f"{found['blocks_done']} of {found['blocks_total']} blocks"
+    counts += f", {found['tuples_done']} of {found['tuples_total']} rows" if found["tuples_total"] else ""
+    return f"{name}: {found['phase']}, {counts}"

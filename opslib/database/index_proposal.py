@@ -1,7 +1,6 @@
 """A proposal: an index that would spare a slow statement from reading a table end to end, and what it gains.
 
-Read from the generic plan that PostgreSQL makes for the normalised statement, without running it. EXPLAIN has an option
-for that (GENERIC_PLAN) from version 16 on; EXPLAIN EXECUTE with plan_cache_mode gives the same from 12 on.
+Read from the generic plan that PostgreSQL makes for the normalised statement, without running it.
 """
 
 import re
@@ -9,14 +8,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, LiteralString
 
-import psycopg
 from psycopg import sql
 
-from opslib.database import role
+from opslib.database import role, statement_plan
 from opslib.database.index import Index
 from opslib.database.postgres import Connection
-from opslib.database.prepared import prepared
 from opslib.database.statement import Statement
+from opslib.runbook.answer import Answer
 
 BIG = 10_000
 """Rows from which on reading a table end to end is worth a thought: pghero's figure."""
@@ -92,41 +90,22 @@ def proposals(
     return [one for one in found.values() if (one.table, one.columns) not in longer]
 
 
-def plan(connection: Connection, query: str, schema: str) -> dict[str, Any] | None:
-    """Give the plan of a normalised statement; None for what has none, or cannot be planned as it stands."""
-    if not re.match(r"\s*(SELECT|INSERT|UPDATE|DELETE|MERGE|WITH)\b", query, re.IGNORECASE):
-        return None
-    try:
-        with prepared(connection, query, schema) as (name, types):
-            connection.execute("SET LOCAL plan_cache_mode = force_generic_plan")
-            execute = sql.SQL("EXECUTE {} ({})" if types else "EXECUTE {}").format(
-                name, sql.SQL(", ").join([sql.SQL("NULL")] * len(types))
-            )
-            row = connection.execute(sql.SQL("EXPLAIN (FORMAT JSON, VERBOSE) {}").format(execute)).fetchone()
-    except psycopg.Error:
-        return None
-    assert row is not None
-    tree: dict[str, Any] = row["QUERY PLAN"][0]["Plan"]
-    return tree
+def known(chosen: Sequence[Proposal], indexes: Sequence[Index], name: str) -> Answer:
+    """Whether there is an index to build, or the one of this name is there already."""
+    there = [{"index": one.name, "why": "it is there already"} for one in indexes if one.valid and one.name == name]
+    otherwise = "Take a name from the findings of tune_queries, as it stands there."
+    return Answer(bool(chosen or there), [one.row() for one in chosen] or there, otherwise)
 
 
 def uses(connection: Connection, one: Proposal, schema: str) -> bool:
     """Whether PostgreSQL would use the index for the statement."""
-    tree = plan(connection, one.statement.query, schema)
-    return tree is not None and any(node.get("Index Name") == one.name for node, _ in _nodes(tree, ()))
-
-
-def _nodes(
-    node: dict[str, Any], above: tuple[dict[str, Any], ...]
-) -> Iterator[tuple[dict[str, Any], tuple[dict[str, Any], ...]]]:
-    yield node, above
-    for child in node.get("Plans", ()):
-        yield from _nodes(child, (node, *above))
+    tree = statement_plan.plan(connection, one.statement.query, schema)
+    return tree is not None and any(node.get("Index Name") == one.name for node, _ in statement_plan.nodes(tree))
 
 
 def _of(connection: Connection, statement: Statement, schema: str) -> Iterator[Proposal]:
-    tree = plan(connection, statement.query, schema)
-    for node, above in _nodes(tree, ()) if tree else ():
+    tree = statement_plan.plan(connection, statement.query, schema)
+    for node, above in statement_plan.nodes(tree) if tree else ():
         if node["Node Type"] != "Seq Scan":
             continue
         table = connection.execute(_TABLE, [node["Schema"], node["Relation Name"]]).fetchone()

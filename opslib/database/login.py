@@ -4,24 +4,22 @@ All three are read from the `.env` and from the staging file each time: a run th
 on from what it finds there.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeVar
 
+from opslib.api import health, pm2
 from opslib.api.pm2 import Worker
-from opslib.database import client_process, database_url, postgres, role, session
-from opslib.database.postgres import Connection
+from opslib.database import admin, database_url, postgres, role, sessions
 from opslib.database.settings import Database
-from opslib.deployment import reference
 from opslib.deployment.environment import Deployment
 from opslib.deployment.staged import Staged
+from opslib.runbook.answer import Answer
 from opslib.runbook.procedure import located
 
-T = TypeVar("T")
-
-KEY = "DATABASE_URL"
-ADMINISTRATOR = "the administrator's URL"
+KEY = admin.KEY
+PROCEDURES = {"alternate": "rotate_database_password", "single": "change_database_password"}
+"""What replaces the login, by its method: two roles in turn, or one that gets another password."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +56,11 @@ class Login:
         return self.secret.previous if current == self.secret.pending or self.secret.previous else current
 
     @property
+    def before(self) -> str:
+        """The role that is to be replaced, or was."""
+        return database_url.user(self.old)
+
+    @property
     def target(self) -> str:
         """The role whose password a switch sets."""
         if pending := self.secret.pending:
@@ -72,54 +75,75 @@ class Login:
             return ""
         return "single" if database_url.user(self.old) == self.target else "alternate"
 
-    def admin(self, *, within: float = 10) -> Connection:
-        """Log in as the administrator that the environment names."""
-        return postgres.connect(self._admin_url, ADMINISTRATOR, within=within)
+    def working(self) -> list[str]:
+        """Give those of the three URLs that log in: after a run that was killed not every one of them does."""
+        known = (self.secret.current, self.secret.pending, self.secret.previous)
+        return [url for url in known if url and postgres.failure(url) is None]
 
-    def administer(self, act: Callable[[Connection], T], *, within: float = 10) -> T:
-        """Act as the administrator, again where PostgreSQL fails in a way that may pass: see `postgres.carry_out`."""
-        return postgres.carry_out(self._admin_url, ADMINISTRATOR, act, within=within)
+    def free(self) -> Answer:
+        """Whether no other procedure was killed while it was replacing the login."""
+        unfinished = self.half_way
+        told = {"half way": PROCEDURES[unfinished] if unfinished else "none"}
+        otherwise = f"Finish it first: run {told['half way']} again, it carries on."
+        return Answer(unfinished in ("", self.method), told, otherwise)
 
-    def works(self) -> tuple[bool, list[dict[str, str]]]:
+    def retired(self) -> Answer:
+        """Whether the login before is retired, or a run to replace it was killed half way."""
+        well = bool(self.half_way) or not self.secret.previous
+        return Answer(well, self.secret.row(), "Lock it out first, with retire_database_login.")
+
+    def retirable(self) -> Answer:
+        """Whether there is a login before, and none to come."""
+        otherwise = "rotate_database_password leaves one; where it was killed, run that again first."
+        return Answer(bool(self.secret.previous) and not self.half_way, self.secret.row(), otherwise)
+
+    def works(self) -> Answer:
         """Whether the new login reads and writes as the API does, in a transaction that is rolled back."""
         table, schema = self.database.table, database_url.schema(self.new)
-        rows = postgres.carry_out(self.new, KEY, lambda connection: role.rights(connection, table, schema), within=5)
-        return all(row["result"] != "DENIED" for row in rows), rows
+        return postgres.carry_out(self.new, KEY, lambda connection: role.works(connection, table, schema), within=5)
 
-    def refused(self) -> tuple[bool, str]:
+    def refused(self) -> Answer:
         """Whether PostgreSQL refuses the old login; any other trouble is no refusal."""
         failure = postgres.failure(self.old, "the old URL") if self.old else "password"
-        return failure in postgres.REFUSED, failure or "it logs in"
+        return Answer(failure in postgres.REFUSED, failure or "it logs in")
 
-    def let_in(self) -> tuple[bool, str]:
+    def let_in(self) -> Answer:
         """Whether the old login still works."""
         failure = postgres.failure(self.old, "the old URL")
-        return failure is None, failure or "it logs in"
+        return Answer(failure is None, failure or "it logs in")
 
-    def moved(self, workers: Sequence[Worker], since: datetime | None) -> tuple[bool, list[dict[str, str]]]:
+    def moved(self, workers: Sequence[Worker], since: datetime | None = None) -> Answer:
         """Whether each worker has a session, every one of the new login and begun after `since` (server time)."""
         wanted, before = database_url.user(self.new), database_url.user(self.old or self.new)
-        found = self.administer(lambda connection: session.of(connection, wanted, before))
-        mine = client_process.by_worker(workers, found)
+        found = admin.carry_out(self.environment, lambda connection: sessions.of(connection, wanted, before))
+        mine = sessions.by_worker(workers, found)
         rows = [
             {"worker": str(id), "role": s.role, "session began": f"{s.backend_start:%H:%M:%S} UTC"} for id, s in mine
         ]
         fresh = all(s.role == wanted and (not since or (s.backend_start and s.backend_start > since)) for _, s in mine)
-        return fresh and {id for id, _ in mine} == {worker.id for worker in workers}, rows
+        everyone = {id for id, _ in mine} == {worker.id for worker in workers}
+        return Answer(fresh and everyone, rows, "A worker with an old session has not read the new .env.")
 
-    def listed(self) -> list[str]:
-        """Say where PgBouncer comes into it: it holds passwords of its own, which this procedure does not change."""
+    def anew(self, since: datetime) -> Answer:
+        """Whether each worker, having answered, has logged in anew."""
+        steady, answers = health.steady(self.environment.api.health_url, 4)
+        return self.moved(pm2.workers(self.environment), since) if steady else Answer(False, answers)
+
+    def answering(self) -> Answer:
+        """Whether each worker, asked, has a session, and every one is of the login in force."""
+        workers = pm2.quiet(self.environment)
+        health.answering(self.environment.api.health_url, {worker.pid for worker in workers})
+        return self.moved(workers)
+
+    def unlisted(self) -> Answer:
+        """Whether no PgBouncer comes into it: it holds passwords of its own, which no procedure here changes."""
         found = []
         if "pgbouncer=true" in self.secret.current:
             found.append(f"{KEY} has pgbouncer=true")
         if file := self.database.userlist:
             named = {line.split('"')[1] for line in file.read_text().splitlines() if line.startswith('"')}
             found += [f"{located(file)} holds a password of {name}" for name in sorted(named & self._pair())]
-        return found
+        return Answer(not found, found, "Change its list too, then go on with -p accept_others True")
 
     def _pair(self) -> set[str]:
         return {database_url.user(url) for url in (self.new, self.old) if url} | {self.target}
-
-    @property
-    def _admin_url(self) -> str:
-        return reference.resolve(self.database.admin, ADMINISTRATOR)

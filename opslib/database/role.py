@@ -9,9 +9,11 @@ from dataclasses import dataclass, fields
 from psycopg import errors, sql
 
 from opslib.database.postgres import Connection
+from opslib.runbook.answer import Answer
 from opslib.runbook.errors import RunbookError
 
 SUFFIX = "_clone"
+DENIED = "DENIED"
 LONGEST = 63
 """Bytes of a name in PostgreSQL, as it is usually built."""
 
@@ -33,7 +35,9 @@ def twin(name: str) -> str:
     """Give the name of the role that takes turns with this one."""
     other = name.removesuffix(SUFFIX) if name.endswith(SUFFIX) else name + SUFFIX
     if len(other.encode()) > LONGEST:
-        raise RunbookError(f"the twin of {name} would have a name of more than {LONGEST} bytes; use method single")
+        raise RunbookError(
+            f"the twin of {name} would have a name of more than {LONGEST} bytes; use change_database_password"
+        )
     return other
 
 
@@ -63,6 +67,26 @@ def paired(connection: Connection, name: str) -> bool:
     return one is not None and (two is None or first in two.member_of)
 
 
+def may(connection: Connection, *names: str) -> Answer:
+    """Whether this connection may change the passwords of these roles, or make those that are not there."""
+    found = {name: alters(connection, name) for name in sorted({*names})}
+    otherwise = "Name another administrator: a superuser, or one with CREATEROLE and the ADMIN option on the role."
+    return Answer(all(found.values()), found, otherwise)
+
+
+def scram(connection: Connection) -> Answer:
+    """Whether PostgreSQL keeps SCRAM verifiers, which are made here."""
+    found = connection.execute("SHOW password_encryption").fetchone()
+    assert found is not None
+    return Answer(found["password_encryption"] == "scram-sha-256", found, "Set password_encryption to scram-sha-256.")
+
+
+def own(connection: Connection, name: str) -> Answer:
+    """Whether a role, or the place of its name, is the API's own: the pair belongs together."""
+    otherwise = f"{name} is somebody else's role: rename it, or change_database_password with its short window."
+    return Answer(paired(connection, name), read(connection, name) or f"{name}: not there yet", otherwise)
+
+
 def alters(connection: Connection, name: str) -> bool:
     """Whether this connection may change the password of that role, or make it where there is none.
 
@@ -87,9 +111,9 @@ def stored(connection: Connection, name: str) -> str:
     return (found["rolpassword"] or "") if found else ""
 
 
-def set_password(name: str, verifier: str) -> sql.Composed:
+def set_password(name: str, verifier: str | sql.Composable) -> sql.Composed:
     """The statement that lets the role in with this verifier's password and no other."""
-    return sql.SQL("ALTER ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(name), sql.Literal(verifier))
+    return sql.SQL("ALTER ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(name), verifier)
 
 
 def lock(name: str) -> sql.Composed:
@@ -97,38 +121,36 @@ def lock(name: str) -> sql.Composed:
     return sql.SQL("ALTER ROLE {} NOLOGIN PASSWORD NULL").format(sql.Identifier(name))
 
 
-def make_twin(connection: Connection, name: str, verifier: str) -> None:
-    """Make the twin of a role, or bring it up to date, in one transaction: its rights, its settings, its password."""
-    first, second = sql.Identifier(name), sql.Identifier(twin(name))
+def make_twin(connection: Connection, name: str, verifier: str | sql.Composable) -> list[sql.Composed]:
+    """The statements that make the twin of a role, or bring it up to date: its rights, its settings, its password.
+
+    They go into one transaction. What the role is and has set is asked now.
+    """
     one = read(connection, name)
     if one is None:
         raise RunbookError(f"there is no role {name}; look at DATABASE_URL")
-    with connection.transaction():
-        if read(connection, twin(name)) is None:
-            connection.execute(sql.SQL("CREATE ROLE {}").format(second))
-        connection.execute(sql.SQL("GRANT {} TO {}").format(first, second))
-        limit = sql.Literal(one.connections)
-        connection.execute(sql.SQL("ALTER ROLE {} CONNECTION LIMIT {}").format(second, limit))
-        for database, setting, value in _settings(connection, name):
-            # A list such as search_path must not become one quoted name: PostgreSQL reads it, then copies it.
-            connection.execute("SELECT set_config(%s, %s, true)", [setting, value])
-            where = sql.SQL("IN DATABASE {}").format(sql.Identifier(database)) if database else sql.SQL("")
-            parts = sql.SQL("ALTER ROLE {} {} SET {} FROM CURRENT")
-            connection.execute(parts.format(second, where, sql.Identifier(*setting.split("."))))
-        becomes = sql.Literal(one.becomes or name)
-        connection.execute(sql.SQL("ALTER ROLE {} SET role TO {}").format(second, becomes))
-        connection.execute(set_password(twin(name), verifier))
-
-
-def shows(name: str) -> list[str]:
-    """Give the statements of `make_twin` as a person reads them."""
-    other = twin(name)
-    return [
-        f"CREATE ROLE {other} (unless it is there)",
-        f"GRANT {name} TO {other}",
-        f"ALTER ROLE {other} SET role TO {name}, and the connection limit and settings of {name}",
-        f"ALTER ROLE {other} LOGIN PASSWORD '…' (a SCRAM verifier)",
+    second = sql.Identifier(twin(name))
+    made = sql.SQL("DO $$BEGIN CREATE ROLE {}; EXCEPTION WHEN duplicate_object THEN NULL; END$$").format(second)
+    statements = [
+        made,
+        sql.SQL("GRANT {} TO {}").format(sql.Identifier(name), second),
+        sql.SQL("ALTER ROLE {} CONNECTION LIMIT {}").format(second, one.connections),
     ]
+    for database, setting, value in _settings(connection, name):
+        # A list such as search_path must not become one quoted name: PostgreSQL reads it, then copies it.
+        statements.append(sql.SQL("SELECT set_config({}, {}, true)").format(setting, value))
+        where = sql.SQL(" IN DATABASE {}").format(sql.Identifier(database)) if database else sql.SQL("")
+        parts = (second, where, sql.Identifier(*setting.split(".")))
+        statements.append(sql.SQL("ALTER ROLE {}{} SET {} FROM CURRENT").format(*parts))
+    becomes = sql.SQL("ALTER ROLE {} SET role TO {}").format(second, one.becomes or name)
+    return [*statements, becomes, set_password(twin(name), verifier)]
+
+
+def works(connection: Connection, table: str, schema: str) -> Answer:
+    """Whether the role that is logged in reads and writes as the API does, and may use all tables of the schema."""
+    rows = rights(connection, table, schema)
+    denied = [row["tried"] for row in rows if row["result"] == DENIED]
+    return Answer(not denied, rows, f"Grant the role what it lacks: {'; '.join(denied)}." if denied else "")
 
 
 def rights(connection: Connection, table: str, schema: str) -> list[dict[str, str]]:
@@ -159,7 +181,7 @@ def rights(connection: Connection, table: str, schema: str) -> list[dict[str, st
             " AND NOT has_table_privilege(oid, 'SELECT, INSERT, UPDATE, DELETE') AND relname NOT LIKE '\\_%%'",
             [sql.Identifier(schema).as_string(connection)],
         ).fetchall()
-        rows += [{"tried": f"use table {one['relname']}", "result": "DENIED"} for one in denied]
+        rows += [{"tried": f"use table {one['relname']}", "result": DENIED} for one in denied]
     return rows
 
 

@@ -1,13 +1,15 @@
 """Slots: how many sessions PostgreSQL lets in, for whom the last ones are kept, and how many are taken."""
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import LiteralString
 
-from opslib.database import postgres
+from opslib.database import admin, postgres
 from opslib.database.postgres import Connection
-from opslib.database.session import Session, read
+from opslib.database.sessions import Session, read
+from opslib.deployment.environment import Deployment
+from opslib.runbook.answer import Answer
 
 CROWDED = 0.8
 """Share of the slots above which it is time to look: the alert of postgres_exporter's mixin."""
@@ -66,20 +68,17 @@ def limits(connection: Connection, sessions: Sequence[Session], roles: Collectio
     return limits
 
 
-def stay(
-    admin: Callable[[], Connection], roles: Collection[str], url: str, *, seconds: float = 3
-) -> tuple[bool, list[dict[str, str]]]:
+def stay_free(environment: Deployment, roles: Collection[str], *, seconds: float = 3) -> Answer:
     """Whether slots are free and the API's login works, each time that it is asked for some seconds; with the limits.
 
     A pool that leaks takes what was freed within a moment.
     """
-    ends = time.monotonic() + seconds
-    with admin() as connection:
+    url, ends = admin.api_url(environment), time.monotonic() + seconds
+    otherwise = "The client comes back: look who has the sessions, and end it with -p stop_client NAME"
+    with admin.connect(environment) as connection:
         while True:
             found = limits(connection, read(connection), roles)
-            rows = [limit.row() for limit in found]
-            if any(limit.taken >= limit.slots for limit in found) or postgres.failure(url):
-                return False, rows
-            if time.monotonic() > ends:
-                return True, rows
+            free = not any(limit.taken >= limit.slots for limit in found) and postgres.failure(url) is None
+            if not free or time.monotonic() > ends:
+                return Answer(free, [limit.row() for limit in found], otherwise)
             time.sleep(0.3)

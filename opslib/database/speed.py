@@ -6,17 +6,20 @@ never shown.
 
 import re
 import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
+from opslib.database import admin, database_url, postgres
 from opslib.database.index_proposal import Proposal, uses
 from opslib.database.postgres import Connection
-from opslib.database.prepared import prepared
 from opslib.database.statement import shown
+from opslib.database.statement_plan import prepared
+from opslib.deployment.environment import Deployment
+from opslib.runbook.answer import Answer
 
 TIMES = 5
 TWICE = 2.0
@@ -29,18 +32,19 @@ PAGE = 100
 class Speed:
     """A statement with values for its parameters; `before` are milliseconds, None where it cannot be tried."""
 
-    connect: Callable[[], Connection]
+    url: str = field(repr=False)
     proposal: Proposal
     schema: str
     values: list[Any] | None
     before: float | None
 
     @classmethod
-    def of(cls, connect: Callable[[], Connection], proposal: Proposal, schema: str) -> "Speed":
+    def of(cls, environment: Deployment, proposal: Proposal) -> "Speed":
         """Choose values from the table, and try the statement as it is."""
-        with connect() as connection:
+        url = admin.api_url(environment)
+        with postgres.connect(url) as connection:
             values = _values(connection, proposal)
-        speed = cls(connect, proposal, schema, values, None)
+        speed = cls(url, proposal, database_url.schema(url), values, None)
         speed.before = speed.milliseconds()
         return speed
 
@@ -50,7 +54,7 @@ class Speed:
         if self.values is None or not self.proposal.statement.reads:
             return None
         try:
-            with self.connect() as connection, prepared(connection, query, self.schema) as (name, types):
+            with postgres.connect(self.url) as connection, prepared(connection, query, self.schema) as (name, types):
                 values = sql.SQL(", ").join(
                     sql.Literal([value] if kind.endswith("[]") else value)
                     for value, kind in zip(self.values, types, strict=True)
@@ -67,31 +71,24 @@ class Speed:
         took = "cannot be tried" if self.before is None else f"{self.before:.2f} ms"
         return {"index": self.proposal.name, "statement": shown(self.proposal.statement.query), "takes": took}
 
-    def gained(self) -> tuple[bool, dict[str, str]]:
+    def gained(self) -> Answer:
         """Whether the index makes the statement faster; where it cannot be tried, whether PostgreSQL would use it."""
         after = self.milliseconds()
         if self.before is None or after is None:
-            with self.connect() as connection:
+            with postgres.connect(self.url) as connection:
                 used = uses(connection, self.proposal, self.schema)
-            return used, {
-                "index": self.proposal.name,
-                "tried": "no",
-                "PostgreSQL would use it": "yes" if used else "no",
-            }
+            return Answer(used, {"index": self.proposal.name, "tried": False, "PostgreSQL would use it": used})
         factor = self.before / max(after, 0.001)
-        row = {
-            "index": self.proposal.name,
-            "before": f"{self.before:.2f} ms",
-            "after": f"{after:.2f} ms",
-            "faster": f"{factor:.0f} times",
-        }
-        return factor >= TWICE, row
+        said = {"index": self.proposal.name, "before": f"{self.before:.2f} ms", "after": f"{after:.2f} ms"}
+        said["faster"] = f"{factor:.0f} times"
+        return Answer(factor >= TWICE, said, f"Less than {TWICE:g} times faster is not worth what it costs each write.")
 
 
-def gained(speeds: Sequence[Speed]) -> tuple[bool, list[dict[str, str]]]:
+def gained(speeds: Sequence[Speed]) -> Answer:
     """Whether each of these has gained; with how much."""
     found = [speed.gained() for speed in speeds]
-    return all(faster for faster, _ in found), [row for _, row in found]
+    wrong = "".join(one.otherwise for one in found if not one)
+    return Answer(all(found), [one.evidence for one in found], wrong)
 
 
 def _values(connection: Connection, proposal: Proposal) -> list[Any] | None:

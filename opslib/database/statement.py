@@ -19,7 +19,7 @@ LONGEST = 100
 """Characters of a statement that are shown."""
 
 _LITERAL = re.compile(r"\$(?P<tag>(?:[a-zA-Z_]\w*)?)\$.*?\$(?P=tag)\$|'(?:[^']|'')*'?", re.DOTALL)
-_OURS = r"\mpg_|clock_timestamp|current_setting|runbook|transaction read only|^set \w+_timeout|search_path"
+_OURS = r"\mpg_|clock_timestamp|current_setting|runbook|transaction read only|^set (\w+_timeout|timezone)|search_path"
 """Statements about the server itself, this module's among them."""
 
 LOAD = (

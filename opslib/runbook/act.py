@@ -51,13 +51,17 @@ def program(command: Sequence[str], variables: Mapping[str, str], *, seconds: fl
     return Act(programs.shown(command), lambda: programs.run(command, env=variables, seconds=seconds))
 
 
-def sql(connect: Callable[[], Connection[Any]], statement: str, **names: Any) -> Act:
+def sql(connect: Callable[[], Connection[Any]], *statements: str, **names: Any) -> Act:
     """Make an act of one statement, for which `connect` gives an open connection that it closes afterwards.
 
-    `{name}` in the statement becomes an identifier of that value, quoted; what psycopg has composed (a Literal, say)
-    goes in as it is, and a Later as a literal.
+    Several run one after the other over that connection, as settings do with what they are for. `{name}` in a statement
+    becomes an identifier of that value, quoted; what psycopg has composed (a Literal, say) goes in as it is, and a
+    Later as a literal.
     """
-    return Act(composed(statement, names).as_string(), lambda: _execute(connect, composed(statement, names, read=True)))
+    return Act(
+        "\n".join(composed(statement, names).as_string() for statement in statements),
+        lambda: _execute(connect, [composed(statement, names, read=True) for statement in statements]),
+    )
 
 
 def composed(statement: str, names: Mapping[str, Any], *, read: bool = False) -> Composed:
@@ -72,9 +76,10 @@ def composed(statement: str, names: Mapping[str, Any], *, read: bool = False) ->
     return SQL(statement).format(**{key: part(value) for key, value in names.items()})
 
 
-def _execute(connect: Callable[[], Connection[Any]], statement: Composed) -> None:
+def _execute(connect: Callable[[], Connection[Any]], statements: Sequence[Composed]) -> None:
     with connect() as connection:
-        connection.execute(statement)
+        for statement in statements:
+            connection.execute(statement)
 
 
 def _read(value: Any) -> Any:

@@ -96,12 +96,12 @@ def jwt_secret(terminal: Terminal) -> None:
 def database_password(terminal: Terminal) -> None:
     """Two roles in turn."""
     run(terminal, "rotate_database_password")
-    run(terminal, "rotate_database_password", stage="retire")
+    run(terminal, "retire_database_login", settle_seconds="")
 
 
 def one_role(terminal: Terminal) -> None:
     """One role, whose window the procedure states."""
-    run(terminal, "rotate_database_password", method="single")
+    run(terminal, "change_database_password")
 
 
 def stripe_keys(terminal: Terminal) -> None:
@@ -129,7 +129,7 @@ WAYS = {
     "rotate_jwt_secret": jwt_secret,
     "the old runbook's JWT secret": old_runbook.jwt_secret,
     "rotate_database_password": database_password,
-    "rotate_database_password, one role": one_role,
+    "change_database_password": one_role,
     "the old runbook's database password": old_runbook.database_password,
     "rotate_stripe_keys": stripe_keys,
     "the old runbook's Stripe keys": old_runbook.stripe_keys,

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 from hypothesis import given, strategies as st
 
 from opslib.database.blocking import Blocking
-from opslib.database.session import Session
+from opslib.database.sessions import Session
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

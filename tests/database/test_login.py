@@ -15,7 +15,7 @@ from psycopg.conninfo import make_conninfo
 
 from opslib import propertypulse
 from opslib.api import health, pm2
-from opslib.database import client_process, database_url, login_rotation, postgres, role
+from opslib.database import admin as administrator, database_url, login_rotation, postgres, role, sessions
 from opslib.database.login import Login
 from opslib.deployment import env_file
 from opslib.propertypulse import PropertyPulse
@@ -68,7 +68,7 @@ def test_any_password_logs_in(env: PropertyPulse, tmp_path: Path, method: str, p
     login = Login(env, method)
     login_rotation.create(login, reference(tmp_path, password)).do()
     assert database_url.parameters(login.secret.pending)["password"] == password
-    assert login.works()[0]
+    assert login.works()
     assert login.secret.file.stat().st_mode & 0o777 == 0o600
 
 
@@ -84,7 +84,7 @@ def test_password_that_clients_read_differently_is_refused(env: PropertyPulse, t
 
 
 def test_what_the_twin_makes_belongs_to_the_first(env: PropertyPulse) -> None:
-    with Login(env).admin() as admin:
+    with administrator.connect(env) as admin:
         admin.execute(f"ALTER ROLE {BASE} SET search_path TO public, pg_catalog")
         admin.execute(f"ALTER ROLE {BASE} IN DATABASE propertypulse SET statement_timeout TO '41s'")
         admin.execute(f"ALTER ROLE {BASE} CONNECTION LIMIT 30")
@@ -101,10 +101,10 @@ def test_what_the_twin_makes_belongs_to_the_first(env: PropertyPulse) -> None:
             assert connection.execute("SHOW search_path").fetchone() == ("public, pg_catalog",)
             assert connection.execute("SHOW statement_timeout").fetchone() == ("41s",)
             connection.rollback()
-        with login.admin() as admin:
+        with administrator.connect(login.environment) as admin:
             assert role.read(admin, TWIN) == role.Role(TWIN, True, False, False, 30, BASE, (BASE,))
     finally:
-        with Login(env).admin() as admin:
+        with administrator.connect(env) as admin:
             admin.execute(f"ALTER ROLE {BASE} RESET ALL")
             admin.execute(f"ALTER ROLE {BASE} IN DATABASE propertypulse RESET ALL")
             admin.execute(f"ALTER ROLE {BASE} CONNECTION LIMIT -1")
@@ -113,7 +113,7 @@ def test_what_the_twin_makes_belongs_to_the_first(env: PropertyPulse) -> None:
 @EACH
 def test_undo_leaves_postgresql_and_env_as_they_were(env: PropertyPulse, method: str) -> None:
     login, before = Login(env, method), DOTENV.read_bytes()
-    with login.admin() as admin:
+    with administrator.connect(login.environment) as admin:
         held = role.stored(admin, BASE)
         change = login_rotation.create(login)
         change.do()
@@ -147,12 +147,12 @@ def test_stages_of_a_rotation_and_back(env: PropertyPulse) -> None:
         login_rotation.create(login).do()
         into_force(login)
         login_rotation.keep(login).do()
-        assert (login.let_in()[0], login.refused()[0], login.half_way) == (True, False, "")
+        assert (bool(login.let_in()), bool(login.refused()), login.half_way) == (True, False, "")
         lock = login_rotation.lock(login)
         lock.do()
-        assert login.refused()[0]
+        assert login.refused()
         lock.put_back()  # it has one
-        assert login.let_in()[0]
+        assert login.let_in()
         lock.do()
         login_rotation.forget(login).do()
         urls.append(login.secret.current)
@@ -174,13 +174,13 @@ def test_killed_at_every_line_of_the_change_it_converges(env: PropertyPulse, met
         assert login.half_way in ("", method)
         change = login_rotation.create(login)
         change.do()
-        assert login.works()[0]
+        assert login.works()
         if then == "undo":
             change.put_back()  # it has one
             assert postgres.failure(first) is None
             assert not login.secret.pending
         else:
-            with login.admin() as admin:
+            with administrator.connect(login.environment) as admin:
                 admin.execute(
                     role.set_password(BASE, postgres.verifier(admin, BASE, Credentials.load().database_password))
                 )
@@ -200,16 +200,32 @@ def _killed_at_line(number: int, env: PropertyPulse, method: str) -> bool:
         def trace(frame: FrameType, event: str, argument: object) -> Callable[..., Any] | None:
             nonlocal left
             here = os.path.basename(frame.f_code.co_filename)
-            if here not in ("login.py", "role.py", "secret.py", "env_file.py") or frame.f_code.co_name.startswith(
-                "_pars"
-            ):
+            if here not in (
+                "login.py",
+                "login_rotation.py",
+                "role.py",
+                "staged.py",
+                "env_file.py",
+            ) or frame.f_code.co_name.startswith("_pars"):
                 return None
             left -= event == "line" and frame.f_code.co_name in inside
             if left < 0:
                 os._exit(9)
             return trace
 
-        inside = {"do", "create", "_write", "edit", "_replace", "make_twin", "keep", "_create", "discard"}
+        inside = {
+            "do",
+            "create",
+            "_write",
+            "edit",
+            "_replace",
+            "make_twin",
+            "keep",
+            "_create",
+            "discard",
+            "_stage",
+            "_execute",
+        }
         try:
             change = login_rotation.create(Login(env, method))
             sys.settrace(trace)
@@ -223,14 +239,14 @@ def _killed_at_line(number: int, env: PropertyPulse, method: str) -> bool:
 
 
 def test_administrator_without_superuser(env: PropertyPulse, tmp_path: Path) -> None:
-    with Login(env).admin() as admin:
+    with administrator.connect(env) as admin:
         admin.execute("CREATE ROLE keeper LOGIN CREATEROLE PASSWORD 'keeper-of-the-roles'")
         admin.execute("GRANT pg_read_all_stats TO keeper")
     try:
         url = database_url.with_login(Login(env).secret.current, "keeper", "keeper-of-the-roles")
         database = env.database.model_copy(update={"admin": reference(tmp_path, url)})  # type: ignore[union-attr]  # it has one
         weaker = env.model_copy(update={"database": database})
-        with Login(weaker).admin() as keeper, Login(env).admin() as admin:
+        with administrator.connect(weaker) as keeper, administrator.connect(env) as admin:
             assert not role.alters(keeper, BASE)
             admin.execute(f"GRANT {BASE} TO keeper WITH ADMIN TRUE, INHERIT FALSE, SET FALSE")
             assert role.alters(keeper, BASE) and role.alters(keeper, TWIN)
@@ -239,18 +255,18 @@ def test_administrator_without_superuser(env: PropertyPulse, tmp_path: Path) -> 
             login = Login(weaker, method)
             change = login_rotation.create(login)
             change.do()
-            assert login.works()[0]
+            assert login.works()
             change.put_back()  # it has one
             assert postgres.failure(login.secret.current) is None  # a verifier made from the old password
     finally:
-        with Login(env).admin() as admin:
+        with administrator.connect(env) as admin:
             admin.execute(f"DROP ROLE IF EXISTS {TWIN}")
             admin.execute("DROP OWNED BY keeper")
             admin.execute("DROP ROLE keeper")
 
 
 def test_somebody_else_s_role_of_that_name_is_seen(env: PropertyPulse) -> None:
-    with Login(env).admin() as admin:
+    with administrator.connect(env) as admin:
         assert role.paired(admin, BASE)
         admin.execute(f"CREATE ROLE {TWIN} LOGIN")
         assert not role.paired(admin, BASE) and not role.paired(admin, TWIN)
@@ -262,16 +278,14 @@ def test_somebody_else_s_role_of_that_name_is_seen(env: PropertyPulse) -> None:
 def test_others_are_told_from_the_workers(env: PropertyPulse) -> None:
     login = Login(env)
     workers = pm2.workers(env)
-    with (
-        login.admin() as admin,
-        psycopg.connect(Credentials.load().database_url.partition("?")[0], application_name="propertypulse-api"),
-    ):
-        assert [one.application for one in client_process.others(env, admin, BASE, within=1)] == ["propertypulse-api"]
+    with psycopg.connect(Credentials.load().database_url.partition("?")[0], application_name="propertypulse-api"):
+        others = sessions.none_as(env, BASE, within=1)
+        assert not others and [one["application"] for one in others.evidence] == ["propertypulse-api"]
     ends = time.monotonic() + 20  # the workers' pools log in when they are asked, or a moment later
-    while not (found := login.moved(workers, None))[0] and time.monotonic() < ends:
+    while not (found := login.moved(workers)) and time.monotonic() < ends:
         health.answering(env.api.health_url, {worker.pid for worker in workers})
         time.sleep(0.5)
-    assert found[0], found
+    assert found, found
 
 
 def test_pgbouncer_is_seen(env: PropertyPulse, tmp_path: Path) -> None:
@@ -279,15 +293,15 @@ def test_pgbouncer_is_seen(env: PropertyPulse, tmp_path: Path) -> None:
     file.write_text(f'"{BASE}" "SCRAM-SHA-256$4096:…"\n"other" "x"\n;comment\n')
     database = env.database.model_copy(update={"userlist": file})  # type: ignore[union-attr]  # it has one
     behind = Login(env.model_copy(update={"database": database}))
-    assert behind.listed() == [f"{file} holds a password of {BASE}"]
-    assert Login(env).listed() == []
+    assert behind.unlisted().evidence == [f"{file} holds a password of {BASE}"]
+    assert Login(env).unlisted().evidence == []
     env_file.edit(DOTENV, {"DATABASE_URL": Login(env).secret.current + "&pgbouncer=true"})
-    assert Login(env).listed() == ["DATABASE_URL has pgbouncer=true"]
+    assert Login(env).unlisted().evidence == ["DATABASE_URL has pgbouncer=true"]
 
 
 def test_environment_without_a_database_says_so(env: PropertyPulse) -> None:
     with pytest.raises(BadEnvironment, match="no `database:`"):
-        Login(env.model_copy(update={"database": None})).admin()
+        administrator.connect(env.model_copy(update={"database": None}))
 
 
 @pytest.mark.parametrize(
@@ -304,6 +318,6 @@ def test_failures_have_a_name(change: tuple[str, str], failure: str) -> None:
 
 
 def test_role_that_may_not_log_in_has_a_name(env: PropertyPulse) -> None:
-    with Login(env).admin() as admin:
+    with administrator.connect(env) as admin:
         admin.execute(sql.SQL("ALTER ROLE {} NOLOGIN").format(sql.Identifier(BASE)))
     assert postgres.failure(Login(env).secret.current) == "no-login"

@@ -1,8 +1,10 @@
 """The API's database login on the stand-in: the states that its rotation starts from, and what must hold at its end."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from opslib.database import database_url, postgres, role
+from opslib.database import admin as administrator, database_url, postgres, role
 from opslib.database.login import KEY, Login
 from tests.drills import standing
 from tests.drills.standing import nothing, sandbox, soon
@@ -17,7 +19,7 @@ def one() -> None:
     """One role logs in, and no login waits to be retired."""
     login = Login(sandbox())
     if login.secret.previous:
-        with login.admin() as admin:
+        with administrator.connect(login.environment) as admin:
             admin.execute(role.lock(database_url.user(login.secret.previous)))
         standing.stage(NOTHING)
     if problems():
@@ -31,6 +33,16 @@ def two() -> None:
         standing.run("rotate_database_password")
 
 
+@contextmanager
+def rotated() -> Iterator[None]:
+    """Two roles log in; afterwards, as the stand-in was started."""
+    two()
+    try:
+        yield
+    finally:
+        first()
+
+
 def first() -> None:
     """The login that the stand-in was started with: its first password, and no second role."""
     credentials = Credentials.load()
@@ -41,7 +53,7 @@ def first() -> None:
 def problems(*retired: str) -> list[str]:
     """Say what is wrong; nothing if the API is well, and `.env`, PostgreSQL and the workers agree on one login.
 
-    `retired` are URLs that were in force once: none may log in but the one in force and, until stage `retire`, the one
+    `retired` are URLs that were in force once: none may log in but the one in force and, until it is retired, the one
     that the staging file keeps. Meant for after a run that was not killed: a killed one may have to be run again.
     """
     login, wrong = Login(sandbox()), standing.problems()
@@ -51,7 +63,7 @@ def problems(*retired: str) -> list[str]:
     if login.secret.pending or login.verifier.pending:
         wrong.append("the staging file still has what a run was to use")
     in_force = {database_url.user(url) for url in (current, previous) if url}
-    with login.admin() as admin:
+    with administrator.connect(login.environment) as admin:
         pair = {cluster.ROLE, role.twin(cluster.ROLE)}
         found = {name for name in pair if (known := role.read(admin, name)) and known.logs_in}
         if found != in_force:
@@ -59,7 +71,7 @@ def problems(*retired: str) -> list[str]:
     if previous and postgres.failure(previous):
         wrong.append("the old login is kept and does not work")
     wrong += ["a retired URL logs in" for url in {*retired} - {current, previous} if postgres.failure(url) is None]
-    if not soon(lambda: login.moved(standing.workers(), None)[0]):
+    if not soon(lambda: bool(login.moved(standing.workers()))):
         wrong.append("a worker is not logged in by the login in force")
     return wrong
 

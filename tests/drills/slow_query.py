@@ -1,7 +1,7 @@
 """A slow query to be tuned: a table of the API's that grew, and statements that read it end to end."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import psycopg
 
@@ -11,6 +11,7 @@ from tests.sandbox.credentials import Credentials
 
 ROWS = 300_000
 INDEX = "visits_tenant_id_at_idx"
+BROKEN = "visits_kind_key"
 SLOW = "SELECT * FROM visits WHERE tenant_id = %s ORDER BY at DESC LIMIT %s"
 
 
@@ -38,6 +39,31 @@ def seeded(rows: int = ROWS) -> Iterator[psycopg.Connection]:
                 "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = %s", [NAME]
             )
             connection.execute("DROP TABLE visits")
+
+
+@contextmanager
+def forgotten() -> Iterator[None]:
+    """No table, and nothing counted of what was done before."""
+    with postgres.connect_admin(Credentials.load()) as admin:
+        admin.execute("SELECT pg_stat_statements_reset(), pg_stat_reset()")
+    yield
+
+
+@contextmanager
+def slow() -> Iterator[None]:
+    """The table, and a statement that PostgreSQL has counted, for which an index is proposed."""
+    with seeded() as connection:
+        ask(connection)
+        yield
+
+
+@contextmanager
+def broken() -> Iterator[None]:
+    """The table, with an index whose build has failed."""
+    with seeded(20_000) as connection:
+        with suppress(psycopg.errors.UniqueViolation):
+            connection.execute(f"CREATE UNIQUE INDEX CONCURRENTLY {BROKEN} ON visits (kind)")
+        yield
 
 
 def ask(connection: psycopg.Connection, statement: str = SLOW, values: tuple[object, ...] = (77, 10)) -> None:

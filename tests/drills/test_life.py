@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from opslib.backups import swap
-from opslib.database.login import KEY
+from opslib.database.login import KEY, Login
 from opslib.runbook import procedure
 from opslib.runbook.record import steps
 from tests import leaks, recorder, sandbox
@@ -36,7 +36,12 @@ pytestmark = [pytest.mark.usefixtures("fresh", "still"), pytest.mark.long]
 RATE = 60
 TAIL_SECONDS = 2
 """How long life goes on before and after: what is broken then goes on failing."""
-COST_SECONDS = {"recover_database": 2, "stop_and_start_api": 15, "revoke_jwt_secret": 60}
+COST_SECONDS = {
+    "recover_database": 2,
+    "change_database_password": 2,
+    "stop_and_start_api": 15,
+    "revoke_jwt_secret": 60,
+}
 """For how long requests may fail, as the procedure says itself: the API is away, or whoever asks is logged out."""
 CLOCKS_SECONDS = 1
 """By how much a row may be older than the snapshot that it came too late for: its time is that of its statement."""
@@ -64,7 +69,7 @@ class Operator:
 
     done: list[Done] = field(default_factory=list)
 
-    def apply(self, name: str, **parameters: object) -> None:
+    def apply(self, name: str, /, **parameters: object) -> None:
         """Apply a procedure, and keep what came of it."""
         given = [word for key, value in parameters.items() for word in ("-p", key, str(value))]
         _, plan, _ = backups.run("--reason", "drill", *given, name=name, apply=False)
@@ -103,11 +108,34 @@ def troubleshoot_database(operator: Operator) -> None:
     sandbox.mend("idle-in-transaction")
 
 
+def free_database_connections(operator: Operator) -> None:
+    """Somebody has locked the pending payments, and idles."""
+    sandbox.break_("idle-in-transaction")
+    operator.apply("free_database_connections", older_than_seconds=1)
+    sandbox.mend("idle-in-transaction")
+
+
+def start_database(operator: Operator) -> None:
+    """It is up already, and stays so."""
+    operator.apply("start_database")
+
+
 def tune_queries(operator: Operator) -> None:
     """A table has grown, and is read from end to end."""
-    with slow_query.seeded() as connection:
-        slow_query.ask(connection)
-        operator.apply("tune_queries", seconds=1, create_index=slow_query.INDEX)
+    with slow_query.slow():
+        operator.apply("tune_queries", seconds=1)
+
+
+def build_index(operator: Operator) -> None:
+    """For the table that has grown."""
+    with slow_query.slow():
+        operator.apply("build_index", name=slow_query.INDEX)
+
+
+def drop_invalid_index(operator: Operator) -> None:
+    """A build has failed."""
+    with slow_query.broken():
+        operator.apply("drop_invalid_index", name=slow_query.BROKEN)
 
 
 def repair_payment_status(operator: Operator) -> None:
@@ -190,7 +218,18 @@ def rotate_stripe_keys(operator: Operator) -> None:
 def rotate_database_password(operator: Operator) -> None:
     """Two roles in turn."""
     operator.apply("rotate_database_password", settle_seconds=2)
-    operator.apply("rotate_database_password", stage="retire", settle_seconds=2)
+
+
+def retire_database_login(operator: Operator) -> None:
+    """The login that a rotation has left."""
+    if not Login(standing.sandbox()).secret.previous:
+        operator.apply("rotate_database_password", settle_seconds=2)
+    operator.apply("retire_database_login")
+
+
+def change_database_password(operator: Operator) -> None:
+    """One role, and no worker happens to open a connection meanwhile."""
+    operator.apply("change_database_password", settle_seconds=2)
 
 
 def backup_database(operator: Operator) -> None:
@@ -213,7 +252,11 @@ WAYS: dict[str, Callable[[Operator], None]] = {
         check_email_delivery,
         check_webhook_signatures,
         troubleshoot_database,
+        free_database_connections,
+        start_database,
         tune_queries,
+        build_index,
+        drop_invalid_index,
         repair_payment_status,
         triage_stripe_webhooks,
         restart_api,
@@ -227,6 +270,8 @@ WAYS: dict[str, Callable[[Operator], None]] = {
         delete_s3_key,
         rotate_stripe_keys,
         rotate_database_password,
+        retire_database_login,
+        change_database_password,
         backup_database,
         recover_database,
     )

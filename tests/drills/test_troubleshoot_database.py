@@ -1,4 +1,4 @@
-"""Drills of `troubleshoot_database`: PostgreSQL down, saturated, locked; bystanders, caps, kills, odd URLs."""
+"""Drills of the database's troubles: down, saturated, locked; found, then mended; bystanders, caps, kills, odd URLs."""
 
 import json
 import os
@@ -21,8 +21,7 @@ from psycopg.conninfo import make_conninfo
 
 from opslib import propertypulse
 from opslib.api import health
-from opslib.database import freeing, postgres, session, slots
-from opslib.database.login import Login
+from opslib.database import admin as administrator, freeing, postgres, sessions, slots
 from opslib.runbook import procedure
 from tests import sandbox
 from tests.sandbox import postgres as cluster
@@ -35,15 +34,28 @@ LOCK = "LOCK TABLE payments IN ACCESS EXCLUSIVE MODE"
 
 
 def command(*arguments: str) -> list[str]:
-    """The words of a run that applies, and takes what has stood in the way for a second."""
-    given = ("-p", "older_than_seconds", "1", *arguments)
-    return [sys.executable, "-m", "opslib.runbook.cli", "run", "troubleshoot_database", "--apply", *given]
+    """The words of a run that frees, and takes what has stood in the way for a second."""
+    return words("free_database_connections", "--apply", "-p", "older_than_seconds", "1", *arguments)
 
 
-def run(*arguments: str, **variables: str) -> tuple[int, dict[str, Any], str]:
-    """Run it; give its exit code, its record, and what the terminal showed."""
-    env = {**os.environ, **variables}
-    done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=300, env=env)
+def words(*arguments: str) -> list[str]:
+    """The words of a run."""
+    return [sys.executable, "-m", "opslib.runbook.cli", "run", *arguments]
+
+
+def free(*arguments: str, **variables: str) -> tuple[int, dict[str, Any], str]:
+    """Free what stands in the way; give its exit code, its record, and what the terminal showed."""
+    return run(command(*arguments), **variables)
+
+
+def look(**variables: str) -> tuple[int, dict[str, Any], str]:
+    """Look for what is wrong; give the same."""
+    return run(words("troubleshoot_database", "-p", "older_than_seconds", "1"), **variables)
+
+
+def run(words: list[str], **variables: str) -> tuple[int, dict[str, Any], str]:
+    """Run it."""
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300, env={**os.environ, **variables})
     assert "Traceback" not in done.stderr, done.stderr
     made: dict[str, Any] = json.loads(Path(done.stdout.splitlines()[-1]).read_text())
     return done.returncode, made, done.stdout
@@ -127,10 +139,14 @@ def _steps(made: dict[str, Any]) -> list[dict[str, Any]]:
 def test_database_that_is_down_is_named_and_started() -> None:
     sandbox.break_("db-down")
     try:
-        code, made, _ = run()
-        assert "PostgreSQL is down" in said(made, "Diagnosis")
+        code, made, shown = look()
+        assert (code, made["metadata"]["opslib"]["outcome"]) == (5, "planned")
+        assert "✗ PostgreSQL is down — runbook run start_database -e sandbox" in shown
+        code, made, _ = run(words("start_database", "--apply"))
         assert (code, made["metadata"]["opslib"]["outcome"]) == (0, "applied")
         assert _well()
+        code, made, _ = run(words("start_database", "--apply"))  # again: it is up
+        assert (code, made["metadata"]["opslib"]["outcome"]) == (0, "applied")
     finally:
         sandbox.mend("db-down")
 
@@ -140,9 +156,9 @@ def test_without_a_command_to_start_it_says_what_to_look_at(tmp_path: Path) -> N
     root = elsewhere(tmp_path, lambda text: text.replace("  start: postgres-start\n", ""))
     sandbox.break_("db-down")
     try:
-        code, made, shown = run(RUNBOOK_ROOT=str(root))
-        assert (code, made["metadata"]["opslib"]["outcome"]) == (1, "failed")
-        assert "Cause: refused. Nothing listens there" in shown
+        code, _, shown = look(RUNBOOK_ROOT=str(root))
+        assert code == 5
+        assert "✗ PostgreSQL is down (refused) — Nothing listens there" in shown
         assert "its disk" in shown
     finally:
         sandbox.mend("db-down")
@@ -152,18 +168,23 @@ def test_idle_transaction_that_blocks_is_named_and_ended() -> None:
     sandbox.break_("idle-in-transaction")
     time.sleep(1.2)
     try:
-        code, made, shown = run()
-        assert "reporting-export as propertypulse keeps 1 waiting: idle in transaction" in said(made, "Diagnosis")
-        assert (code, made["metadata"]["opslib"]["outcome"]) == (0, "applied")
-        assert "UPDATE payments" in said(made, "What became of each session")
-        assert "terminated" in said(made, "What became of each session")
-        assert "pg_cancel_backend" not in shown
+        code, made, shown = look()
+        assert (code, made["metadata"]["opslib"]["outcome"]) == (5, "planned")
+        assert "reporting-export as propertypulse keeps 1 waiting: idle in transaction" in shown
+        assert "runbook run free_database_connections -e sandbox -p older_than_seconds 1" in shown
         drawings = [
             out["data"] for c in made["cells"] for out in c.get("outputs", []) if "image/svg+xml" in out.get("data", {})
         ]
         assert "idle in transaction" in "".join(drawings[0]["image/svg+xml"])
         assert "└─ " in drawings[0]["text/plain"]
         assert "'PENDING'" not in json.dumps(made)  # literals may be people's data
+        code, made, shown = free()
+        assert (code, made["metadata"]["opslib"]["outcome"]) == (0, "applied")
+        assert "UPDATE payments" in said(made, "What became of each session")
+        assert "terminated" in said(made, "What became of each session")
+        assert "pg_cancel_backend" not in shown
+        assert "'PENDING'" not in json.dumps(made)
+        assert look()[0] == 0
     finally:
         sandbox.mend("idle-in-transaction")
 
@@ -173,16 +194,16 @@ def test_client_that_takes_what_is_freed_is_named_and_stopped() -> None:
     sandbox.break_("db-saturated")
     time.sleep(1.2)
     try:
-        code, made, _ = run()
-        found = said(made, "Diagnosis")
+        _, made, found = look()
         assert "PostgreSQL is saturated" in found
         rows = json.loads(said(made, "Who has the sessions"))
         held = {row["application"]: int(row["sessions"]) for row in rows}
         assert sum(held.values()) == 37  # the API may have kept a session or two
         assert f"{held['reporting-export']} of them by reporting-export as propertypulse" in found
+        code, made, _ = free()
         assert (code, made["metadata"]["opslib"]["outcome"]) == (3, "needs-person")
         assert "-p stop_client" in made["metadata"]["opslib"]["why"]
-        code, made, _ = run("-p", "stop_client", "reporting-export")
+        code, made, _ = free("-p", "stop_client", "reporting-export")
         assert (code, made["metadata"]["opslib"]["outcome"]) == (0, "applied")
         assert _well()
     finally:
@@ -192,7 +213,7 @@ def test_client_that_takes_what_is_freed_is_named_and_stopped() -> None:
 @pytest.mark.long
 def test_leak_is_freed_oldest_first_and_within_the_cap() -> None:
     with leaking() as held:
-        code, made, _ = run("-p", "most", "3")
+        code, made, _ = free("-p", "most", "3")
         assert (code, made["metadata"]["opslib"]["outcome"]) == (0, "applied")
         assert [alive(one) for one in held] == [False] * 3 + [True] * (len(held) - 3)
         assert "over the cap: most is 3" in said(made, "What stands in the way")
@@ -216,7 +237,7 @@ def test_statement_that_runs_is_cancelled_and_its_session_lives() -> None:
         for thread in threads:
             thread.start()
         time.sleep(1.5)
-        code, made, _ = run()
+        code, made, _ = free()
         for thread in threads:
             thread.join(10)
         assert (code, made["metadata"]["opslib"]["outcome"]) == (0, "applied")
@@ -237,9 +258,9 @@ def test_statement_that_runs_is_cancelled_and_its_session_lives() -> None:
     ids=["a backup", "a migration", "another role"],
 )
 def test_root_that_must_not_be_ended_is_left(name: str, other: dict[str, str], reason: str) -> None:
-    statement = f"SELECT pg_advisory_lock({session.MIGRATION}); {LOCK}" if "migrates" in other else LOCK
+    statement = f"SELECT pg_advisory_lock({sessions.MIGRATION}); {LOCK}" if "migrates" in other else LOCK
     with holding(name, statement, **(superuser() if "superuser" in other else {})) as holder:
-        code, made, shown = run()
+        code, made, shown = free()
         assert (code, made["metadata"]["opslib"]["outcome"]) == (1, "failed")
         assert reason in said(made, "What stands in the way")
         assert "✗ No session of the API waits for a lock for long" in shown
@@ -256,10 +277,10 @@ def test_two_troubles_at_once_and_bystanders_untouched() -> None:
         ]
         open_.enter_context(holding("reporting-export"))
         held = open_.enter_context(leaking())
-        code, made, _ = run("-p", "most", "4")
-        found = said(made, "Diagnosis")
+        _, _, found = look()
         assert "PostgreSQL is saturated" in found
         assert "reporting-export as propertypulse keeps" in found
+        code, made, _ = free("-p", "most", "4")
         assert (code, made["metadata"]["opslib"]["outcome"]) == (0, "applied"), made["metadata"]["opslib"]["why"]
         assert [alive(one) for one in held].count(False) == 3  # and the root is the fourth
         assert all(map(alive, bystanders))
@@ -275,22 +296,22 @@ def test_killed_in_the_middle_of_freeing_it_is_run_again() -> None:
             process.send_signal(signal.SIGKILL)
         freed = [alive(one) for one in held].count(False)
         assert 2 <= freed < 6
-        code, made, _ = run("-p", "most", "6")
+        code, made, _ = free("-p", "most", "6")
         assert (code, made["metadata"]["opslib"]["outcome"]) == (0, "applied")
         assert freed < [alive(one) for one in held].count(False) <= freed + 6
 
 
 def test_session_that_is_another_by_now_is_left_alone() -> None:
     env = propertypulse.load("sandbox")
-    admin = Login(env).admin()
+    admin = administrator.connect(env)
     with client("somebody-new") as bystander:
-        found = next(one for one in session.read(admin) if one.pid == bystander.info.backend_pid)
+        found = next(one for one in sessions.read(admin) if one.pid == bystander.info.backend_pid)
         old = replace(found, backend_start=found.backend_start and found.backend_start.replace(year=2020))
         moved = replace(found, state_change=found.state_change and found.state_change.replace(year=2020))
         for one in (old, moved):
             plan = freeing.Freeing(admin, [freeing.Candidate(one, 0, "")])
             plan.changes()[0].do()
-            assert plan.became[0]["became"].startswith("left alone")
+            assert plan.became[bystander.info.backend_pid]["became"].startswith("left alone")
         assert alive(bystander)
     admin.close()
 
@@ -318,7 +339,7 @@ def test_url_of_prisma_with_every_special_character(tmp_path: Path) -> None:
                 lambda text: text.replace("env_file: tests/sandbox/state/app/current/server/.env", "env_file: .env"),
             )
             with holding("odd-client", user=role, password=ODD) as holder:
-                code, made, _ = run(RUNBOOK_ROOT=str(root))
+                code, made, _ = free(RUNBOOK_ROOT=str(root))
                 assert (code, made["metadata"]["opslib"]["outcome"]) == (0, "applied"), made["metadata"]["opslib"][
                     "why"
                 ]
@@ -334,8 +355,8 @@ def test_limits_of_the_database_and_the_role_count_too() -> None:
     with cluster.connect_admin(Credentials.load()) as admin:
         admin.execute("ALTER ROLE propertypulse CONNECTION LIMIT 30")
         try:
-            connection = Login(env).admin()
-            found = slots.limits(connection, session.read(connection), ("propertypulse",))
+            connection = administrator.connect(env)
+            found = slots.limits(connection, sessions.read(connection), ("propertypulse",))
             connection.close()
             assert [(limit.of, limit.slots) for limit in found] == [
                 ("the server, for ordinary roles", 37),

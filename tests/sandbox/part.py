@@ -11,6 +11,9 @@ import psutil
 from . import process
 from .layout import HOST, PYTHON, ROOT, STATE
 
+PATIENCE = 60
+"""Seconds that a part gets to be ready: a machine that others keep busy needs more than it would alone."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
@@ -39,7 +42,7 @@ class Part:
         if self.process() is None:
             self.log.parent.mkdir(exist_ok=True)
             process.spawn(self.command, cwd=self.cwd, log=self.log, environment=self.environment, user=self.user)
-        process.wait(lambda: self.problem() is None, f"{self.name} to be ready", log=self.log)
+        process.wait(lambda: self.problem() is None, f"{self.name} to be ready", within=PATIENCE, log=self.log)
 
     def stop(self) -> None:
         """End the part; nothing if it does not run."""

@@ -1,18 +1,23 @@
-"""A session of PostgreSQL: who has it open, what it does, for how long, who keeps it waiting, and what it ran last.
+"""The sessions of PostgreSQL: who has each open, what it does, for how long, what it waits for, and whose it is here.
 
 Facts are those of pg_stat_activity and pg_blocking_pids(): postgresql.org/docs/current/monitoring-stats.html.
 """
 
-import re
-from collections.abc import Collection, Sequence
+import time
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import LiteralString
+from typing import Any, LiteralString
 
+import psutil
 from psycopg import sql
 
-from opslib.database import database_url, postgres, role, statement
+from opslib.api import pm2
+from opslib.api.pm2 import Worker
+from opslib.database import admin, database_url, postgres, role, statement
 from opslib.database.postgres import Connection
+from opslib.deployment.environment import Deployment
+from opslib.runbook.answer import Answer
 
 IDLE = ("idle in transaction", "idle in transaction (aborted)")
 MIGRATION = 72707369
@@ -20,13 +25,8 @@ MIGRATION = 72707369
 PREPARED = 0
 """What pg_blocking_pids() gives for a prepared transaction, which no session has any more."""
 
-KEPT = re.compile(
-    r"^pg_(dump|dumpall|restore|basebackup|receivewal|rewind|recvlogical)|prisma|migrat|schema-engine|barman|wal-?g"
-    rf"|pgbackrest|patroni|repmgr|^{postgres.NAME}$",
-    re.IGNORECASE,
-)
-"""Application names whose work is lost or half done when it is cut off: backups, migrations, replication, runbooks."""
-
+Ends = Mapping[tuple[str, int], int]
+"""By address and port of the near end of a connection, the process that has it open."""
 
 _READ: LiteralString = """
 SELECT pid, backend_type AS kind, coalesce(usename, '') AS role, coalesce(datname, '') AS database,
@@ -100,12 +100,6 @@ def of(connection: Connection, *roles: str) -> list[Session]:
     return [one for one in found if one.application != postgres.NAME]
 
 
-def end(connection: Connection, *roles: str) -> None:
-    """End the sessions of these roles."""
-    pids = [one.pid for one in of(connection, *roles)]
-    connection.execute("SELECT pg_terminate_backend(pid) FROM unnest(%s::int[]) AS pid", [pids])
-
-
 def roles(connection: Connection, url: str) -> tuple[str, ...]:
     """Give the roles that the API logs in with: that of its URL and, where there is one, its twin."""
     user = database_url.user(url)
@@ -113,29 +107,6 @@ def roles(connection: Connection, url: str) -> tuple[str, ...]:
     if len(first + role.SUFFIX) > role.LONGEST or not role.paired(connection, user):
         return (user,)
     return first, role.twin(first)
-
-
-def kept(one: Session, *, database: str, roles: Collection[str]) -> str:
-    """Say why a session must not be ended from here; empty if it may be."""
-    if one.kind != "client backend":
-        return f"the server's own {one.kind}"
-    if one.database != database:
-        return f"works in database {one.database}"
-    if one.role not in roles:
-        return f"belongs to role {one.role}"
-    if one.migrates:
-        return "runs a migration of Prisma"
-    if KEPT.search(one.application):
-        return f"{one.application} must not be cut off"
-    return ""
-
-
-def same(one: Session) -> sql.Composed:
-    """The condition under which a row of pg_stat_activity is this session, in this state, since the same moment."""
-    began, since = ("query_start", one.query_start) if one.state == "active" else ("state_change", one.state_change)
-    return sql.SQL("pid = {} AND backend_start = {} AND state = {} AND {} = {}").format(
-        one.pid, one.backend_start, one.state, sql.SQL(began), since
-    )
 
 
 def groups(sessions: Sequence[Session]) -> list[dict[str, str]]:
@@ -151,3 +122,78 @@ def groups(sessions: Sequence[Session]) -> list[dict[str, str]]:
         | {"sessions": str(len(found)), "longest so": f"{max(one.age for one in found):.0f} s"}
         for key, found in sorted(counted.items(), key=lambda item: (-len(item[1]), item[0]))
     ]
+
+
+def ends() -> dict[tuple[str, int], int]:
+    """Give the near ends of this machine's connections, by which PostgreSQL knows its clients."""
+    found = {}
+    for one in psutil.net_connections(kind="tcp"):
+        if one.pid and one.laddr and one.raddr:
+            found[one.laddr.ip.removeprefix("::ffff:"), one.laddr.port] = one.pid
+    return found
+
+
+def by_worker(workers: Sequence[Worker], sessions: Sequence[Session]) -> list[tuple[int | str, Session]]:
+    """Give those of the sessions that belong to these workers, each with the worker's id."""
+    ids, found = {worker.pid: worker.id for worker in workers}, ends()
+    own = ((ids.get(found.get((one.address, one.port), 0)), one) for one in sessions)
+    return [(id, one) for id, one in own if id is not None]
+
+
+def own(sessions: Sequence[Session], ends: Ends, pids: Collection[int]) -> set[int]:
+    """Give the pids of the sessions that these processes have open, as the API's workers do."""
+    return {one.pid for one in sessions if ends.get((one.address, one.port)) in pids}
+
+
+def none_as(environment: Deployment, role: str, *, within: float = 5) -> Answer:
+    """Whether nobody but the API's workers on this machine is logged in as this role; with who is.
+
+    Workers come and go and their sessions with them: only who is seen for `within` seconds is somebody else.
+    """
+    until, seen = time.monotonic() + within, None
+    with admin.connect(environment) as connection:
+        while True:
+            found = of(connection, role)
+            mine = {one.pid for _, one in by_worker(pm2.workers(environment), found)}
+            now = {one.pid: one for one in found if one.pid not in mine}
+            seen = now if seen is None else {pid: one for pid, one in seen.items() if pid in now}
+            if not seen or time.monotonic() > until:
+                break
+            time.sleep(0.5)
+    otherwise = f"{len(seen)} sessions of {role} are not the API's. To go on all the same: -p accept_others True"
+    return Answer(not seen, [one.row() for one in seen.values()], otherwise)
+
+
+def none(environment: Deployment, database: str, workers: Sequence[Worker]) -> Answer:
+    """Whether nobody but these workers and this project uses a database; with who does.
+
+    Prepared transactions, subscriptions and logical replication slots of it count too: they stay with the database that
+    is renamed.
+    """
+    with admin.connect(environment, admin.MAINTENANCE) as connection:
+        found = [one for one in _in(connection, database) if one.application != postgres.NAME]
+        rest: list[dict[str, Any]] = connection.execute(
+            "SELECT owner AS role, 'prepared transaction ' || gid AS application"
+            " FROM pg_prepared_xacts WHERE database = %(database)s"
+            " UNION ALL SELECT NULL, 'replication slot ' || slot_name FROM pg_replication_slots"
+            " WHERE database = %(database)s"
+            " UNION ALL SELECT NULL, 'subscription ' || subname FROM pg_subscription s"
+            " JOIN pg_database d ON d.oid = s.subdbid WHERE datname = %(database)s",
+            {"database": database},
+        ).fetchall()
+    mine = [one for _, one in by_worker(workers, found)]
+    others = [one.row() for one in found if one not in mine] + rest
+    return Answer(not others, others, f"{len(others)} others use {database}: stop them.")
+
+
+def logged_in(environment: Deployment, database: str, workers: Sequence[Worker]) -> Answer:
+    """Whether each of these workers is logged in to a database; with those that are."""
+    with admin.connect(environment, admin.MAINTENANCE) as connection:
+        found = {id for id, _ in by_worker(workers, _in(connection, database))}
+    evidence = [{"worker": id, "logged in to": database} for id in sorted(found, key=str)]
+    return Answer(found == {one.id for one in workers}, evidence, "A worker logs in when it is asked for something.")
+
+
+def _in(connection: Connection, database: str) -> list[Session]:
+    kinds = ("client backend", "walsender")
+    return [one for one in read(connection) if one.database == database and one.kind in kinds]
