@@ -11,14 +11,19 @@ from opslib.runbook.errors import Outcome
 from tests import sandbox
 from tests.drills import recovery
 
-GROUNDS = {"recover_database": recovery.backed_up}
+GROUNDS = {
+    "backup_database": recovery.backed_up,
+    "recover_database": recovery.backed_up,
+    "take_recovery_back": recovery.replaced,
+    "drop_replaced_database": recovery.replaced,
+}
 """What must be there for the plan of a procedure, besides the stand-in as it is started."""
 
 
 def main() -> int:
-    """Remake the outputs of all notebooks; 1 if a plan did not hold."""
+    """Remake the outputs of these notebooks, or else of all; 1 if a plan did not hold."""
     sandbox.start()
-    for name in procedure.names():
+    for name in sys.argv[1:] or procedure.names():
         one = procedure.load(name)
         with GROUNDS.get(name, nullcontext)():
             execution = asyncio.run(runner.run(one, {}))

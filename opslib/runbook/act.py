@@ -55,7 +55,7 @@ def sql(connect: Callable[[], Connection[Any]], statement: str, **names: Any) ->
     """Make an act of one statement, for which `connect` gives an open connection that it closes afterwards.
 
     `{name}` in the statement becomes an identifier of that value, quoted; what psycopg has composed (a Literal, say)
-    goes in as it is, and a Later as a literal.
+    goes in as it is, and a Later as a literal unless psycopg has composed what it reads.
     """
     return Act(composed(statement, names).as_string(), lambda: _execute(connect, composed(statement, names, read=True)))
 
@@ -66,7 +66,10 @@ def composed(statement: str, names: Mapping[str, Any], *, read: bool = False) ->
 
     def part(value: Any) -> Composable:
         if isinstance(value, Later):
-            return Literal(value.read()) if read else SQL(repr(value))
+            if not read:
+                return SQL(repr(value))
+            found = value.read()
+            return found if isinstance(found, Composable) else Literal(found)
         return value if isinstance(value, Composable) else Identifier(value)
 
     return SQL(statement).format(**{key: part(value) for key, value in names.items()})

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from opslib.backups import swap
+from opslib.backups import database_copy
 from opslib.database.login import KEY
 from opslib.runbook import procedure
 from tests import leaks, sandbox
@@ -157,6 +157,20 @@ def recover_database(operator: Operator) -> None:
     operator.apply("triage_stripe_webhooks", stage="replay", retrying_minutes=0)
 
 
+def take_recovery_back(operator: Operator) -> None:
+    """Back to what the last recovery replaced, and what Stripe had told the other one is replayed."""
+    if "old" not in recovery.kinds():
+        recover_database(operator)
+    operator.apply("take_recovery_back", confirm=postgres.DATABASE)
+    operator.apply("triage_stripe_webhooks", stage="replay", retrying_minutes=0)
+
+
+def drop_replaced_database(operator: Operator) -> None:
+    """One that was replaced long ago."""
+    with recovery.replaced() as name:
+        operator.apply("drop_replaced_database", database=name)
+
+
 # What the stand-in's own faults and logins are used for comes before the rotation of these.
 WAYS: dict[str, Callable[[Operator], None]] = {
     way.__name__: way
@@ -174,6 +188,8 @@ WAYS: dict[str, Callable[[Operator], None]] = {
         rotate_database_password,
         backup_database,
         recover_database,
+        take_recovery_back,
+        drop_replaced_database,
     )
 }
 
@@ -221,9 +237,10 @@ def living() -> Iterator[Operator]:
         for one, reasons in failed.items():
             seconds = f"{one.ended - one.begun:5.1f} s"
             print(f"{one!s:<40} exit {one.code}, {seconds}, {len(reasons)} failed {sorted(set(reasons))}")
-    recovered = [one for one in operator.done if one.procedure == "recover_database"]
-    assert not {str(one): reasons for one, reasons in failed.items() if reasons and one not in recovered}
-    assert sum(len(failed[one]) for one in recovered) <= AWAY_SECONDS * RATE * len(recovered)
+    swapped = [one for one in operator.done if one.procedure in ("recover_database", "take_recovery_back")]
+    recovered = [one for one in swapped if one.procedure == "recover_database"]
+    assert not {str(one): reasons for one, reasons in failed.items() if reasons and one not in swapped}
+    assert sum(len(failed[one]) for one in swapped) <= AWAY_SECONDS * RATE * len(swapped)
     assert got.seconds >= operator.done[-1].ended - operator.done[0].begun, "life has ended before the last run"
     assert got.mails and got.uploads and not (got.lost_events or got.lost_mails or got.unpaid), got
     assert unexplained(got, recovered) == []
@@ -245,17 +262,20 @@ def test_a_procedure_is_applied(name: str) -> None:
 
 
 def unexplained(life: Lived, recovered: list[Done]) -> list[tuple[int, int]]:
-    """Give the lost writes that no recovery has put aside: those after its backup, which are in what it replaced."""
+    """Give the lost writes that no recovery has put aside: those after its backup, which are in what it replaced.
+
+    Once it was taken back, they are in what was live in between.
+    """
     left = set(life.lost_writes)
-    olds = [one.name for one in swap.siblings(standing.sandbox()) if one.kind == "old"]
-    assert len(olds) == len(recovered)
-    for name, run in zip(reversed(olds), recovered, strict=True):
+    aside = [one.name for one in database_copy.listed(standing.sandbox()) if one.kind in database_copy.REPLACED]
+    assert len(aside) == len(recovered)
+    for name, run in zip(reversed(aside), recovered, strict=True):
         taken = datetime.fromisoformat(shown(run, "The backup")["taken"]) - timedelta(seconds=CLOCKS_SECONDS)
         with postgres.connect_admin(Credentials.load(), name) as old:
             found = old.execute("SELECT id, amount FROM payments WHERE created_at >= %s", [taken]).fetchall()
-        aside = {(row, amount) for row, amount in found}
-        print(f"{run} has put {len(left & aside)} acknowledged writes aside in {name}")
-        left -= aside
+        put = {(row, amount) for row, amount in found}
+        print(f"{run} has put {len(left & put)} acknowledged writes aside in {name}")
+        left -= put
     return sorted(left)
 
 
