@@ -81,11 +81,6 @@ class Bucket:
             found = [one["Key"].removeprefix(prefix) for page in pages for one in page.get("Contents", [])]
         return sorted(name for name in found if NAME.fullmatch(name))
 
-    def size(self, name: str) -> int:
-        """Give the bytes of an object."""
-        with aws.asking(f"S3 HeadObject of {self.address(name)}"):
-            return int(self.client.head_object(Bucket=self.name, Key=self.key(name))["ContentLength"])
-
     def read(self, name: str) -> bytes:
         """Give the content of a small object."""
         with aws.asking(f"S3 GetObject of {self.address(name)}"):
@@ -119,15 +114,11 @@ class Bucket:
 
     def unfinished(self) -> list[Act]:
         """Give the acts that abort the multipart uploads of one's own, whose parts S3 keeps, and bills, until then."""
-        ours = [(name, upload) for name, upload in self._uploads() if self._own(name)]
-        return [call("s3.abort_multipart_upload", self._abort, Key=self.key(n), UploadId=upload) for n, upload in ours]
-
-    def of_others(self) -> list[str]:
-        """Give the multipart uploads that others have begun: they may be at it, and only they abort them."""
-        return [self.address(name) for name, _ in self._uploads() if not self._own(name)]
-
-    def _own(self, name: str) -> bool:
-        return f"-{self._owner}." in name
+        return [
+            call("s3.abort_multipart_upload", self._abort, Key=self.key(name), UploadId=upload)
+            for name, upload in self._uploads()
+            if f"-{self._owner}." in name
+        ]
 
     def _abort(self, **upload: str) -> None:
         with aws.asking(f"S3 AbortMultipartUpload of {upload['Key']}"):

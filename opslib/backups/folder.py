@@ -58,10 +58,6 @@ class Folder:
         """Give what is there, sorted."""
         return sorted(f.name for f in self.path.glob("*") if NAME.fullmatch(f.name))
 
-    def size(self, name: str) -> int:
-        """Give the bytes of a file."""
-        return (self.path / name).stat().st_size
-
     def read(self, name: str) -> bytes:
         """Give the content of a small file."""
         return (self.path / name).read_bytes()

@@ -10,7 +10,7 @@ from typing import Any
 
 from opslib import propertypulse
 from opslib.api import health, pm2
-from opslib.backups import backup, database_copy, dump, swap
+from opslib.backups import backup, database_copy, dump, restore, swap
 from opslib.backups.backup import Backup
 from opslib.backups.store import stores
 from opslib.database import admin
@@ -127,15 +127,14 @@ def problems() -> list[str]:
 def clean() -> None:
     """Bring the stand-in back: one database, the live one, as good as new, and no backup."""
     env = propertypulse.load("sandbox")
-    with admin.connect(env, admin.MAINTENANCE) as superuser:
+    found = database_copy.listed(env)
+    first = min(found, key=lambda one: one.oid)
+    if first.kind != "live":
+        swap.exchange(env, first.name, "old").run()
         found = database_copy.listed(env)
-        first = min(found, key=lambda one: one.oid)
-        if first.kind != "live":
-            swap.exchange(env, first.name, "old").run()
-            found = database_copy.listed(env)
-        for one in found:
-            if one.kind != "live":
-                admin.drop(superuser, one.name)
+    for one in found:
+        if one.kind != "live":
+            restore.drop(env, one.name).run()
     backups.empty()
     backups.forget()
     ends = time.monotonic() + 30
