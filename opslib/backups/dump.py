@@ -14,24 +14,21 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import psycopg
 import zstandard
 
-from opslib.backups import backup, manifest
+from opslib.backups import backup, manifest, source
 from opslib.backups.backup import Backup
 from opslib.backups.multipart import Upload
 from opslib.backups.store import ARCHIVE, MANIFEST, Bucket, Folder, Store, owner
-from opslib.database import admin, pg_tool, postgres
-from opslib.database.postgres import Connection
+from opslib.database import admin, pg_tool
 from opslib.deployment.environment import Deployment
 from opslib.runbook import progress
 from opslib.runbook.act import Act, act
-from opslib.runbook.answer import Answer
 from opslib.runbook.errors import RunbookError
 from opslib.runbook.procedure import located
 
@@ -45,60 +42,6 @@ DUMP = (
     *("pg_dump", "--format=custom", "--compress=0", "--no-password"),
     f"--lock-wait-timeout={LOCK_WAIT * 1000}",
 )
-
-
-@dataclass(frozen=True)
-class Moment:
-    """What several sessions see as one: its id for pg_dump, when it was taken, and the transaction that keeps it."""
-
-    id: str
-    taken: datetime
-    connection: Connection
-
-
-def same_server(environment: Deployment, superuser: Connection) -> Answer:
-    """Whether the administrator is logged in to the database that the API uses."""
-    with postgres.connect(admin.api_url(environment)) as connection:
-        found = {"the API's": postgres.server(connection), "the administrator's": postgres.server(superuser)}
-    return Answer(len({*found.values()}) == 1, found, "Correct `database.admin`.")
-
-
-def allowed(superuser: Connection) -> Answer:
-    """Whether the administrator may do what a backup and its proof need."""
-    may = superuser.execute(
-        "SELECT rolname AS role, rolsuper OR rolcreatedb AS creates, pg_has_role('pg_read_all_data', 'USAGE') AS reads"
-        " FROM pg_roles WHERE rolname = current_user"
-    ).fetchone()
-    assert may is not None
-    return Answer(may["creates"] and may["reads"], may, "Grant it CREATEDB and pg_read_all_data.")
-
-
-def tools(environment: Deployment, superuser: Connection) -> Answer:
-    """Whether the tools are not older than the server: pg_dump refuses a newer one."""
-    names = ("pg_dump", "pg_restore")
-    majors = {"server": admin.major(superuser)} | {name: pg_tool.major(environment, name) for name in names}
-    advice = "Install the client programs of the server's version, and name their folder as `tools`."
-    return Answer(min(majors.values()) == majors["server"], majors, advice)
-
-
-@contextlib.contextmanager
-def snapshot(environment: Deployment) -> Iterator[Moment]:
-    """Keep a snapshot of the database open; it ends with the connection, however this process ends."""
-    with admin.connect(environment) as connection:
-        connection.execute(f"SET lock_timeout = '{LOCK_WAIT}s'".encode())
-        connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        row = connection.execute("SELECT pg_export_snapshot() AS id, clock_timestamp() AS taken").fetchone()
-        assert row is not None
-        manifest.hold(connection)
-        yield Moment(row["id"], row["taken"], connection)
-
-
-def api_role(environment: Deployment) -> str:
-    """Give the role that the API works as, which need not be the one that it logs in as."""
-    with postgres.connect(admin.api_url(environment), within=10) as connection:
-        row = connection.execute("SELECT current_user::text AS name").fetchone()
-        assert row is not None
-        return str(row["name"])
 
 
 def lines(places: Sequence[Store]) -> list[str]:
@@ -120,8 +63,8 @@ def take(
     """
     folder = next(place for place in places if isinstance(place, Folder))
     bucket = next((place for place in places if isinstance(place, Bucket)), None)
-    role = api_role(environment)
-    with snapshot(environment) as seen, ThreadPoolExecutor(1) as beside:
+    role = source.api_role(environment)
+    with source.snapshot(environment, LOCK_WAIT) as seen, ThreadPoolExecutor(1) as beside:
         name = f"{seen.taken:%Y%m%dT%H%M%SZ}-{run}-{owner(environment)}"
         part = folder.part(name + ARCHIVE)
         upload = Upload(bucket, name + ARCHIVE, part, admin.size(seen.connection)) if bucket else None

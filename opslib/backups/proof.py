@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 
-from opslib.backups import backup, dump, manifest, restore
+from opslib.backups import backup, dump, manifest, restore, source
 from opslib.backups.backup import Backup, Damaged
-from opslib.backups.store import ARCHIVE, PROVEN, Bucket, Folder, Store, owner, removed
+from opslib.backups.store import ARCHIVE, PROVEN, Bucket, Folder, Store, owner
 from opslib.database import admin
 from opslib.deployment.environment import Deployment
 from opslib.runbook.act import act
@@ -56,7 +56,7 @@ class Taking:
     def restore(self) -> Change:
         """Make the change that fetches the backup back and restores it beside the live database."""
         with admin.connect(self.environment) as connection:
-            about = manifest.described(connection, dump.api_role(self.environment), datetime.now(UTC))
+            about = manifest.described(connection, source.api_role(self.environment), datetime.now(UTC))
         archive = self._folder.fetched
         first, *others = self._places
         return Change(
@@ -66,13 +66,13 @@ class Taking:
                     f"fetch {first.address(f'TIME-RUN-OWNER{ARCHIVE}')} and check it to its last byte", run=self._fetch
                 ),
                 *restore.acts(self.environment, archive, about, self._scratch),
-                removed(archive),
+                *restore.cleared(archive),
                 *(
                     act(f"check the copy in {place} to its last byte", run=partial(self._check, place))
                     for place in others
                 ),
             ],
-            undo=[removed(archive), restore.drop(self.environment, self._scratch)],
+            undo=[*restore.cleared(archive), restore.drop(self.environment, self._scratch)],
             replaces=self._beside,
         )
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from opslib.backups import acceptance, backup as backups, database_copy, dump, restore, restore_point, retention, swap
 from opslib.backups.backup import Backup
-from opslib.backups.store import ARCHIVE, Folder, Store, removed, stores
+from opslib.backups.store import ARCHIVE, Folder, Store, stores
 from opslib.database import admin, database_settings, prisma
 from opslib.database.settings import RecoveryGoals
 from opslib.deployment.environment import Deployment
@@ -109,7 +109,7 @@ class Recovery:
             ],
             undo=[
                 *([saving.end()] if safety else []),
-                removed(archive),
+                *restore.cleared(archive),
                 restore.drop(self.environment, self.copy),
             ],
             replaces=self._there,
@@ -146,7 +146,7 @@ class Recovery:
             ),
             *restore.acts(self.environment, archive, about, self.copy, jobs=jobs),
             *restore.rights(self.environment, archive, self.copy),
-            removed(archive),
+            *restore.cleared(archive),
             sql(within, "ANALYZE"),
             *(sql(within, "{carried}", carried=statement) for statement in carried),
             self._noted("whole"),

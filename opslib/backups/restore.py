@@ -64,7 +64,6 @@ def acts(environment: Deployment, archive: Path, about: Manifest, name: str, *, 
             f"PGOPTIONS={shlex.quote(QUICK)} {shlex.join(command)}",
             run=lambda: _watched(environment, command, about, name),
         ),
-        removed(contents),
     ]
 
 
@@ -84,8 +83,12 @@ def rights(environment: Deployment, archive: Path, name: str) -> list[Act]:
     return [
         _listed(environment, archive, contents, "only the rights (ACL)", lambda line: bool(_RIGHTS.match(line))),
         act(shlex.join(command), run=run),
-        removed(contents),
     ]
+
+
+def cleared(archive: Path) -> list[Act]:
+    """Make the acts that remove an archive which was fetched, and the lists of its contents; well if there is none."""
+    return [removed(file) for file in (archive, _beside(archive, "list"), _beside(archive, "rights"))]
 
 
 def missing_roles(connection: Connection, about: Manifest) -> list[str]:

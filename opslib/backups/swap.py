@@ -20,7 +20,7 @@ from opslib.runbook import act as acts
 from opslib.runbook.act import Act, Later
 from opslib.runbook.answer import Answer
 from opslib.runbook.change import Change, Kept
-from opslib.runbook.errors import ChangeFailed
+from opslib.runbook.errors import ChangeFailed, UndoFailed
 
 SETTLE = 2
 """Seconds that a new worker must stay up."""
@@ -148,7 +148,9 @@ def exchange(
     """
     live = admin.database(environment)
     name = Later(f"{live}_{aside}_TIME", lambda: Identifier(database_copy.name(live, aside)))
-    given = Later(incoming.name, lambda: Identifier(incoming.read())) if isinstance(incoming, Later) else incoming
+    named, given = incoming, incoming
+    if isinstance(incoming, Later):
+        named, given = incoming.name, Later(incoming.name, lambda: Identifier(incoming.read()))
     statements: list[Statement] = []
     if before is not None:
         statements.append((COMMENT, {"old": live, "text": Literal(before or None)}))
@@ -157,8 +159,8 @@ def exchange(
     statements.append((RENAME, {"old": given, "new": live}))
     if after is not None:
         statements.append((COMMENT, {"old": live, "text": Literal(after or None)}))
-    ends = {"oids": SQL(f"‹oids of {live} and {given}›"), "drained": SQL(f"‹{DRAIN} s have passed›")}
-    lines = ["BEGIN", LIMIT, *LOCK, f"{acts.composed(END, ends).as_string()}, until nobody is left"]
+    ends = {"oids": SQL(f"‹oids of {live} and {named}›"), "drained": SQL(f"‹{DRAIN} s have passed›")}
+    lines = ["BEGIN", LIMIT, *LOCK, f"{acts.composed(END, ends).as_string()} -- until nobody is left"]
     shown = [acts.composed(*statement).as_string() for statement in statements]
 
     def run() -> None:
@@ -199,15 +201,17 @@ def _carry_out(environment: Deployment, names: Sequence[str], statements: Sequen
 
 def _own_comment(environment: Deployment, incoming: str) -> str:
     """Give what a person has noted on the database that becomes live; a restored one gets what the live one has."""
-    found = {one.kind if one.kind == "live" else one.name: one for one in database_copy.listed(environment)}
-    one = found.get(incoming)
-    if one is None or one.kind == "new":
-        one = found.get("live")
+    copies = database_copy.listed(environment)
+    kept = next((one for one in copies if one.name == incoming and one.kind != "new"), None)
+    one = kept or next((one for one in copies if one.kind == "live"), None)
     return one.comment if one else ""
 
 
 def _named(environment: Deployment, oid: str) -> str:
-    return next(one.name for one in database_copy.listed(environment) if str(one.oid) == oid)
+    for one in database_copy.listed(environment):
+        if str(one.oid) == oid:
+            return one.name
+    raise UndoFailed(f"the database that was live before (oid {oid}) is not there any more")
 
 
 def _let_logins_wait(connection: Connection) -> None:
