@@ -13,15 +13,18 @@ from tests import sandbox
 from tests.drills import access_key, database, jwt_secret, recovery, slow_query, standing
 
 GROUNDS = {
+    "backup_database": recovery.backed_up,
     "build_index": slow_query.slow,
     "deactivate_s3_key": access_key.rested,
     "delete_s3_key": access_key.rested,
     "drop_invalid_index": slow_query.broken,
+    "drop_replaced_database": recovery.replaced,
     "reactivate_s3_key": access_key.rested,
     "recover_database": recovery.backed_up,
     "retire_database_login": database.rotated,
     "retire_jwt_secret": jwt_secret.overdue,
     "stop_and_start_api": standing.stopped,
+    "take_recovery_back": recovery.replaced,
     "tune_queries": slow_query.forgotten,
 }
 """What must be there for the plan of a procedure, besides the stand-in as it is started."""

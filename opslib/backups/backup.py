@@ -2,22 +2,25 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, cast
 
 import zstandard
 from pydantic import TypeAdapter, ValidationError
 
-from opslib.backups.manifest import Manifest, utc
-from opslib.backups.store import ARCHIVE, MANIFEST, PART, PROVEN, Store, stores
+from opslib.backups.manifest import Manifest
+from opslib.backups.store import ARCHIVE, MANIFEST, PROVEN, Store, stores
+from opslib.database.settings import RecoveryGoals
 from opslib.deployment.environment import Deployment
 from opslib.runbook import progress
 from opslib.runbook.errors import CheckFailed, RunbookError
+from opslib.runbook.finding import Finding, Severity
+from opslib.runbook.procedure import located
+from opslib.runbook.progress import Bytes
 
 _WRITE = 1 << 20  # bytes
 
@@ -115,40 +118,43 @@ def holding(backup: Backup, places: Sequence[Store]) -> list[Store]:
 
 
 def rows(found: Sequence[Backup]) -> list[dict[str, object]]:
-    """Give backups as rows of evidence."""
+    """Give what people want to know of backups."""
     return [
         {
             "backup": one.name,
-            "taken": utc(one.taken),
-            "proven": utc(one.proven) if one.proven else "no",
-            "size": progress.size(one.size),
+            "taken": one.taken,
+            "proven": one.proven or "no",
+            "size": Bytes(one.size),
             "rows": one.manifest.rows,
-            "copies": len(one.where),
+            "copies in": one.where,
         }
         for one in found
     ]
 
 
-@contextmanager
-def fetched(environment: Deployment, backup: Backup, folder: Path, places: Sequence[Store] = ()) -> Iterator[Path]:
-    """Give the archive as pg_dump's custom format, fetched and checked to the last byte; removed at the end.
+def stopped(environment: Deployment, places: Sequence[Store] = ()) -> list[Finding]:
+    """Give the finding that backups have stopped: none that is proven is as young as a recovery is held to."""
+    hours = environment.part(RecoveryGoals).rpo_hours
+    newest = next((one.taken for one in listed(environment, places) if one.proven), None)
+    if newest and datetime.now(UTC) - newest <= timedelta(hours=hours):
+        return []
+    since = f"the newest that is proven was taken at {newest:%Y-%m-%dT%H:%M:%SZ}" if newest else "none is proven"
+    what = f"Backups have stopped: {since}, and may be {hours:g} hours old"
+    return [Finding(what, "backup_database", severity=Severity.RISK)]
 
-    It takes `backup.raw` bytes in `folder`. From the first of these stores, or else of all, that has it. Raise Damaged
-    before anything is given if a byte is not as it was.
-    """
-    place = holding(backup, places or stores(environment)[0])[0]
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path = folder / f"{backup.name}.dump{PART}"
+
+def fetch(backup: Backup, place: Store, path: Path) -> None:
+    """Fetch an archive as pg_dump's custom format. Raise Damaged, with nothing left, if a byte is not as it was."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
             check(backup, place, into=file.write)
-        yield path
-    except OSError as error:
-        if error.filename:
-            raise
-        raise RunbookError(f"{path}: {error.strerror}; {progress.size(backup.raw)} are needed there") from None
-    finally:
+    except BaseException as error:
         path.unlink(missing_ok=True)
+        if isinstance(error, OSError) and not error.filename:
+            needed = progress.size(backup.raw)
+            raise RunbookError(f"{located(path)}: {error.strerror}; {needed} are needed there") from None
+        raise
 
 
 class _Sink:

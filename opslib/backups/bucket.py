@@ -9,8 +9,9 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from opslib.aws import aws
-from opslib.backups.folder import NAME, PIECE, settings
+from opslib.backups.folder import NAME, PIECE, owner, settings
 from opslib.deployment.environment import Deployment
+from opslib.runbook.act import Act, call
 from opslib.runbook.errors import RunbookError
 
 _AHEAD = 2  # pieces fetched meanwhile
@@ -25,6 +26,7 @@ class Bucket:
         self._environment = environment
         self._where = settings(environment)
         self.name = self._where.bucket
+        self._owner = owner(environment)
 
     def __str__(self) -> str:
         return f"s3://{self.name}/{self._where.prefix}"
@@ -79,11 +81,6 @@ class Bucket:
             found = [one["Key"].removeprefix(prefix) for page in pages for one in page.get("Contents", [])]
         return sorted(name for name in found if NAME.fullmatch(name))
 
-    def size(self, name: str) -> int:
-        """Give the bytes of an object."""
-        with aws.asking(f"S3 HeadObject of {self.address(name)}"):
-            return int(self.client.head_object(Bucket=self.name, Key=self.key(name))["ContentLength"])
-
     def read(self, name: str) -> bytes:
         """Give the content of a small object."""
         with aws.asking(f"S3 GetObject of {self.address(name)}"):
@@ -115,15 +112,17 @@ class Bucket:
             while waiting:
                 yield waiting.popleft().result()
 
-    def unfinished(self) -> list[str]:
-        """Give the multipart uploads that nobody will finish any more, as addresses."""
-        return [f"{self.address(name)} (multipart upload)" for name, _ in self._uploads()]
+    def unfinished(self) -> list[Act]:
+        """Give the acts that abort the multipart uploads of one's own, whose parts S3 keeps, and bills, until then."""
+        return [
+            call("s3.abort_multipart_upload", self._abort, Key=self.key(name), UploadId=upload)
+            for name, upload in self._uploads()
+            if f"-{self._owner}." in name
+        ]
 
-    def abort(self) -> None:
-        """Abort them: S3 keeps their parts, and bills them, until then."""
-        for name, upload in self._uploads():
-            with aws.asking(f"S3 AbortMultipartUpload of {self.address(name)}"):
-                self.client.abort_multipart_upload(Bucket=self.name, Key=self.key(name), UploadId=upload)
+    def _abort(self, **upload: str) -> None:
+        with aws.asking(f"S3 AbortMultipartUpload of {upload['Key']}"):
+            self.client.abort_multipart_upload(Bucket=self.name, **upload)
 
     def _client(self, **options: float) -> Any:
         pair = aws.credentials(self._where.credentials, "backups.credentials", "BACKUP_CREDENTIALS")

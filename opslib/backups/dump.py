@@ -8,26 +8,27 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import shlex
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
-from datetime import datetime
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import psycopg
 import zstandard
 
-from opslib.backups import backup, manifest
+from opslib.backups import backup, manifest, source
 from opslib.backups.backup import Backup
 from opslib.backups.multipart import Upload
-from opslib.backups.store import ARCHIVE, Bucket, Folder, Store
-from opslib.database import admin, pg_tool, postgres
-from opslib.database.postgres import Connection
+from opslib.backups.store import ARCHIVE, MANIFEST, Bucket, Folder, Store, owner
+from opslib.database import admin, pg_tool
 from opslib.deployment.environment import Deployment
 from opslib.runbook import progress
+from opslib.runbook.act import Act, act
 from opslib.runbook.errors import RunbookError
 from opslib.runbook.procedure import located
 
@@ -43,37 +44,18 @@ DUMP = (
 )
 
 
-@dataclass(frozen=True)
-class Snapshot:
-    """What several sessions see as one: its id for pg_dump, when it was taken, and the transaction that keeps it."""
-
-    id: str
-    taken: datetime
-    connection: Connection
-
-
-@contextlib.contextmanager
-def snapshot(environment: Deployment) -> Iterator[Snapshot]:
-    """Keep a snapshot of the database open; it ends with the connection, however this process ends."""
-    with admin.connect(environment) as connection:
-        connection.execute(f"SET lock_timeout = '{LOCK_WAIT}s'".encode())
-        connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        row = connection.execute("SELECT pg_export_snapshot() AS id, clock_timestamp() AS taken").fetchone()
-        assert row is not None
-        manifest.hold(connection)
-        yield Snapshot(row["id"], row["taken"], connection)
-
-
-def api_role(environment: Deployment) -> str:
-    """Give the role that the API works as, which need not be the one that it logs in as."""
-    with postgres.connect(admin.api_url(environment), within=10) as connection:
-        row = connection.execute("SELECT current_user::text AS name").fetchone()
-        assert row is not None
-        return str(row["name"])
+def lines(places: Sequence[Store]) -> list[str]:
+    """Say what `take` runs and writes; TIME is that of the snapshot, RUN the run."""
+    archive = f"TIME-RUN-OWNER{ARCHIVE}"
+    return [
+        f"{shlex.join(DUMP)} --snapshot=‹TIME› | zstd -{LEVEL}, with the rows of each table counted in that snapshot",
+        *(f"write {place.address(archive)}" for place in places),
+        *(f"write {place.address(archive.removesuffix(ARCHIVE) + MANIFEST)}" for place in places),
+    ]
 
 
 def take(
-    environment: Deployment, run: str, places: list[Store], ended: threading.Event | None = None
+    environment: Deployment, run: str, places: Sequence[Store], ended: threading.Event | None = None
 ) -> tuple[Backup, str]:
     """Take a backup into these stores. Give it, and why it is not in S3, if so: that alone is no reason to stop.
 
@@ -81,9 +63,9 @@ def take(
     """
     folder = next(place for place in places if isinstance(place, Folder))
     bucket = next((place for place in places if isinstance(place, Bucket)), None)
-    role = api_role(environment)
-    with snapshot(environment) as seen, ThreadPoolExecutor(1) as beside:
-        name = f"{seen.taken:%Y%m%dT%H%M%SZ}-{run}"
+    role = source.api_role(environment)
+    with source.snapshot(environment, LOCK_WAIT) as seen, ThreadPoolExecutor(1) as beside:
+        name = f"{seen.taken:%Y%m%dT%H%M%SZ}-{run}-{owner(environment)}"
         part = folder.part(name + ARCHIVE)
         upload = Upload(bucket, name + ARCHIVE, part, admin.size(seen.connection)) if bucket else None
         counted: dict[str, int] = {}
@@ -115,23 +97,46 @@ def take(
     return replace(made, where=tuple(where)), problem
 
 
-@contextlib.contextmanager
-def meanwhile(environment: Deployment, run: str, places: list[Store]) -> Iterator[None]:
-    """Take a backup while the block runs, and wait for it at the end. If the block fails, one that is half is removed.
+class Meanwhile:
+    """A backup of the present that is taken while other acts run. One that is half done when it is ended is removed."""
 
-    Raise as `take` does.
-    """
-    ended = threading.Event()
-    with ThreadPoolExecutor(1) as beside:
-        taking = beside.submit(take, environment, run, places, ended)
-        try:
-            yield
-            while not taking.done():
-                progress.report("the backup of the present is not there yet")
-                wait([taking], timeout=0.5)
-        finally:
-            ended.set()
-        taking.result()
+    def __init__(self, environment: Deployment, run: str, places: Sequence[Store]) -> None:
+        self._ended = threading.Event()
+        self._take = partial(take, environment, run, places, self._ended)
+        self._places = places
+        self._taking: Future[tuple[Backup, str]] | None = None
+        self._of = admin.database(environment)
+
+    def begin(self) -> Act:
+        """Make the act that begins it."""
+        return act(f"meanwhile, a backup of {self._of}:", *lines(self._places), run=self._begin)
+
+    def wait(self) -> Act:
+        """Make the act that waits until it is whole. It raises as `take` does."""
+        return act(f"wait until the backup of {self._of} is whole", run=self._wait)
+
+    def end(self) -> Act:
+        """Make the act that ends it where it is not whole yet."""
+        return act(
+            f"end the backup of {self._of} if it is half done; one that is whole stays, not proven", run=self._end
+        )
+
+    def _begin(self) -> None:
+        pool = ThreadPoolExecutor(1)
+        self._taking = pool.submit(self._take)
+        pool.shutdown(wait=False)
+
+    def _wait(self) -> None:
+        assert self._taking is not None
+        while not self._taking.done():
+            progress.report("the backup of the present is not there yet")
+            wait([self._taking], timeout=0.5)
+        self._taking.result()
+
+    def _end(self) -> None:
+        self._ended.set()
+        if self._taking is not None:
+            wait([self._taking])
 
 
 def _write(

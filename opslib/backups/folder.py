@@ -2,24 +2,31 @@
 
 | name | is |
 | --- | --- |
-| `TIME-RUN.dump.zst` | the archive: pg_dump's custom format, in frames of zstd |
-| `TIME-RUN.json` | its manifest. A backup exists from the moment that this is there, and it is written last |
-| `TIME-RUN.proven` | that the backup was fetched back, restored and compared |
+| `TIME-RUN-OWNER.dump.zst` | the archive: pg_dump's custom format, in frames of zstd |
+| `TIME-RUN-OWNER.json` | its manifest. A backup exists from the moment that this is there, and it is written last |
+| `TIME-RUN-OWNER.proven` | that the backup was fetched back, restored and compared |
+| `fetched-OWNER.dump.part` | an archive that was fetched and expanded, to be restored |
+
+OWNER is who has made it, of all that write to one bucket: nobody clears away what another is still writing.
 """
 
+import hashlib
 import os
 import re
+import shlex
+import socket
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from opslib.backups.settings import Backups
 from opslib.deployment.environment import Deployment
+from opslib.runbook.act import Act, act
 from opslib.runbook.procedure import located
 
 ARCHIVE, MANIFEST, PROVEN, PART = ".dump.zst", ".json", ".proven", ".part"
-NAME = re.compile(r"(\d{8}T\d{6}Z-[0-9a-f]{8})(\.dump\.zst|\.json|\.proven)")
+NAME = re.compile(r"(\d{8}T\d{6}Z-[0-9a-f]{8}(-[0-9a-f]{8})?)(\.dump\.zst|\.json|\.proven)")
 """Nothing else is ever read or deleted."""
-_UNFINISHED = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}\..*\.part")
 PIECE = 4 << 20  # bytes that are read at once
 
 
@@ -28,11 +35,17 @@ def settings(environment: Deployment) -> Backups:
     return environment.part(Backups)
 
 
+def owner(environment: Deployment) -> str:
+    """Say who this is among all that write to one bucket: this machine, and the lock under which it does so."""
+    return hashlib.sha256(f"{socket.gethostname()}:{environment.lock}".encode()).hexdigest()[:8]
+
+
 class Folder:
     """A folder of this machine. A file is there whole or not at all, and its owner alone reads it."""
 
     def __init__(self, environment: Deployment) -> None:
         self.path = settings(environment).folder
+        self._owner = owner(environment)
 
     def __str__(self) -> str:
         return located(self.path)
@@ -44,10 +57,6 @@ class Folder:
     def names(self) -> list[str]:
         """Give what is there, sorted."""
         return sorted(f.name for f in self.path.glob("*") if NAME.fullmatch(f.name))
-
-    def size(self, name: str) -> int:
-        """Give the bytes of a file."""
-        return (self.path / name).stat().st_size
 
     def read(self, name: str) -> bytes:
         """Give the content of a small file."""
@@ -85,14 +94,18 @@ class Folder:
             while piece := file.read(PIECE):
                 yield piece
 
-    def unfinished(self) -> list[str]:
-        """Give the parts that nobody will finish any more, as addresses."""
-        return [located(file) for file in self._parts()]
+    @property
+    def fetched(self) -> Path:
+        """Where an archive lies, expanded, until it is restored."""
+        return self.path / f"fetched-{self._owner}.dump{PART}"
 
-    def abort(self) -> None:
-        """Remove them."""
-        for file in self._parts():
-            file.unlink(missing_ok=True)
+    def unfinished(self) -> list[Act]:
+        """Give the acts that remove the parts of one's own: whoever has the lock finishes none of them any more."""
+        own = re.compile(rf"(fetched|\d{{8}}T\d{{6}}Z-[0-9a-f]{{8}})-{self._owner}\..*{re.escape(PART)}")
+        found = sorted(file for file in self.path.glob(f"*{PART}") if own.fullmatch(file.name))
+        return [removed(file) for file in found]
 
-    def _parts(self) -> list[Path]:
-        return sorted(file for file in self.path.glob(f"*{PART}") if _UNFINISHED.fullmatch(file.name))
+
+def removed(file: Path) -> Act:
+    """Make the act that removes a file; well if there is none."""
+    return act(f"rm -f {shlex.quote(located(file))}", run=partial(file.unlink, missing_ok=True))

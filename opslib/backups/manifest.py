@@ -1,12 +1,13 @@
 """A manifest: what a database holds at one moment, so that a copy of it can be compared with that."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from psycopg import errors, sql
 
 from opslib.database.postgres import Connection
+from opslib.runbook.answer import Answer
 from opslib.runbook.errors import CheckFailed
 
 MIGRATIONS = "_prisma_migrations"
@@ -90,6 +91,11 @@ def read(
     connection: Connection, role: str, taken: datetime, report: Callable[[str, int], object] = lambda table, rows: None
 ) -> Manifest:
     """Read the manifest in the transaction that is open. `report` is told each table with its rows."""
+    return replace(described(connection, role, taken), tables=tables(connection, taken, report))
+
+
+def described(connection: Connection, role: str, taken: datetime) -> Manifest:
+    """Give the manifest without what is in the tables."""
     about = connection.execute(_DATABASE).fetchone()
     assert about is not None
     database = {key: about[key] for key in ("server", "lsn", "encoding", "collate", "ctype", "provider", "locale")}
@@ -100,7 +106,7 @@ def read(
         database=about["name"],
         role=role,
         migration=_migration(connection),
-        tables=tables(connection, taken, report),
+        tables=(),
         extensions=tuple(extensions),
         roles=tuple(sorted({*roles, role})),
         **database,
@@ -149,26 +155,25 @@ def tables(
     return tuple(found)
 
 
-def differences(manifest: Manifest, connection: Connection) -> tuple[bool, list[dict[str, str]]]:
-    """Compare a database with the manifest: whether every table is there with its rows, and a row of evidence each."""
+def differences(manifest: Manifest, connection: Connection) -> Answer:
+    """Whether a database has every table of the manifest with its rows, and no other."""
     expected = {table.name: table for table in manifest.tables}
     found = {table.name: table for table in tables(connection, manifest.taken)}
-    rows = [
-        {
-            "table": name,
-            "rows": _said(found.get(name), "rows"),
-            "in the manifest": _said(expected.get(name), "rows"),
-            "newest": _said(found.get(name), "newest"),
-            "newest in the manifest": _said(expected.get(name), "newest"),
-        }
-        for name in sorted(expected | found)
-    ]
-    return expected == found, rows
+    return Answer(
+        expected == found,
+        [
+            {
+                "table": name,
+                **_columns(found.get(name), "rows", "newest"),
+                **_columns(expected.get(name), "rows in the manifest", "newest in the manifest"),
+            }
+            for name in sorted(expected | found)
+        ],
+    )
 
 
-def _said(table: Table | None, what: str) -> str:
-    value = getattr(table, what, "no such table")
-    return utc(value) if isinstance(value, datetime) else "" if value is None else str(value)
+def _columns(table: Table | None, rows: str, newest: str) -> dict[str, object]:
+    return {rows: table.rows, newest: table.newest} if table else {rows: "no such table"}
 
 
 def utc(time: datetime) -> str:

@@ -1,35 +1,94 @@
 """A restore: an archive put into a database of its own, beside whatever is there, and compared with its manifest."""
 
 import re
+import shlex
 import subprocess
 import tempfile
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
-from psycopg import sql
+from psycopg.sql import SQL, Composed, Literal
 
 from opslib.backups import manifest
 from opslib.backups.manifest import Manifest
-from opslib.backups.store import PART
+from opslib.backups.store import PART, removed
 from opslib.database import admin, pg_tool
 from opslib.database.postgres import Connection
 from opslib.deployment.environment import Deployment
 from opslib.runbook import program, progress
-from opslib.runbook.errors import RunbookError
+from opslib.runbook.act import Act, act, sql
+from opslib.runbook.answer import Answer
+from opslib.runbook.procedure import located, root
 
 JOBS = 2
 POLL = 0.5  # seconds
+LIST_SECONDS, RIGHTS_SECONDS = 600, 600
 QUICK = "-c maintenance_work_mem=256MB -c synchronous_commit=off"
 """Settings of the sessions that restore, for each job: nobody needs the database yet, and it can be restored anew."""
 _RIGHTS = re.compile(r"\d+; \d+ \d+ (DEFAULT )?ACL ")
 
 
-def create(connection: Connection, about: Manifest, name: str) -> None:
-    """Create an empty database like the one of the manifest. Raise RunbookError if there is one of that name."""
-    if admin.exists(connection, name):
-        raise RunbookError(f"there is a database {name} already, and nothing is restored over another: drop it first")
-    if missing := missing_roles(connection, about):
-        raise RunbookError(f"the server has no role {', '.join(missing)}; create it first, as it was")
-    connection.execute(_create(about, name))
+def acts(environment: Deployment, archive: Path, about: Manifest, name: str, *, jobs: int = JOBS) -> list[Act]:
+    """Make the acts that restore an archive in pg_dump's custom format into a database that the first of them creates.
+
+    Extensions are made by the administrator, who may; all else by the role of the manifest, which owns it. What fails
+    leaves the database to be dropped by whoever asked.
+    """
+    maintenance, within = (partial(admin.connect, environment, database) for database in (admin.MAINTENANCE, name))
+    apart = sorted({one.schema for one in about.extensions} - {"public", "pg_catalog"})
+    contents = _beside(archive, "list")
+    command = [
+        *("pg_restore", f"--dbname={name}", f"--role={about.role}", f"--jobs={jobs}"),
+        *("--no-owner", "--no-privileges", "--exit-on-error"),
+        *(f"--use-list={located(contents)}", located(archive)),
+    ]
+    return [
+        sql(
+            maintenance,
+            "CREATE DATABASE {name} OWNER {owner} TEMPLATE template0 {like}",
+            name=name,
+            owner=about.role,
+            like=_like(about),
+        ),
+        *(
+            sql(within, "CREATE SCHEMA IF NOT EXISTS {schema} AUTHORIZATION {role}", schema=schema, role=about.role)
+            for schema in apart
+        ),
+        *(
+            sql(within, "CREATE EXTENSION IF NOT EXISTS {name} SCHEMA {schema}", name=one.name, schema=one.schema)
+            for one in about.extensions
+        ),
+        _listed(environment, archive, contents, "less the extensions and their schemas", _missing(about, apart)),
+        act(
+            f"PGOPTIONS={shlex.quote(QUICK)} {shlex.join(command)}",
+            run=lambda: _watched(environment, command, about, name),
+        ),
+    ]
+
+
+def rights(environment: Deployment, archive: Path, name: str) -> list[Act]:
+    """Make the acts that give the roles in a restored database the rights that they had in it, which `acts` leave out.
+
+    Apart, because these statements are the administrator's: the rights may be on what an extension owns.
+    """
+    contents = _beside(archive, "rights")
+    command = ["pg_restore", f"--dbname={name}", "--no-owner", "--exit-on-error"]
+    command += [f"--use-list={located(contents)}", located(archive)]
+
+    def run() -> None:
+        env = pg_tool.variables(environment, admin.url(environment, name))
+        program.run(command, env=env, seconds=RIGHTS_SECONDS, cwd=root())
+
+    return [
+        _listed(environment, archive, contents, "only the rights (ACL)", lambda line: bool(_RIGHTS.match(line))),
+        act(shlex.join(command), run=run),
+    ]
+
+
+def cleared(archive: Path) -> list[Act]:
+    """Make the acts that remove an archive which was fetched, and the lists of its contents; well if there is none."""
+    return [removed(file) for file in (archive, _beside(archive, "list"), _beside(archive, "rights"))]
 
 
 def missing_roles(connection: Connection, about: Manifest) -> list[str]:
@@ -38,103 +97,66 @@ def missing_roles(connection: Connection, about: Manifest) -> list[str]:
     return [role for role in about.roles if role not in found]
 
 
-def arguments(about: Manifest, name: str, jobs: int = JOBS) -> list[str]:
-    """Give the command that restores, less the list of what and the archive."""
-    return [
-        *("pg_restore", f"--dbname={name}", f"--role={about.role}", f"--jobs={jobs}"),
-        *("--no-owner", "--no-privileges", "--exit-on-error"),
-    ]
-
-
-def restore(environment: Deployment, archive: Path, about: Manifest, name: str, *, jobs: int = JOBS) -> None:
-    """Restore an archive in pg_dump's custom format into a database that this creates, owned by the manifest's role.
-
-    Extensions are made by the administrator, who may; all else by the role. What fails leaves the database to be
-    dropped by whoever asked. Raise RunbookError or CommandFailed.
-    """
-    with admin.connect(environment, admin.MAINTENANCE) as superuser:
-        create(superuser, about, name)
-    with admin.connect(environment, name) as connection:
-        made = _extensions(connection, about)
-        contents = archive.with_name(f"{archive.name}.list{PART}")
-        try:
-            contents.write_text(_contents(environment, archive, made), encoding="utf-8")
-            chosen = [*arguments(about, name, jobs), f"--use-list={contents}", str(archive)]
-            _run(environment, chosen, connection, about, name)
-        finally:
-            contents.unlink(missing_ok=True)
-
-
-def grant(environment: Deployment, archive: Path, name: str) -> None:
-    """Give the roles in a restored database the rights that they had in it, which `restore` leaves out.
-
-    Apart, because these statements are the administrator's: the rights may be on what an extension owns.
-    """
-    listed = program.run(["pg_restore", "--list", str(archive)], env=environment.variables, seconds=600)
-    rights = [line for line in listed.splitlines(keepends=True) if _RIGHTS.match(line)]
-    if not rights:
-        return
-    with tempfile.NamedTemporaryFile("w", prefix="runbook-list-", suffix=".txt") as contents:
-        contents.writelines(rights)
-        contents.flush()
-        given = ["pg_restore", f"--dbname={name}", "--no-owner", "--exit-on-error", f"--use-list={contents.name}"]
-        env = pg_tool.variables(environment, admin.url(environment, name))
-        program.run([*given, str(archive)], env=env, seconds=600)
-
-
-def compare(environment: Deployment, about: Manifest, name: str) -> tuple[bool, list[dict[str, str]]]:
-    """Whether a restored database has the rows that the manifest says, table by table, and a row of evidence each."""
+def compare(environment: Deployment, about: Manifest, name: str) -> Answer:
+    """Whether a restored database has the rows that the manifest says, table by table."""
     with admin.connect(environment, name) as connection:
         return manifest.differences(about, connection)
 
 
-def drop(environment: Deployment, name: str) -> None:
-    """Drop a restored database with the sessions that it has; well if there is none."""
-    with admin.connect(environment, admin.MAINTENANCE) as superuser:
-        admin.drop(superuser, name)
+def drop(environment: Deployment, name: str) -> Act:
+    """Make the act that drops a restored database with the sessions that it has; well if there is none."""
+    maintenance = partial(admin.connect, environment, admin.MAINTENANCE)
+    return sql(maintenance, "DROP DATABASE IF EXISTS {name} WITH (FORCE)", name=name)
 
 
-def _create(about: Manifest, name: str) -> sql.Composed:
+def _like(about: Manifest) -> Composed:
     settings = {"ENCODING": about.encoding, "LC_COLLATE": about.collate, "LC_CTYPE": about.ctype}
     provider = {"i": "icu", "b": "builtin"}.get(about.provider or "")
     if provider and about.locale:
         settings |= {"LOCALE_PROVIDER": provider, f"{'ICU' if provider == 'icu' else 'BUILTIN'}_LOCALE": about.locale}
-    parts = [sql.SQL(f"{key} {{}}").format(sql.Literal(value)) for key, value in settings.items()]
-    head = sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE template0 ")
-    return head.format(sql.Identifier(name), sql.Identifier(about.role)) + sql.SQL(" ").join(parts)
+    return SQL(" ").join([SQL(f"{key} {{}}").format(Literal(value)) for key, value in settings.items()])
 
 
-def _extensions(connection: Connection, about: Manifest) -> set[str]:
-    """Create the extensions, and give the schemas that were made for them."""
-    made = set()
-    for one in about.extensions:
-        if one.schema not in ("public", "pg_catalog"):
-            schema, role = sql.Identifier(one.schema), sql.Identifier(about.role)
-            connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {} AUTHORIZATION {}").format(schema, role))
-            made.add(one.schema)
-        parts = sql.Identifier(one.name), sql.Identifier(one.schema)
-        connection.execute(sql.SQL("CREATE EXTENSION IF NOT EXISTS {} SCHEMA {}").format(*parts))
-    return made
+def _missing(about: Manifest, schemas: Sequence[str]) -> Callable[[str], bool]:
+    """Tell the lines of a list of contents from those that say what the administrator has made already."""
+    names = [[re.escape(one.name) for one in about.extensions], [re.escape(one) for one in schemas]]
+    extension, schema = ("|".join(found) or r"\n" for found in names)
+    there = re.compile(
+        rf"\d+; \d+ \d+ (EXTENSION - ({extension}) |COMMENT - EXTENSION ({extension}) |SCHEMA - ({schema}) ).*\n?"
+    )
+    return lambda line: there.fullmatch(line) is None
 
 
-def _contents(environment: Deployment, archive: Path, made: set[str]) -> str:
-    """Give the archive's list of contents, less what is there already."""
-    listed = program.run(["pg_restore", "--list", str(archive)], env=environment.variables, seconds=600)
-    schemas = "|".join(map(re.escape, made)) or r"\n"
-    there = re.compile(rf"\d+; \d+ \d+ (EXTENSION - |COMMENT - EXTENSION |SCHEMA - ({schemas}) ).*")
-    return "".join(line for line in listed.splitlines(keepends=True) if not there.fullmatch(line.rstrip("\n")))
+def _beside(archive: Path, what: str) -> Path:
+    return archive.with_name(f"{archive.name}.{what}{PART}")
 
 
-def _run(
-    environment: Deployment, chosen: list[str], connection: Connection, about: Manifest, name: str
-) -> None:  # fmt: skip
+def _listed(
+    environment: Deployment, archive: Path, contents: Path, says: str, chosen: Callable[[str], bool]
+) -> Act:  # fmt: skip
+    """Make the act that writes the chosen lines of an archive's list of contents, from which pg_restore works."""
+    command = ["pg_restore", "--list", located(archive)]
+
+    def write() -> None:
+        listed = program.run(command, env=environment.variables, seconds=LIST_SECONDS, cwd=root())
+        contents.write_text("".join(filter(chosen, listed.splitlines(keepends=True))), encoding="utf-8")
+
+    return act(f"{shlex.join(command)} > {shlex.quote(located(contents))}, {says}", run=write)
+
+
+def _watched(environment: Deployment, words: list[str], about: Manifest, name: str) -> None:
     """Run pg_restore to its end, and say meanwhile how many rows are there."""
     env = pg_tool.variables(environment, admin.url(environment, name))
     env["PGOPTIONS"] = f"{env.get('PGOPTIONS', '')} {QUICK}".lstrip()
-    executable = pg_tool.program(environment, chosen[0])
-    with tempfile.TemporaryFile() as said:
+    executable = pg_tool.program(environment, words[0])
+    with tempfile.TemporaryFile() as said, admin.connect(environment, name) as connection:
         process = subprocess.Popen(
-            [executable, *chosen[1:]], env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said
+            [executable, *words[1:]],
+            env=env,
+            cwd=root(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=said,
         )
         try:
             while process.poll() is None:

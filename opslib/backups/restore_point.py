@@ -1,21 +1,17 @@
 """A restore point: the backup that a recovery goes back to, and whether it fits this server and the release."""
 
-import shutil
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
-from opslib.backups import restore, swap
+from opslib.backups import restore
 from opslib.backups.backup import Backup, check, listed
-from opslib.backups.manifest import utc
-from opslib.backups.store import ARCHIVE, Store, settings, stores
+from opslib.backups.store import ARCHIVE, Store, stores
 from opslib.database import admin, prisma
-from opslib.database.postgres import Connection
 from opslib.database.settings import RecoveryGoals
 from opslib.deployment.environment import Deployment
-from opslib.runbook import progress
+from opslib.runbook.answer import Answer
 from opslib.runbook.errors import BadParameter, RunbookError
-from opslib.runbook.procedure import located
+from opslib.runbook.progress import Bytes
 
 LATEST = "latest proven"
 
@@ -56,30 +52,27 @@ def _time(text: str) -> datetime:
     return found
 
 
-def row(backup: Backup) -> dict[str, str]:
-    """Give a row of evidence."""
-    about = backup.manifest
-    return {
-        "backup": backup.name,
-        "taken": utc(backup.taken),
-        "proven": utc(backup.proven) if backup.proven else "never",
-        "of": f"{about.database}, PostgreSQL {about.server}",
-        "rows": str(about.rows),
-        "last migration": about.migration or "none",
-    }
+def ours(environment: Deployment, backup: Backup) -> Answer:
+    """Whether the backup is proven, and was made of the database that the API uses."""
+    live, of = admin.database(environment), backup.manifest.database
+    ok = backup.proven is not None and of == live
+    advice = "Choose another: only one that was fetched back, restored and compared is good for a recovery."
+    return Answer(ok, {"proven": backup.proven or "no", "made of": of, "the API's": live}, advice)
 
 
-def fresh(environment: Deployment, backup: Backup, wanted: str) -> bool:
+def fresh(environment: Deployment, backup: Backup, wanted: str) -> Answer:
     """Whether the backup is no older than the RPO; or was chosen otherwise than as the latest."""
-    return wanted != LATEST or datetime.now(UTC) - backup.taken <= timedelta(
-        hours=environment.part(RecoveryGoals).rpo_hours
-    )
+    goal = timedelta(hours=environment.part(RecoveryGoals).rpo_hours)
+    ok = wanted != LATEST or datetime.now(UTC) - backup.taken <= goal
+    advice = "Backups have stopped: find out why. To go on, choose this one by its name."
+    return Answer(ok, {"taken": backup.taken, "RPO": f"{goal.total_seconds() / 3600:g} hours"}, advice)
 
 
-def whole(environment: Deployment, backup: Backup) -> tuple[Store | None, list[dict[str, str]]]:
-    """Give the nearest store whose copy is, to the last byte, what was written; with a row for each that was read."""
+def whole(environment: Deployment, backup: Backup) -> tuple[Store | None, Answer]:
+    """Give the nearest store whose copy is, to the last byte, what was written, and what was found in each."""
     places, problem = stores(environment)
-    rows = [{"copy in": "S3, which cannot be used", "is": problem}] if problem else []
+    rows: list[dict[str, object]] = [{"copy in": "S3, which cannot be used", "is": problem}] if problem else []
+    advice = "Choose another backup."
     for place in reversed(places):  # this machine's own folder is the last
         if place.address(backup.name + ARCHIVE) in backup.where:
             try:
@@ -87,47 +80,37 @@ def whole(environment: Deployment, backup: Backup) -> tuple[Store | None, list[d
             except (OSError, RunbookError) as error:
                 rows.append({"copy in": str(place), "is": str(error)})
             else:
-                return place, [*rows, {"copy in": str(place), "is": f"whole, {progress.size(backup.size)}"}]
-    return None, rows
+                return place, Answer(True, [*rows, {"copy in": str(place), "is": f"whole, {Bytes(backup.size)}"}])
+    return None, Answer(False, rows, advice)
 
 
-def missing(superuser: Connection, backup: Backup) -> list[str]:
-    """Name the roles and extensions that the backup needs and this server does not have."""
-    available = {row["name"] for row in superuser.execute("SELECT name::text FROM pg_available_extensions").fetchall()}
-    return [
-        *(f"role {name}" for name in restore.missing_roles(superuser, backup.manifest)),
-        *(f"extension {one.name}" for one in backup.manifest.extensions if one.name not in available),
-    ]
+def server(environment: Deployment, backup: Backup) -> Answer:
+    """Whether the server is no older than the one that the backup was made of."""
+    with admin.connect(environment, admin.MAINTENANCE) as superuser:
+        version = admin.major(superuser)
+    needed = int(backup.manifest.server.split(".")[0])
+    return Answer(version >= needed, {"server": version, "the backup's": needed}, "Recover on a server of its version.")
 
 
-def known(environment: Deployment, backup: Backup) -> bool:
-    """Whether the release in force has the migration that the backup was last given."""
-    return backup.manifest.migration in ("", *prisma.released(environment))
+def equipped(environment: Deployment, backup: Backup) -> Answer:
+    """Whether the server has the roles and extensions that the backup needs."""
+    with admin.connect(environment, admin.MAINTENANCE) as superuser:
+        found = superuser.execute("SELECT name::text FROM pg_available_extensions").fetchall()
+        roles = restore.missing_roles(superuser, backup.manifest)
+    lacking = {one.name for one in backup.manifest.extensions} - {row["name"] for row in found}
+    missing = [*(f"role {name}" for name in roles), *(f"extension {name}" for name in sorted(lacking))]
+    return Answer(not missing, missing, "Create them first, as they were.")
+
+
+def known(environment: Deployment, backup: Backup) -> Answer:
+    """Whether the release in force has the migration that the backup was last given; with those that are to come."""
+    ok = backup.manifest.migration in ("", *prisma.released(environment))
+    to_come = pending(environment, backup) if ok else []
+    evidence = {"last": backup.manifest.migration, "to come": to_come or "none"}
+    return Answer(ok, evidence, "Deploy the release that has it, then run this again.")
 
 
 def pending(environment: Deployment, backup: Backup) -> list[str]:
     """Give the migrations that the release in force has and the backup has not."""
     released, last = prisma.released(environment), backup.manifest.migration
     return released[released.index(last) + 1 :] if last in released else released
-
-
-def space(environment: Deployment, backup: Backup) -> tuple[bool, list[dict[str, str]]]:
-    """Whether there is room for the archive here, and for a second copy on PostgreSQL's disk, where that is seen."""
-    size = max([backup.raw, *(one.size for one in swap.siblings(environment) if one.kind == "live")])
-    with admin.connect(environment, admin.MAINTENANCE) as superuser:
-        data = admin.data(superuser)
-    needed = [(settings(environment).folder, backup.raw + backup.size), (data, size + size // 4)]
-    rows = [
-        {
-            "place": located(place) if place else "PostgreSQL's disk, on another machine: look there",
-            "free": progress.size(_free(place)) if place else "not known",
-            "needed": progress.size(wanted),
-        }
-        for place, wanted in needed
-    ]
-    return all(place is None or _free(place) >= wanted for place, wanted in needed), rows
-
-
-def _free(place: Path) -> int:
-    there = next(one for one in (place, *place.parents) if one.exists())
-    return shutil.disk_usage(there).free

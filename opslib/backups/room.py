@@ -1,38 +1,76 @@
-"""Room: what a backup and its proof need on which disk, and what is free there."""
+"""Room: what a backup or a recovery needs on which disk, added up where they share one, and what is free there."""
 
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
+from opslib.backups import database_copy
+from opslib.backups.backup import Backup
 from opslib.backups.store import settings
 from opslib.database import admin
 from opslib.database.postgres import Connection
 from opslib.deployment.environment import Deployment
-from opslib.runbook.progress import size
+from opslib.runbook.answer import Answer
+from opslib.runbook.progress import Bytes
 
-ARCHIVES = 1.5
-"""Of the database's size: the archive, and for its proof the same uncompressed."""
-SCRATCH = 1.1
+ARCHIVE = 0.5
+"""Of the database's size: what an archive of it takes at most, compressed."""
+RAW = 1.0
+"""The same: an archive that is expanded to be restored."""
+RESTORED = 1.1
+"""The same: what a database takes that is restored from it."""
+COPY = 1.25
+"""The same, where it stays, and is written to."""
 
 
-def room(environment: Deployment, connection: Connection) -> tuple[bool, list[dict[str, str]]]:
-    """Whether each disk has what all together needs there, as far as this machine can tell, and rows of evidence.
+@dataclass(frozen=True)
+class Need:
+    """So many bytes at a place; None where that is on another machine, or may not be known."""
 
-    Where the server's data lies elsewhere, or its place may not be known, the row says so, and does not count.
-    """
-    whole = admin.size(connection)
-    folder, data = settings(environment).folder, admin.data(connection)
-    needs = [(folder, "the archive, and for its proof the same uncompressed", whole * ARCHIVES)]
-    needs += [(data, "the scratch database", whole * SCRATCH)] if data else []
+    what: str
+    place: Path | None
+    bytes: float
+
+
+def for_backup(environment: Deployment, connection: Connection) -> Answer:
+    """Whether a backup of the database of this connection, and its proof, have room."""
+    whole, folder, data = admin.size(connection), settings(environment).folder, admin.data(connection)
+    return enough(
+        [
+            Need("the archive, and for its proof the same uncompressed", folder, whole * (ARCHIVE + RAW)),
+            Need("the scratch database", data, whole * RESTORED),
+        ]
+    )
+
+
+def for_recovery(environment: Deployment, backup: Backup) -> Answer:
+    """Whether a backup can be restored beside the live database, and that be backed up meanwhile."""
+    with admin.connect(environment, admin.MAINTENANCE) as superuser:
+        data = admin.data(superuser)
+    live, folder = database_copy.live(environment), settings(environment).folder
+    present = live.size if live else 0
+    return enough(
+        [
+            Need("the archive that is fetched, expanded", folder, backup.raw),
+            Need("the backup of the present", folder, present * ARCHIVE),
+            Need("the copy beside the live database", data, max(backup.raw, present) * COPY),
+        ]
+    )
+
+
+def enough(needs: Sequence[Need]) -> Answer:
+    """Whether each disk has what all together need there. A place that is not known says so, and does not count."""
     rows, lacking = [], False
-    for place, what, bytes in needs:
-        free = psutil.disk_usage(str(_existing(place))).free
-        lacking |= free < sum(need for other, _, need in needs if same_disk(place, other))
-        rows.append({"for": what, "needed": f"about {size(bytes)}", "free": size(free)})
-    if data is None:
-        rows.append({"for": "the scratch database", "needed": f"about {size(whole * SCRATCH)}", "free": "not known"})
-    return not lacking, rows
+    for one in needs:
+        free = psutil.disk_usage(str(_existing(one.place))).free if one.place else None
+        beside = [other.bytes for other in needs if one.place and other.place and same_disk(one.place, other.place)]
+        lacking |= free is not None and free < sum(beside)
+        needed = f"about {Bytes(one.bytes)}"
+        rows.append({"for": one.what, "needed": needed, "free": "not known" if free is None else Bytes(free)})
+    return Answer(not lacking, rows, "Delete what is not needed, or name another folder in the environment.")
 
 
 def beside(environment: Deployment, connection: Connection) -> str:

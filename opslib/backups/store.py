@@ -1,10 +1,23 @@
 """The stores of backups: a bucket of S3 and a folder of this machine, which are used alike."""
 
 from opslib.backups.bucket import Bucket
-from opslib.backups.folder import ARCHIVE, MANIFEST, NAME, PART, PROVEN, Folder, settings
+from opslib.backups.folder import ARCHIVE, MANIFEST, NAME, PART, PROVEN, Folder, owner, removed, settings
 from opslib.deployment.environment import Deployment
 
-__all__ = ["ARCHIVE", "MANIFEST", "NAME", "PART", "PROVEN", "Bucket", "Folder", "Store", "settings", "stores"]
+__all__ = [
+    "ARCHIVE",
+    "MANIFEST",
+    "NAME",
+    "PART",
+    "PROVEN",
+    "Bucket",
+    "Folder",
+    "Store",
+    "owner",
+    "removed",
+    "settings",
+    "stores",
+]
 
 Store = Folder | Bucket
 

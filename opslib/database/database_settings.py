@@ -13,15 +13,11 @@ LISTS = {"local_preload_libraries", "search_path", "session_preload_libraries", 
 """Settings whose value is a list of names, each quoted by itself."""
 
 
-def copy(connection: Connection, source: str, target: str) -> None:
-    """Give one database what another has; done again, it changes nothing."""
-    with connection.transaction():
-        for statement in statements(connection, source, target):
-            connection.execute(statement)
-
-
 def statements(connection: Connection, source: str, target: str) -> list[sql.Composed]:
-    """Give the statements by which one database gets what another has, if there is that other."""
+    """Give the statements by which one database gets what another has, if there is that other.
+
+    Each may be run by itself; done again, they change nothing.
+    """
     read = (_owner, _limit, _rights, _set, _comment)
     return [statement for part in read for statement in part(connection, source, target)]
 
@@ -74,10 +70,10 @@ def _set(connection: Connection, source: str, target: str) -> Iterator[sql.Compo
             whose = sql.SQL("ALTER DATABASE {}").format(database)
         setting = sql.Identifier(*row["setting"].split("."))
         if row["setting"] in LISTS:  # as one text it would become one name; PostgreSQL reads it, then copies it
-            yield sql.SQL("SELECT set_config({}, {}, true)").format(
+            read = sql.SQL("SELECT set_config({}, {}, true)").format(
                 sql.Literal(row["setting"]), sql.Literal(row["value"])
             )
-            yield sql.SQL("{} SET {} FROM CURRENT").format(whose, setting)
+            yield sql.SQL("{}; {} SET {} FROM CURRENT").format(read, whose, setting)  # in one transaction
         else:
             yield sql.SQL("{} SET {} TO {}").format(whose, setting, sql.Literal(row["value"]))
 

@@ -27,7 +27,7 @@ class RecoveryGoals(Part):
     rpo_hours: Annotated[float, Field(gt=0)] = 24
     """How old the newest proven backup may be."""
     keep_days: Annotated[float, Field(ge=0)] = 7
-    """How long a database that was replaced stays before stage drop-old may drop it."""
+    """How long a database that was replaced stays before drop_replaced_database may drop it."""
     jobs: Annotated[int, Field(ge=1, le=64)] = 2
     """Sessions that restore at the same time; each takes up to 256 MB for its indexes."""
     prisma: Annotated[str, Field(pattern="^[^/]")] = "server"

@@ -56,7 +56,7 @@ def sql(connect: Callable[[], Connection[Any]], *statements: str, **names: Any) 
 
     Several run one after the other over that connection, as settings do with what they are for. `{name}` in a statement
     becomes an identifier of that value, quoted; what psycopg has composed (a Literal, say) goes in as it is, and a
-    Later as a literal.
+    Later as a literal unless psycopg has composed what it reads.
     """
     return Act(
         "\n".join(composed(statement, names).as_string() for statement in statements),
@@ -70,7 +70,10 @@ def composed(statement: str, names: Mapping[str, Any], *, read: bool = False) ->
 
     def part(value: Any) -> Composable:
         if isinstance(value, Later):
-            return Literal(value.read()) if read else SQL(repr(value))
+            if not read:
+                return SQL(repr(value))
+            found = value.read()
+            return found if isinstance(found, Composable) else Literal(found)
         return value if isinstance(value, Composable) else Identifier(value)
 
     return SQL(statement).format(**{key: part(value) for key, value in names.items()})

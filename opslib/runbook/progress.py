@@ -37,6 +37,13 @@ def report(text: str) -> None:
         show(text)
 
 
+class Bytes(int):
+    """A number of bytes that is shown as a person reads it."""
+
+    def __str__(self) -> str:
+        return size(self)
+
+
 def size(count: float) -> str:
     """Give a number of bytes as a person reads it, in powers of 1000."""
     unit = 0

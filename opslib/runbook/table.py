@@ -71,6 +71,8 @@ def _cell(value: Any) -> str:
         return f"{value.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
     if isinstance(value, Path):
         return located(value)
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_cell, value))
     return "" if value is None else str(value)
 
 

@@ -57,10 +57,12 @@ def test_what_was_written_is_listed_and_fetched_and_nothing_is_left(env: Propert
     one = make(folder)
     assert (one.manifest, one.taken, one.proven) == (ABOUT, NOW, None)
     assert one.where == (f"backups/{one.name}.dump.zst",)
-    with backup.fetched(env, one, folder.path, [folder]) as path:
-        assert path.read_bytes() == CONTENT
-        assert path.stat().st_mode & 0o777 == 0o600
-        assert folder.unfinished() == [f"backups/{path.name}"]
+    backup.fetch(one, folder, folder.fetched)
+    assert folder.fetched.read_bytes() == CONTENT
+    assert folder.fetched.stat().st_mode & 0o777 == 0o600
+    (left,) = folder.unfinished()
+    assert left.shown == f"rm -f backups/{folder.fetched.name}"
+    left.run()
     assert folder.unfinished() == []
     assert {file.stat().st_mode & 0o777 for file in folder.path.glob("*")} == {0o600}
     assert folder.path.stat().st_mode & 0o777 == 0o700
@@ -83,12 +85,9 @@ def test_damage_is_found_before_anything_is_given(env: PropertyPulse, folder: Fo
             "raw": CONTENT,
         }[damage]
     )
-    given = False
     with pytest.raises(Damaged, match=r"is damaged|is cut short|has another content"):
-        with backup.fetched(env, one, folder.path, [folder]):
-            given = True
-    assert not given
-    assert folder.unfinished() == []
+        backup.fetch(one, folder, folder.fetched)
+    assert not folder.fetched.exists()
 
 
 @pytest.mark.parametrize("at", range(0, 1000, 37))
@@ -111,12 +110,17 @@ def test_a_half_is_no_backup(folder: Folder) -> None:
     assert [found.name for found in backup.read([folder])[0]] == [one.name]
 
 
-def test_only_parts_of_backups_are_removed(folder: Folder) -> None:
-    one = make(folder)
-    for name in (f"{one.name}.dump.part", f"{one.name}.dump.part.list.part", "download.part", f"{one.name}.part.txt"):
+def test_only_parts_of_backups_of_ones_own_are_removed(env: PropertyPulse, folder: Folder) -> None:
+    own, time = store.owner(env), "20300131T023000Z-0123abcd"
+    others = {"download.part", f"{time}.dump.zst.part", f"{time}-deadbeef.json.part", "fetched-deadbeef.dump.part"}
+    others |= {f"{time}-{own}.part.txt"}
+    mine = {f"{time}-{own}.dump.zst.part", f"fetched-{own}.dump.part", f"fetched-{own}.dump.part.list.part"}
+    folder.path.mkdir()
+    for name in others | mine:
         (folder.path / name).write_bytes(b"x")
-    folder.abort()
-    assert {file.name for file in folder.path.glob("*.part*")} == {"download.part", f"{one.name}.part.txt"}
+    for act in folder.unfinished():
+        act.run()
+    assert {file.name for file in folder.path.glob("*.part*")} == others
     assert folder.unfinished() == []
 
 
@@ -168,9 +172,8 @@ def test_no_room_is_said_with_what_is_needed(
 
     monkeypatch.setattr(folder, "pieces", full)
     with pytest.raises(RunbookError, match=r"No space left on device; 2\.7 MB are needed there"):
-        with backup.fetched(env, one, folder.path, [folder]):
-            pass
-    assert folder.unfinished() == []
+        backup.fetch(one, folder, folder.fetched)
+    assert not folder.fetched.exists()
 
 
 def test_an_environment_without_backups_says_so(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from opslib.backups.manifest import Manifest
 from opslib.backups.settings import Backups
 
 NOW = datetime(2030, 1, 31, tzinfo=UTC)
+OWN, OTHER = "aaaaaaaa", "bbbbbbbb"
 ABOUT = Manifest(NOW, "18", "db", "app", "", "0/0", "UTF8", "C", "C", "c", None, (), (), ())
 
 
@@ -21,10 +22,10 @@ def policy(days: int, proven: int) -> Backups:
     )
 
 
-def made(*ages: tuple[float, bool]) -> list[Backup]:
+def made(*ages: tuple[float, bool], owner: str = OWN) -> list[Backup]:
     """Backups of these ages in days, newest first; whether each is proven."""
     return [
-        Backup(f"n{age}", NOW - timedelta(days=age), 1, "", 1, ABOUT, NOW if proven else None)
+        Backup(f"n{age}-{owner}", NOW - timedelta(days=age), 1, "", 1, ABOUT, NOW if proven else None)
         for age, proven in sorted(ages)
     ]
 
@@ -43,7 +44,13 @@ def made(*ages: tuple[float, bool]) -> list[Backup]:
     ],
 )
 def test_policy(ages: list[tuple[float, bool]], going: list[str]) -> None:
-    assert [one.name for one in retention.expired(made(*ages), policy(14, 2), NOW)] == going
+    found = retention.expired(made(*ages), policy(14, 2), NOW, OWN)
+    assert [one.name for one in found] == [f"{name}-{OWN}" for name in going]
+
+
+def test_what_another_may_be_proving_is_let_be_while_it_is_young() -> None:
+    others = made((1, False), (20, False), (30, True), owner=OTHER)
+    assert [one.name for one in retention.expired(others, policy(14, 2), NOW, OWN)] == [f"n20-{OTHER}"]
 
 
 @given(
@@ -53,7 +60,7 @@ def test_policy(ages: list[tuple[float, bool]], going: list[str]) -> None:
 )
 def test_whatever_there_is_enough_proven_ones_stay(ages: list[tuple[float, bool]], days: int, proven: int) -> None:
     found = made(*ages)
-    going = {one.name for one in retention.expired(found, policy(days, proven), NOW)}
+    going = {one.name for one in retention.expired(found, policy(days, proven), NOW, OWN)}
     stays = [one for one in found if one.name not in going]
     all_proven = [one for one in found if one.proven]
     assert len(stays) >= min(proven, len(all_proven))

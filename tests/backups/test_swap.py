@@ -9,9 +9,10 @@ from psycopg import sql
 
 from opslib import propertypulse
 from opslib.api import pm2
-from opslib.backups import sibling, swap, trial
+from opslib.backups import acceptance, database_copy, swap
 from opslib.database import admin, database_session, database_settings, prisma
-from opslib.runbook.errors import ChangeFailed, RunbookError
+from opslib.runbook.answer import Answer
+from opslib.runbook.errors import BadParameter, ChangeFailed, RunbookError
 from tests.sandbox import postgres
 from tests.sandbox.credentials import Credentials
 
@@ -40,36 +41,35 @@ def kiosk(monkeypatch: pytest.MonkeyPatch, sandbox: None) -> Iterator[None]:
             superuser.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
-def test_siblings_are_told_by_their_names_newest_first() -> None:
+def test_copies_are_told_by_their_names_newest_first() -> None:
     make("kiosk_old_20250102_030405", "kiosk_undone_20270102_030405", "kiosk_old", "kiosk_new_2026", "kiosks")
-    found = swap.siblings(ENV)
+    found = database_copy.listed(ENV)
     assert [one.kind for one in found] == ["live", "undone", "new", "old"]
     assert found[2].at == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-    assert found[3].days > 365
+    assert not database_copy.aged(ENV, found[1])  # of the year 2027
+    assert database_copy.aged(ENV, found[3])
     assert all(one.size > 1e6 and one.note == {} for one in found)
 
 
 def test_name_that_postgresql_would_cut_is_refused() -> None:
     with pytest.raises(RunbookError, match="more than 63 bytes"):
-        sibling.name("a" * 44, "new")
+        database_copy.name("a" * 44, "new")
 
 
 def test_note_keeps_a_comment_and_gives_it_back() -> None:
     with admin.connect(ENV, "postgres") as superuser:
         superuser.execute("COMMENT ON DATABASE kiosk IS 'it''s {ours}'")
         for state in ("whole", "swapped"):
-            sibling.note(superuser, LIVE, {"state": state})
-        assert sibling.read(superuser, LIVE)[0].note == {
-            "made by": "recover_database",
-            "state": "swapped",
-            "comment": "it's {ours}",
-        }
-        sibling.note(superuser, LIVE, {})
+            now = database_copy.read(superuser, LIVE)[0]
+            database_copy.comment(ENV, LIVE, database_copy.noted(now.comment, state=state)).run()
+        now = database_copy.read(superuser, LIVE)[0]
+        assert (now.note, now.comment) == ({"state": "swapped"}, "it's {ours}")
+        database_copy.comment(ENV, LIVE, now.comment).run()
         row = superuser.execute(
             "SELECT shobj_description(oid, 'pg_database') AS it FROM pg_database WHERE datname = 'kiosk'"
         )
         assert row.fetchone() == {"it": "it's {ours}"}
-        assert sibling.read(superuser, LIVE)[0].note == {}
+        assert database_copy.read(superuser, LIVE)[0].note == {}
 
 
 def test_settings_rights_limit_and_comment_are_carried_over() -> None:
@@ -94,7 +94,8 @@ def test_settings_rights_limit_and_comment_are_carried_over() -> None:
             " AS settings FROM pg_database d WHERE datname = %s"
         )
         for _ in range(2):  # done again, it changes nothing
-            database_settings.copy(superuser, LIVE, NEW)
+            for one in database_settings.statements(superuser, LIVE, NEW):
+                superuser.execute(one)
             assert superuser.execute(read, [NEW]).fetchone() == superuser.execute(read, [LIVE]).fetchone()
 
 
@@ -106,49 +107,50 @@ def test_database_with_nothing_of_its_own_has_an_owner_only() -> None:
 
 
 def test_exchange_gives_the_name_and_takes_it_back() -> None:
-    first, second = (one.oid for one in swap.siblings(ENV))
-    swap.exchange(ENV, NEW, "old", {"stage": "recover"})
-    found = swap.siblings(ENV)
+    first, second = (one.oid for one in database_copy.listed(ENV))
+    taking = swap.swap(ENV, [], NEW, aside="old", note={})
+    taking.do()
+    found = database_copy.listed(ENV)
     assert [(one.kind, one.oid) for one in found] == [("live", second), ("old", first)]
-    assert swap.swapped(ENV)["before"] == found[1].name
-    swap.exchange(ENV, found[1].name, "undone", {})
-    assert [(one.kind, one.oid) for one in swap.siblings(ENV)] == [("live", first), ("undone", second)]
-    assert swap.swapped(ENV) == {}
-    assert all(one.note == {} for one in swap.siblings(ENV))
+    assert database_copy.swapped(ENV) == {"incoming": NEW, "before": str(first), "state": "swapped"}
+    taking.way_back[0].run()
+    assert [(one.kind, one.oid) for one in database_copy.listed(ENV)] == [("live", first), ("undone", second)]
+    assert database_copy.swapped(ENV) == {}
+    assert all(one.note == {} for one in database_copy.listed(ENV))
 
 
 def test_whoever_is_logged_in_is_disconnected_and_finds_the_new_one() -> None:
     url = Credentials.load().postgres_url.replace("/propertypulse", "/kiosk")
     with psycopg.connect(url, autocommit=True) as idle, psycopg.connect(url) as working:
         working.execute("CREATE TABLE half (id int)")
-        swap.exchange(ENV, NEW, "old", {"stage": "recover"})
+        swap.exchange(ENV, NEW, "old").run()
         for one in (idle, working):
             with pytest.raises(psycopg.OperationalError):
                 one.execute("SELECT 1")
     with psycopg.connect(url) as again:
         row = again.execute("SELECT oid FROM pg_database WHERE datname = current_database()").fetchone()
-    assert row == (swap.siblings(ENV)[0].oid,)
+    assert row == (database_copy.listed(ENV)[0].oid,)
 
 
 def test_one_who_cannot_be_disconnected_is_named_and_nothing_is_renamed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(swap, "TRIES", 2)
     monkeypatch.setattr(swap, "DRAIN", 99)  # in the middle of something, and left there
-    before = [(one.name, one.oid) for one in swap.siblings(ENV)]
+    before = [(one.name, one.oid) for one in database_copy.listed(ENV)]
     url = Credentials.load().postgres_url.replace("/propertypulse", "/kiosk")
     with psycopg.connect(url, application_name="month-end") as other:
         other.execute("SELECT 1")
         with pytest.raises(ChangeFailed, match="2 tries") as failed:
-            swap.exchange(ENV, NEW, "old", {"stage": "recover"})
+            swap.exchange(ENV, NEW, "old").run()
         assert failed.value.evidence[0]["application"] == "month-end"
         assert other.execute("SELECT 1").fetchone() == (1,)
-    assert [(one.name, one.oid) for one in swap.siblings(ENV)] == before
+    assert [(one.name, one.oid) for one in database_copy.listed(ENV)] == before
 
 
 def test_long_reader_of_the_catalog_does_not_make_logins_wait() -> None:
     with postgres.connect_admin(Credentials.load(), "postgres") as reader, reader.transaction():
         reader.execute("SELECT count(*) FROM pg_database")  # the lock of which it keeps
-        swap.exchange(ENV, NEW, "old", {"stage": "recover"})
-    assert swap.swapped(ENV)["stage"] == "recover"
+        swap.exchange(ENV, NEW, "old").run()
+    assert [one.kind for one in database_copy.listed(ENV)] == ["live", "old"]
 
 
 def test_administrator_who_is_no_superuser_may_swap(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,22 +168,20 @@ def test_administrator_who_is_no_superuser_may_swap(monkeypatch: pytest.MonkeyPa
             monkeypatch.setattr(admin, "connect", lesser)
             url = credentials.database_url.partition("?")[0].replace("25432/propertypulse", "25432/kiosk")
             with psycopg.connect(url, autocommit=True):
-                swap.exchange(ENV, NEW, "old", {})
-            assert [one.kind for one in swap.siblings(ENV)] == ["live", "old"]
+                swap.exchange(ENV, NEW, "old").run()
+            assert [one.kind for one in database_copy.listed(ENV)] == ["live", "old"]
         finally:
             monkeypatch.undo()
             superuser.execute("DROP ROLE clerk")
 
 
-def test_drop_takes_one_that_was_replaced_but_not_from_under_somebody() -> None:
-    swap.exchange(ENV, NEW, "old", {})
-    old = swap.siblings(ENV)[1]
-    url = Credentials.load().postgres_url.replace("/propertypulse", f"/{old.name}")
-    with psycopg.connect(url):
-        with pytest.raises(psycopg.errors.ObjectInUse):
-            swap.drop(ENV, old).do()
-    swap.drop(ENV, old).do()
-    assert [one.kind for one in swap.siblings(ENV)] == ["live"]
+def test_only_what_was_live_once_can_be_chosen() -> None:
+    make("kiosk_old_20250102_030405", "kiosk_undone_20270102_030405")
+    assert database_copy.choose(ENV, "oldest").name == "kiosk_old_20250102_030405"
+    assert database_copy.choose(ENV, "kiosk_undone_20270102_030405").kind == "undone"
+    for name in (LIVE, NEW, "kiosk_old", ""):
+        with pytest.raises(BadParameter, match="there is kiosk_undone_20270102_030405, kiosk_old_20250102_030405"):
+            database_copy.choose(ENV, name)
 
 
 def test_others_are_told_from_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,22 +197,19 @@ def test_copy_is_tried_as_the_api_would_use_it() -> None:
     with psycopg.connect(Credentials.load().postgres_url.replace("/propertypulse", f"/{NEW}"), autocommit=True) as copy:
         copy.execute("CREATE TABLE payments (id int, amount int CHECK (amount > 0))")
         copy.execute("INSERT INTO payments VALUES (1, 1)")
-        ok, rows = trial.usable(ENV, NEW)
-        assert not ok, rows
+        assert not acceptance.usable(ENV, NEW)
         copy.execute("ALTER TABLE payments OWNER TO propertypulse")
-        ok, rows = trial.usable(ENV, NEW)
-        assert ok, rows
-        assert trial.sound(ENV, NEW) == (True, [])
+        assert acceptance.usable(ENV, NEW)
+        assert acceptance.sound(ENV, NEW) == Answer(True, [])
         copy.execute("ALTER TABLE payments ADD CONSTRAINT positive CHECK (id > 0) NOT VALID")
-        assert trial.sound(ENV, NEW) == (False, ["constraint positive of payments is not validated"])
+        assert acceptance.sound(ENV, NEW) == Answer(False, ["constraint positive of payments is not validated"])
 
 
 def test_schema_is_judged_by_prisma_itself() -> None:
     released = prisma.released(ENV)
     assert released[0].endswith("_init")
-    assert trial.current(ENV, "propertypulse", [])[0]
-    ok, said = trial.current(ENV, NEW, released)  # empty: every migration is to come
-    assert ok, said
-    assert not trial.current(ENV, NEW, released[1:])[0]
-    prisma.deploy(ENV, trial.url(ENV, NEW))
-    assert trial.current(ENV, NEW, []) == (True, trial.current(ENV, NEW, [])[1])
+    assert acceptance.current(ENV, "propertypulse")
+    assert acceptance.current(ENV, NEW, released)  # empty: every migration is to come
+    assert not acceptance.current(ENV, NEW, released[1:])
+    prisma.deploy(ENV, acceptance.url(ENV, NEW))
+    assert acceptance.current(ENV, NEW)

@@ -10,7 +10,7 @@ from typing import Any
 
 from opslib import propertypulse
 from opslib.api import health, pm2
-from opslib.backups import backup, dump, swap
+from opslib.backups import backup, database_copy, dump, restore, swap
 from opslib.backups.backup import Backup
 from opslib.backups.store import stores
 from opslib.database import admin
@@ -18,7 +18,7 @@ from tests.drills import backups
 from tests.sandbox import fault, postgres
 from tests.sandbox.credentials import Credentials
 
-NAME = "recover_database"
+NAME, BACK, DROP = "recover_database", "take_recovery_back", "drop_replaced_database"
 TYPED = ("-p", "confirm", postgres.DATABASE)
 
 
@@ -42,24 +42,41 @@ def backed_up() -> Iterator[None]:
     backups.forget()
 
 
+@contextlib.contextmanager
+def replaced() -> Iterator[str]:
+    """Have a database meanwhile that a recovery replaced some time ago."""
+    live, old = postgres.DATABASE, f"{postgres.DATABASE}_old_20260101_000000"
+    with postgres.connect_admin(Credentials.load(), "postgres") as superuser:
+        superuser.execute(f"CREATE DATABASE {old} TEMPLATE template0 OWNER {live}")
+        with postgres.connect_admin(Credentials.load(), old) as inside:
+            inside.execute("CREATE TABLE payments (id int, created_at timestamptz)")
+        yield old
+        superuser.execute(f"DROP DATABASE IF EXISTS {old} WITH (FORCE)")
+
+
 def recover(*arguments: str, root: Path = backups.ROOT, **options: Any) -> tuple[int, dict[str, Any], str]:
     """Run it, applied; give its exit code, its record, and what the terminal showed."""
     return backups.run(*TYPED, *arguments, name=NAME, root=root, **options)
 
 
-def kill(whom: str, until: str, later: float, *arguments: str) -> None:
+def take_back() -> tuple[int, dict[str, Any], str]:
+    """Take the last recovery back, applied, as `recover` does."""
+    return backups.run(*TYPED, name=BACK)
+
+
+def kill(whom: str, until: str, later: float, *arguments: str, name: str = NAME) -> None:
     """Begin a run, and kill its runner, its kernel or both so many seconds after it has shown this line."""
-    backups.kill(whom, until, later, *TYPED, *arguments, name=NAME)
+    backups.kill(whom, until, later, *TYPED, *arguments, name=name)
 
 
 def live() -> int:
     """Give the oid of the live database: which one it is, whatever it is called."""
-    return next(one.oid for one in swap.siblings(propertypulse.load("sandbox")) if one.kind == "live")
+    return next(one.oid for one in database_copy.listed(propertypulse.load("sandbox")) if one.kind == "live")
 
 
 def kinds() -> list[str]:
     """Give what stands beside the live database."""
-    return [one.kind for one in swap.siblings(propertypulse.load("sandbox")) if one.kind != "live"]
+    return [one.kind for one in database_copy.listed(propertypulse.load("sandbox")) if one.kind != "live"]
 
 
 def payments() -> int:
@@ -98,7 +115,7 @@ def problems() -> list[str]:
     env, wrong = propertypulse.load("sandbox"), backups.strays()
     if not health.steady(env.api.health_url, 10)[0]:
         wrong.append("the API is not well")
-    found = swap.siblings(env)
+    found = database_copy.listed(env)
     wrong += [f"{one.name} is left" for one in found if one.kind == "new"]
     wrong += [f"{one.name} is noted as {one.note}" for one in found if one.note]
     with admin.connect(env, admin.MAINTENANCE) as superuser:
@@ -110,15 +127,14 @@ def problems() -> list[str]:
 def clean() -> None:
     """Bring the stand-in back: one database, the live one, as good as new, and no backup."""
     env = propertypulse.load("sandbox")
-    with admin.connect(env, admin.MAINTENANCE) as superuser:
-        found = swap.siblings(env)
-        first = min(found, key=lambda one: one.oid)
-        if first.kind != "live":
-            swap.exchange(env, first.name, "old", {})
-            found = swap.siblings(env)
-        for one in found:
-            if one.kind != "live":
-                admin.drop(superuser, one.name)
+    found = database_copy.listed(env)
+    first = min(found, key=lambda one: one.oid)
+    if first.kind != "live":
+        swap.exchange(env, first.name, "old").run()
+        found = database_copy.listed(env)
+    for one in found:
+        if one.kind != "live":
+            restore.drop(env, one.name).run()
     backups.empty()
     backups.forget()
     ends = time.monotonic() + 30

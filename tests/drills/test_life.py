@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from opslib.backups import swap
+from opslib.backups import database_copy
 from opslib.database.login import KEY, Login
 from opslib.runbook import procedure
 from opslib.runbook.record import steps
@@ -38,6 +38,7 @@ TAIL_SECONDS = 2
 """How long life goes on before and after: what is broken then goes on failing."""
 COST_SECONDS = {
     "recover_database": 2,
+    "take_recovery_back": 2,
     "change_database_password": 2,
     "stop_and_start_api": 15,
     "revoke_jwt_secret": 60,
@@ -245,6 +246,20 @@ def recover_database(operator: Operator) -> None:
     operator.apply("triage_stripe_webhooks", stage="replay", retrying_minutes=0)
 
 
+def take_recovery_back(operator: Operator) -> None:
+    """Back to what the last recovery replaced, and what Stripe had told the other one is replayed."""
+    if "old" not in recovery.kinds():
+        recover_database(operator)
+    operator.apply("take_recovery_back", confirm=postgres.DATABASE)
+    operator.apply("triage_stripe_webhooks", stage="replay", retrying_minutes=0)
+
+
+def drop_replaced_database(operator: Operator) -> None:
+    """One that was replaced long ago."""
+    with recovery.replaced() as name:
+        operator.apply("drop_replaced_database", database=name)
+
+
 # What the stand-in's own faults and logins are used for comes before the rotation of these.
 WAYS: dict[str, Callable[[Operator], None]] = {
     way.__name__: way
@@ -274,6 +289,8 @@ WAYS: dict[str, Callable[[Operator], None]] = {
         change_database_password,
         backup_database,
         recover_database,
+        take_recovery_back,
+        drop_replaced_database,
     )
 }
 
@@ -354,17 +371,20 @@ def test_a_procedure_is_applied(name: str) -> None:
 
 
 def unexplained(life: Lived, recovered: list[Done]) -> list[tuple[int, int]]:
-    """Give the lost writes that no recovery has put aside: those after its backup, which are in what it replaced."""
+    """Give the lost writes that no recovery has put aside: those after its backup, which are in what it replaced.
+
+    Once it was taken back, they are in what was live in between.
+    """
     left = set(life.lost_writes)
-    olds = [one.name for one in swap.siblings(standing.sandbox()) if one.kind == "old"]
-    assert len(olds) == len(recovered)
-    for name, run in zip(reversed(olds), recovered, strict=True):
+    aside = [one.name for one in database_copy.listed(standing.sandbox()) if one.kind in database_copy.REPLACED]
+    assert len(aside) == len(recovered)
+    for name, run in zip(reversed(aside), recovered, strict=True):
         taken = datetime.fromisoformat(shown(run, "The backup")["taken"]) - timedelta(seconds=CLOCKS_SECONDS)
         with postgres.connect_admin(Credentials.load(), name) as old:
             found = old.execute("SELECT id, amount FROM payments WHERE created_at >= %s", [taken]).fetchall()
-        aside = {(row, amount) for row, amount in found}
-        print(f"{run} has put {len(left & aside)} acknowledged writes aside in {name}")
-        left -= aside
+        put = {(row, amount) for row, amount in found}
+        print(f"{run} has put {len(left & put)} acknowledged writes aside in {name}")
+        left -= put
     return sorted(left)
 
 

@@ -14,14 +14,14 @@ import pytest
 from psycopg import sql
 
 from opslib import propertypulse
-from opslib.backups import backup, swap
+from opslib.backups import backup, database_copy, swap
 from opslib.backups.backup import Backup
 from opslib.backups.store import ARCHIVE, Bucket, Folder, Store, stores
 from opslib.database import database_url
 from tests import leaks, sandbox
 from tests.drills import backups, recovery
 from tests.drills.backups import begun, elsewhere
-from tests.drills.recovery import TYPED, kill, kinds, live, lose, payments, problems, proven, recover
+from tests.drills.recovery import TYPED, kill, kinds, live, lose, payments, problems, proven, recover, take_back
 from tests.sandbox import pm2 as standin, postgres
 from tests.sandbox.credentials import Credentials, write_private
 from tests.sandbox.layout import ADMIN, DOTENV, LOGS, PM2_HOME, RELEASES
@@ -90,7 +90,7 @@ def test_what_was_lost_is_back_and_no_more_than_a_moment_is_missed() -> None:
     assert traffic.result.failed <= 10, traffic.result
     assert away(record) < 2
 
-    code, record, said = recover("-p", "stage", "swap-back")
+    code, record, said = take_back()
     assert (code, outcome(record)) == (0, "applied"), said
     assert (payments(), live(), kinds()) == (had - 120, oid, ["undone"])
     assert everything_of("propertypulse") == before
@@ -118,16 +118,14 @@ def away(record: dict[str, Any]) -> float:
     return float(asked["evidence"][0]["away"].removesuffix(" s"))
 
 
-def test_drop_old_takes_only_what_is_old_enough() -> None:
+def test_only_what_is_named_is_dropped_and_only_what_is_old_enough() -> None:
     proven()
     assert recover()[0] == 0
-    code, record, said = recover("-p", "stage", "drop-old")
+    (name,) = [one.name for one in database_copy.listed(propertypulse.load("sandbox")) if one.kind == "old"]
+    code, record, said = backups.run("-p", "database", name, name=recovery.DROP)
     assert (code, outcome(record)) == (1, "failed")
-    assert "those of 7 days" in said
+    assert "✗ Its days are over" in said
     with admin() as connection:
-        (name,) = connection.execute("SELECT datname FROM pg_database WHERE datname LIKE '%\\_old\\_%'").fetchone() or (
-            "",
-        )
         connection.execute(
             sql.SQL("ALTER DATABASE {} RENAME TO propertypulse_old_20260101_000000").format(sql.Identifier(name))
         )
@@ -136,8 +134,12 @@ def test_drop_old_takes_only_what_is_old_enough() -> None:
     proven()
     assert recover()[0] == 0
     assert kinds() == ["old", "old"]
-    code, record, said = recover("-p", "stage", "drop-old")
+    code, record, said = backups.run(name=recovery.DROP)
+    assert (code, outcome(record)) == (1, "failed")
+    assert "✗ The name of the database was typed" in said
+    code, record, said = backups.run("-p", "database", "propertypulse_old_20260101_000000", name=recovery.DROP)
     assert (code, outcome(record)) == (0, "applied"), said
+    assert 'DROP DATABASE "propertypulse_old_20260101_000000"' in said
     assert kinds() == ["old"]
     assert problems() == []
 
@@ -221,7 +223,10 @@ DAMAGE: dict[str, tuple[Callable[[Backup], None], str]] = {
         "damaged",
     ),
     "an empty file": (lambda one: everywhere(one, lambda content: b""), "is cut short"),
-    "another database's": (lambda one: rewritten(one, database="other"), "✗ It was made of this database"),
+    "another database's": (
+        lambda one: rewritten(one, database="other"),
+        "✗ It is proven, and was made of this database",
+    ),
     "a later schema": (
         lambda one: rewritten(one, migration="20990101000000_later"),
         "✗ The release knows its last migration",
@@ -430,10 +435,10 @@ def test_half_way_it_is_finished_or_taken_back_and_nothing_else() -> None:
     code, record, said = recover("-p", "backup", second.name)
     assert (code, outcome(record)) == (1, "failed")
     assert "✗ No other recovery is half way" in said
-    kill("both", "· Swap the databases", 3.0, "-p", "stage", "swap-back")
+    kill("both", "· Swap the databases", 3.0, name=recovery.BACK)
     assert (live(), kinds()) == (oid, ["undone"])
     assert "✗ No other recovery is half way" in recover("-p", "backup", first.name)[2]
-    code, record, said = recover("-p", "stage", "swap-back")
+    code, record, said = take_back()
     assert (code, outcome(record)) == (0, "applied"), said
     assert (payments(), live(), kinds()) == (had - 10, oid, ["undone"])
     assert problems() == []
@@ -448,11 +453,11 @@ def test_swap_that_is_killed_stands_or_does_not() -> None:
         oid = live()
         killed_swap(name, moment)
         time.sleep(1.5)
-        found = {one.name: one for one in swap.siblings(env)}
+        found = {one.name: one for one in database_copy.listed(env)}
         assert found["propertypulse"].oid == oid or found["propertypulse"].note["incoming"] == name
         assert (name in found) == (found["propertypulse"].oid == oid)
         ends.append(found["propertypulse"].oid != oid)
-        swap.close(env).do()
+        swap.close(env, name).do()
     print("swapped:", ends)
 
 
@@ -476,9 +481,11 @@ def killed_swap(name: str, moment: float) -> None:
     import sys
 
     code = (
-        "from opslib import propertypulse\nfrom opslib.backups import swap\n"
-        "env = propertypulse.load('sandbox')\nswap.siblings(env)\n"
-        f"print('now', flush=True)\nswap.exchange(env, {name!r}, 'old', {{'incoming': {name!r}}})"
+        "from opslib import propertypulse\nfrom opslib.backups import database_copy, swap\n"
+        "env = propertypulse.load('sandbox')\n"
+        f"note = database_copy.noted('', incoming={name!r}, before='', state='swapped')\n"
+        f"act = swap.exchange(env, {name!r}, 'old', after=note)\n"
+        f"print('now', flush=True)\nact.run()"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=backups.ROOT) as process:
         assert process.stdout

@@ -13,7 +13,7 @@ import pytest
 import urllib3
 
 from opslib import propertypulse
-from opslib.backups import swap
+from opslib.backups import database_copy
 from opslib.payments import missed_event
 from tests.drills import recovery, stripe_agreement as dashboard
 from tests.drills.recovery import problems, proven, recover
@@ -177,7 +177,7 @@ def test_what_was_paid_since_the_backup_is_listed_and_nothing_else(count: int) -
     assert away <= SWAP
     assert failing <= SWAP, people.failures
 
-    old = next(one.name for one in swap.siblings(propertypulse.load("sandbox")) if one.kind == "old")
+    old = next(one.name for one in database_copy.listed(propertypulse.load("sandbox")) if one.kind == "old")
     lost = noted(old) - noted(postgres.DATABASE)
     assert len(lost) >= count + 2
     *rows, last = looks["In this order"]["evidence"]

@@ -1,4 +1,6 @@
-"""A trial: what a restored copy must stand before it takes the live database's place."""
+"""Acceptance: what a restored copy must stand before it takes the live database's place."""
+
+from collections.abc import Sequence
 
 from psycopg import errors
 
@@ -6,6 +8,7 @@ from opslib.database import admin, database_url, postgres, prisma, role
 from opslib.database.postgres import Connection
 from opslib.database.settings import Database
 from opslib.deployment.environment import Deployment
+from opslib.runbook.answer import Answer
 from opslib.runbook.mask import mask
 
 
@@ -16,7 +19,7 @@ def url(environment: Deployment, database: str) -> str:
     return found
 
 
-def sound(environment: Deployment, database: str) -> tuple[bool, list[str]]:
+def sound(environment: Deployment, database: str) -> Answer:
     """Whether every index is valid, and every constraint is validated that the live database has so."""
     with admin.connect(environment, database) as connection:
         found = _unsound(connection)
@@ -26,10 +29,10 @@ def sound(environment: Deployment, database: str) -> tuple[bool, list[str]]:
     except postgres.LoginFailed:
         known = []  # it is gone: there is nothing to compare with
     wrong = [one for one in found if one not in known]
-    return not wrong, wrong
+    return Answer(not wrong, wrong)
 
 
-def usable(environment: Deployment, database: str) -> tuple[bool, list[dict[str, str]]]:
+def usable(environment: Deployment, database: str) -> Answer:
     """Whether the API's own login reads and writes there as the API does, in a transaction that is rolled back."""
     address = url(environment, database)
     table = environment.part(Database).table
@@ -37,16 +40,16 @@ def usable(environment: Deployment, database: str) -> tuple[bool, list[dict[str,
         with postgres.connect(address, admin.KEY, within=5) as connection:
             rows = role.rights(connection, table, database_url.schema(address))
     except errors.InsufficientPrivilege as error:
-        return False, [{"tried": f"read and write {table}", "result": str(error)}]
-    return all(row["result"] != "DENIED" for row in rows), rows
+        return Answer(False, [{"tried": f"read and write {table}", "result": str(error)}])
+    return Answer(all(row["result"] != "DENIED" for row in rows), rows)
 
 
-def current(environment: Deployment, database: str, pending: list[str]) -> tuple[bool, str]:
+def current(environment: Deployment, database: str, pending: Sequence[str] = ()) -> Answer:
     """Whether Prisma finds the schema to be that of the release in force, or behind it by just what is pending."""
     up_to_date, said = prisma.status(environment, url(environment, database))
     with admin.connect(environment, database) as connection:
         behind = sorted({*prisma.released(environment)} - {*prisma.had(connection)})
-    return up_to_date or (bool(behind) and behind == pending), said
+    return Answer(up_to_date or (bool(behind) and behind == [*pending]), said)
 
 
 def _unsound(connection: Connection) -> list[str]:
