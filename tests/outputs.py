@@ -16,9 +16,9 @@ GROUNDS = {"recover_database": recovery.backed_up}
 
 
 def main() -> int:
-    """Remake the outputs of all notebooks; 1 if a plan did not hold."""
+    """Remake the outputs of all notebooks, or of those that are named; 1 if a plan did not hold."""
     sandbox.start()
-    for name in procedure.names():
+    for name in sys.argv[1:] or procedure.names():
         one = procedure.load(name)
         with GROUNDS.get(name, nullcontext)():
             execution = asyncio.run(runner.run(one, {}))

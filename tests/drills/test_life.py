@@ -72,8 +72,18 @@ class Operator:
 
 
 def check_email_delivery(operator: Operator) -> None:
+    """Somebody gets no mail."""
+    operator.apply("check_email_delivery", address="gone@tenant.example")
+
+
+def lift_mail_suppression(operator: Operator) -> None:
+    """The mailbox is there again."""
+    operator.apply("lift_mail_suppression", address="full@tenant.example", list_name="blocks")
+
+
+def send_test_mail(operator: Operator) -> None:
     """A message is sent."""
-    operator.apply("check_email_delivery", send_to="somebody@tenant.example")
+    operator.apply("send_test_mail", send_to="somebody@tenant.example")
 
 
 def check_webhook_signatures(operator: Operator) -> None:
@@ -162,6 +172,8 @@ WAYS: dict[str, Callable[[Operator], None]] = {
     way.__name__: way
     for way in (
         check_email_delivery,
+        lift_mail_suppression,
+        send_test_mail,
         check_webhook_signatures,
         troubleshoot_database,
         tune_queries,
