@@ -231,7 +231,7 @@ def _undisturbed(subject: Subject) -> Iterator[tuple[float, Step]]:
 
 def _start(subject: Subject) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "opslib.runbook.cli", "run", subject.procedure, "--apply", "--json"]
-    given = {**subject.parameters, "settle_seconds": str(subject.settle)}
+    given = subject.parameters | ({"settle_seconds": str(subject.settle)} if subject.settle else {})
     command += [word for key, value in given.items() for word in ("-p", key, value)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

@@ -16,6 +16,7 @@ class Subject:
     """Says what is wrong with the state that the procedure has ended in; nothing if all is well."""
     parameters: dict[str, str] = field(default_factory=dict)
     settle: int = 2
+    """How long a new worker must stay up, in seconds; 0 for a procedure that makes none."""
     over: str = ""
     """The check by which it refuses to begin when it is over already: right after a kill in or after its last change.
 
@@ -34,9 +35,9 @@ def _database(prepare: Callable[[], object], over: str = "", **parameters: str) 
     return Subject("rotate_database_password", prepare, database.problems, parameters, over=over)
 
 
-def _stripe(prepare: Callable[[], object], **parameters: str) -> Subject:
+def _stripe(procedure: str, prepare: Callable[[], object], settle: int = 2, **parameters: str) -> Subject:
     given = {**parameters, "wait_seconds": "6"}
-    return Subject("rotate_stripe_keys", prepare, stripe_agreement.problems, given)
+    return Subject(procedure, prepare, stripe_agreement.problems, given, settle)
 
 
 def _s3(prepare: Callable[[], object], **parameters: str) -> Subject:
@@ -51,10 +52,10 @@ SUBJECTS = (
     _database(database.one, over="The login before is retired"),
     _database(database.two, over="There is a login to retire", stage="retire"),
     _database(database.one, method="single"),
-    _stripe(stripe_agreement.new_key, stage="key"),
-    _stripe(stripe_agreement.old_key, stage="retire-key", old_key_last_used="leaked"),
-    _stripe(stripe_agreement.new_secret, stage="webhook"),
-    _stripe(stripe_agreement.old_secret, stage="retire-webhook"),
+    _stripe("rotate_stripe_key", stripe_agreement.new_key),
+    _stripe("retire_stripe_key", stripe_agreement.old_key, settle=0, old_key_last_used="leaked"),
+    _stripe("rotate_webhook_secret", stripe_agreement.new_secret),
+    _stripe("retire_webhook_secret", stripe_agreement.old_secret),
     _s3(access_key.one),
     _s3(access_key.two, stage="deactivate", compromised="True"),
     _s3(access_key.inactive, stage="delete", compromised="True"),

@@ -2,16 +2,22 @@
 
 import asyncio
 import sys
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import nbformat
 
 from opslib.runbook import procedure, runner
 from opslib.runbook.errors import Outcome
 from tests import sandbox
-from tests.drills import recovery
+from tests.drills import recovery, stripe_agreement
 
-GROUNDS = {"recover_database": recovery.backed_up}
+GROUNDS: dict[str, Callable[[], AbstractContextManager[object]]] = {
+    "recover_database": recovery.backed_up,
+    "retire_stripe_key": partial(stripe_agreement.kept, stripe_agreement.KEY),
+    "retire_webhook_secret": partial(stripe_agreement.kept, stripe_agreement.SECRET),
+}
 """What must be there for the plan of a procedure, besides the stand-in as it is started."""
 
 

@@ -81,6 +81,11 @@ def free(environment: Deployment, text: str) -> Answer:
     return Answer(not found, found, "lift_mail_suppression takes an address off a list, once its reason is gone.")
 
 
+def why(environment: Deployment, name: str, address: str) -> str:
+    """Say why a list has an address, or that it has not."""
+    return "; ".join(one.why for one in of(environment, name, address)) or "not on the list"
+
+
 def off(environment: Deployment, name: str, address: str) -> Answer:
     """Whether one list has no entry for an address; with the entry if it has."""
     found = of(environment, name, address)

@@ -3,6 +3,7 @@
 import dataclasses
 import unicodedata
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,8 @@ def _cell(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, Path):
         return located(value)
+    if isinstance(value, datetime):
+        return value.isoformat(timespec="seconds").replace("+00:00", "Z")
     return "" if value is None else str(value)
 
 

@@ -108,12 +108,12 @@ def stripe_keys(terminal: Terminal) -> None:
     old = held()["STRIPE_SECRET_KEY"]
     with TemporaryDirectory() as folder:
         given = stripe.put(Path(folder), stripe.create_key())
-        run(terminal, "rotate_stripe_keys", stage="key", new_secret=given)
+        run(terminal, "rotate_stripe_key", new_key=given)
         stripe.dashboard("keys/expire", secret=old)
-        run(terminal, "rotate_stripe_keys", stage="retire-key", old_key_last_used="leaked")
+        run(terminal, "retire_stripe_key", old_key_last_used="leaked")
         given = stripe.put(Path(folder), stripe.roll())
-        run(terminal, "rotate_stripe_keys", stage="webhook", new_secret=given)
-        run(terminal, "rotate_stripe_keys", stage="retire-webhook")
+        run(terminal, "rotate_webhook_secret", new_secret=given)
+        run(terminal, "retire_webhook_secret")
 
 
 def s3_credentials(terminal: Terminal) -> None:
@@ -130,7 +130,7 @@ WAYS = {
     "rotate_database_password": database_password,
     "rotate_database_password, one role": one_role,
     "the old runbook's database password": old_runbook.database_password,
-    "rotate_stripe_keys": stripe_keys,
+    "Stripe's key and webhook secret": stripe_keys,
     "the old runbook's Stripe keys": old_runbook.stripe_keys,
     "rotate_s3_credentials": s3_credentials,
     "the old runbook's S3 credentials": old_runbook.s3_credentials,

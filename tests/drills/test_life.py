@@ -25,8 +25,7 @@ from tests.drills import (
     stripe_agreement as stripe,
 )
 from tests.sandbox import postgres
-from tests.sandbox.credentials import Credentials, write_private
-from tests.sandbox.layout import ADMIN
+from tests.sandbox.credentials import Credentials
 from tests.sandbox.life import Life, Lived
 
 pytestmark = [pytest.mark.usefixtures("fresh", "still"), pytest.mark.long]
@@ -87,8 +86,13 @@ def send_test_mail(operator: Operator) -> None:
 
 
 def check_webhook_signatures(operator: Operator) -> None:
-    """An event is sent again."""
+    """Nothing is wrong."""
     operator.apply("check_webhook_signatures")
+
+
+def resend_stripe_event(operator: Operator) -> None:
+    """An event is sent again."""
+    operator.apply("resend_stripe_event")
 
 
 def troubleshoot_database(operator: Operator) -> None:
@@ -113,10 +117,31 @@ def repair_payment_status(operator: Operator) -> None:
     assert {row["status"] for row in payments.rows(made).values()} == {"PAID"}
 
 
+def undo_payment_repair(operator: Operator) -> None:
+    """One of the payments should not have been marked paid."""
+    (one,) = payments.make([(kind, "PENDING") for kind in payments.KINDS if kind.name == "paid"])
+    operator.apply("repair_payment_status", payments=one.id, wait_seconds=0)
+    operator.apply("undo_payment_repair", payments=one.id)
+    assert {row["status"] for row in payments.rows([one]).values()} == {"PENDING"}
+
+
 def triage_stripe_webhooks(operator: Operator) -> None:
     """Stripe has delivered nothing for a while."""
     sandbox.break_("webhook-backlog")
-    operator.apply("triage_stripe_webhooks", stage="replay", retrying_minutes=0)
+    operator.apply("triage_stripe_webhooks", retrying_minutes=0)
+
+
+def replay_stripe_events(operator: Operator) -> None:
+    """As the triage says."""
+    sandbox.break_("webhook-backlog")
+    operator.apply("replay_stripe_events", retrying_minutes=0)
+
+
+def enable_webhook_endpoint(operator: Operator) -> None:
+    """Somebody has disabled the endpoint."""
+    sandbox.break_("endpoint-disabled")
+    operator.apply("enable_webhook_endpoint")
+    operator.apply("replay_stripe_events", retrying_minutes=0)
 
 
 def restart_api(operator: Operator) -> None:
@@ -136,16 +161,28 @@ def rotate_s3_credentials(operator: Operator) -> None:
         operator.apply("rotate_s3_credentials", stage=stage, compromised=True, settle_seconds=2)
 
 
-def rotate_stripe_keys(operator: Operator) -> None:
-    """All four stages, and the Dashboard's part in between."""
-    old = stripe.held(stripe.KEY)
-    write_private(ADMIN / "new_stripe_secret_key", stripe.create_key())
-    operator.apply("rotate_stripe_keys", stage="key", settle_seconds=2)
-    stripe.dashboard("keys/expire", secret=old)
-    operator.apply("rotate_stripe_keys", stage="retire-key", old_key_last_used="leaked", settle_seconds=2)
-    write_private(ADMIN / "new_stripe_webhook_secret", stripe.roll())
-    operator.apply("rotate_stripe_keys", stage="webhook", settle_seconds=2)
-    operator.apply("rotate_stripe_keys", stage="retire-webhook", settle_seconds=2)
+def rotate_stripe_key(operator: Operator) -> None:
+    """A key was made in the Dashboard."""
+    stripe.new_key()
+    operator.apply("rotate_stripe_key", settle_seconds=2)
+
+
+def retire_stripe_key(operator: Operator) -> None:
+    """The one before it was expired there."""
+    stripe.old_key()
+    operator.apply("retire_stripe_key", old_key_last_used="leaked")
+
+
+def rotate_webhook_secret(operator: Operator) -> None:
+    """The secret was rolled in the Dashboard."""
+    stripe.new_secret()
+    operator.apply("rotate_webhook_secret", settle_seconds=2)
+
+
+def retire_webhook_secret(operator: Operator) -> None:
+    """The one before it goes before it expires."""
+    stripe.old_secret()
+    operator.apply("retire_webhook_secret", settle_seconds=2)
 
 
 def rotate_database_password(operator: Operator) -> None:
@@ -164,7 +201,7 @@ def recover_database(operator: Operator) -> None:
     if not backups.existing():
         recovery.proven()
     operator.apply("recover_database", confirm=postgres.DATABASE)
-    operator.apply("triage_stripe_webhooks", stage="replay", retrying_minutes=0)
+    operator.apply("replay_stripe_events", retrying_minutes=0)
 
 
 # What the stand-in's own faults and logins are used for comes before the rotation of these.
@@ -175,14 +212,21 @@ WAYS: dict[str, Callable[[Operator], None]] = {
         lift_mail_suppression,
         send_test_mail,
         check_webhook_signatures,
+        resend_stripe_event,
         troubleshoot_database,
         tune_queries,
         repair_payment_status,
+        undo_payment_repair,
         triage_stripe_webhooks,
+        replay_stripe_events,
+        enable_webhook_endpoint,
         restart_api,
         rotate_jwt_secret,
         rotate_s3_credentials,
-        rotate_stripe_keys,
+        rotate_stripe_key,
+        retire_stripe_key,
+        rotate_webhook_secret,
+        retire_webhook_secret,
         rotate_database_password,
         backup_database,
         recover_database,

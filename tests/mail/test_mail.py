@@ -79,7 +79,7 @@ def test_a_failure_that_is_over_is_no_harm_any_more() -> None:
 
 def test_sends_are_counted_by_how_they_ended_and_name_nobody(tmp_path: Path) -> None:
     file = tmp_path / "app-out-0.log"
-    said = [
+    said: list[dict[str, Any]] = [
         {"message": "Email sent successfully", "to": "ann@t.example"},
         {"message": "Email send failed", "to": "bob@t.example", "error": "no bob@t.example here", "code": 550},
         {"message": "Email send failed", "to": "bob@t.example", "error": "no bob@t.example here", "code": 550},
