@@ -64,7 +64,7 @@ NEXT = {
     Cause.WRONG_SECRET: Mend("rotate_webhook_secret"),
     Cause.APP_ERROR: Mend(do="mend the release by what the handler said; then restart_api"),
     Cause.OPEN: Mend(do="mend the release at once: anybody may send events; then restart_api"),
-    Cause.REFUSED: Mend("check_webhook_signatures"),
+    Cause.REFUSED: Mend(do="check_webhook_signatures; if that finds no more, the API refuses without saying why"),
     Cause.IGNORED: Mend(do="nothing, or let the release handle the type"),
     Cause.TAKEN: Mend(do="nothing: an answer was lost, or another endpoint does not take it"),
     Cause.NO_TRACE: Mend("replay_stripe_events"),
