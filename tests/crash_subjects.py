@@ -35,9 +35,9 @@ def _database(procedure: str, prepare: Callable[[], object], over: str = "", set
     return Subject(procedure, prepare, database.problems, settle=settle, over=over)
 
 
-def _stripe(prepare: Callable[[], object], **parameters: str) -> Subject:
+def _stripe(procedure: str, prepare: Callable[[], object], settle: int = 2, **parameters: str) -> Subject:
     given = {**parameters, "wait_seconds": "6"}
-    return Subject("rotate_stripe_keys", prepare, stripe_agreement.problems, given)
+    return Subject(procedure, prepare, stripe_agreement.problems, given, settle)
 
 
 def _s3(procedure: str, prepare: Callable[[], object], settle: int = 0, over: str = "", **parameters: str) -> Subject:
@@ -52,10 +52,10 @@ SUBJECTS = (
     _database("rotate_database_password", database.one, over="The login before is retired"),
     _database("retire_database_login", database.two, over="There is a login to retire", settle=0),
     _database("change_database_password", database.one),
-    _stripe(stripe_agreement.new_key, stage="key"),
-    _stripe(stripe_agreement.old_key, stage="retire-key", old_key_last_used="leaked"),
-    _stripe(stripe_agreement.new_secret, stage="webhook"),
-    _stripe(stripe_agreement.old_secret, stage="retire-webhook"),
+    _stripe("rotate_stripe_key", stripe_agreement.new_key),
+    _stripe("retire_stripe_key", stripe_agreement.old_key, settle=0, old_key_last_used="leaked"),
+    _stripe("rotate_webhook_secret", stripe_agreement.new_secret),
+    _stripe("retire_webhook_secret", stripe_agreement.old_secret),
     _s3("rotate_s3_credentials", access_key.one, settle=2, over="The user may get another key"),
     _s3("deactivate_s3_key", access_key.two, accept_broken_uploads="True"),
     _s3("reactivate_s3_key", access_key.inactive),

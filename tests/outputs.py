@@ -2,17 +2,18 @@
 
 import asyncio
 import sys
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import nbformat
 
 from opslib.runbook import procedure, runner
 from opslib.runbook.errors import Outcome
 from tests import sandbox
-from tests.drills import access_key, database, jwt_secret, recovery, slow_query, standing
+from tests.drills import access_key, database, jwt_secret, recovery, slow_query, standing, stripe_agreement
 
-GROUNDS = {
+GROUNDS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "backup_database": recovery.backed_up,
     "build_index": slow_query.slow,
     "deactivate_s3_key": access_key.rested,
@@ -23,6 +24,8 @@ GROUNDS = {
     "recover_database": recovery.backed_up,
     "retire_database_login": database.rotated,
     "retire_jwt_secret": jwt_secret.overdue,
+    "retire_stripe_key": partial(stripe_agreement.kept, stripe_agreement.KEY),
+    "retire_webhook_secret": partial(stripe_agreement.kept, stripe_agreement.SECRET),
     "stop_and_start_api": standing.stopped,
     "take_recovery_back": recovery.replaced,
     "tune_queries": slow_query.forgotten,

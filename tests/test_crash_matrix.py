@@ -10,13 +10,13 @@ from tests.drills import access_key, database, jwt_secret, stripe_agreement
 
 BY_NAME = {str(subject): subject for subject in SUBJECTS}
 JWT, LOGIN = BY_NAME["revoke_jwt_secret"], BY_NAME["change_database_password"]
-STRIPE, S3 = BY_NAME["rotate_stripe_keys stage=key wait_seconds=6"], BY_NAME["rotate_s3_credentials"]
+STRIPE, S3 = BY_NAME["rotate_stripe_key wait_seconds=6"], BY_NAME["rotate_s3_credentials"]
 SAMPLE = [
     # One worker signs with the new secret, the other one is being replaced.
     Case(JWT, [Kill("runner", "Sign with the new secret only", 4.5)]),
     # The old password is dead, and the .env has the new one.
     Case(LOGIN, [Kill("kernel", "Let the workers log in anew", 1.0)]),
-    Case(STRIPE, [Kill("kernel", "Give the workers the new STRIPE_SECRET_KEY, one after the other", 4.5)]),
+    Case(STRIPE, [Kill("kernel", "Give the workers the new STRIPE_SECRET_KEY", 4.5)]),
     Case(S3, [Kill("runner", 2), Kill("runner", "Create the second access key", 0.01)]),
 ]
 

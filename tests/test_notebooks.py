@@ -2,6 +2,7 @@
 
 import ast
 import json
+import math
 import re
 import subprocess
 import sys
@@ -21,6 +22,9 @@ LINK = re.compile(r"\[[^\]]+\]\(([^)]+)\)")
 STANDARD = ["environment", "apply", "approval", "reason", "incident"]
 FORBIDDEN = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Try, ast.While)
 
+ACTING = {"Is it safe to start?", "What will change?", "Do it"}
+LOOKING = {"What is there?", "What is wrong?"}
+
 each = pytest.mark.parametrize("one", [procedure.load(name) for name in NAMES], ids=NAMES)
 
 
@@ -36,9 +40,8 @@ def calls(code: str) -> set[str]:
     }
 
 
-def acts(one: Procedure) -> bool:
-    """Whether it changes anything; otherwise it looks, and ends with what it found."""
-    return any("apply" in cell["metadata"].get("tags", []) for cell in cells(one, "code"))
+def acts(cell: dict[str, Any]) -> bool:
+    return re.search(r"^run\.apply\(", cell["source"], re.M) is not None
 
 
 @each
@@ -53,11 +56,8 @@ def test_reads_as_a_procedure_does(one: Procedure) -> None:
     assert all(p.help for p in one.parameters.values())
     headings = re.findall(r"^## (.+)$", "\n".join(c["source"] for c in cells(one, "markdown")), re.M)
     assert headings[0] == "Parameters"
-    assert {"Start the run", "If it did not"} <= set(headings)
-    if acts(one):
-        assert {"Is it safe to start?", "What will change?", "Do it"} <= set(headings)
-    else:
-        assert "run.find(" in "".join(cell["source"] for cell in cells(one, "code"))
+    of_all = {"Start the run", "If it did not"}
+    assert of_all | (ACTING if any(map(acts, cells(one, "code"))) else LOOKING) <= set(headings)
     assert one.notebook["cells"][-1]["source"] == "run.finish()"
 
 
@@ -70,20 +70,36 @@ def test_every_code_cell_is_short_plain_and_explained(one: Procedure) -> None:
             tree = ast.parse(cell["source"])  # no magics, no !shell
             assert not [n for n in ast.walk(tree) if isinstance(n, FORBIDDEN)], cell["source"]
             assert not calls(cell["source"]) & {"input", "sleep", "exit", "eval", "exec"}
-            applies = re.search(r"^run\.apply\(", cell["source"], re.M) is not None
-            assert applies == ("apply" in cell["metadata"].get("tags", []))
+            assert acts(cell) == ("apply" in cell["metadata"].get("tags", []))
             assert before == "markdown" or cell["source"] == "run.finish()"
         before = cell["cell_type"]
 
 
+def conditions(tree: ast.AST) -> int:
+    """How many conditions there are: each branch, each `and` or `or`, each `if` of a comprehension."""
+    found = 0
+    for node in ast.walk(tree):
+        found += isinstance(node, ast.If | ast.IfExp)
+        found += len(node.values) - 1 if isinstance(node, ast.BoolOp) else 0
+        found += len(node.ifs) if isinstance(node, ast.comprehension) else 0
+    return found
+
+
+@each
+def test_has_one_purpose_and_few_conditions(one: Procedure) -> None:
+    code = [cell["source"] for cell in cells(one, "code")]
+    assert not {"stage", "method", "mode"} & one.parameters.keys()
+    assert conditions(ast.parse("\n".join(code))) <= 8
+    assert sum(len(source.splitlines()) for source in code) <= 75
+
+
 @each
 def test_what_judges_nothing_cannot_undo_what_was_changed(one: Procedure) -> None:
-    if not acts(one):
-        return
     code = "\n".join(cell["source"] for cell in cells(one, "code"))
     named = [(ast.unparse(n.func), n) for n in ast.walk(ast.parse(code)) if isinstance(n, ast.Call)]
     at = {name: [n.lineno for called, n in named if called == name] for name in ("run.apply", "run.verify")}
-    for note in [n for called, n in named if called == "run.note" and n.lineno > min(at["run.apply"])]:
+    first = min(at["run.apply"], default=math.inf)  # a procedure that only looks has none
+    for note in [n for called, n in named if called == "run.note" and n.lineno > first]:
         for evidence in note.args[1:]:
             if isinstance(evidence, ast.Lambda):
                 assert note.lineno > max(at["run.verify"]), ast.unparse(note)

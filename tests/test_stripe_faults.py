@@ -10,14 +10,14 @@ import stripe._http_client
 from stripe import StripeClient
 
 from opslib import propertypulse
-from opslib.payments import stripe_account, webhook
+from opslib.payments import endpoint, event, stripe_account
 from opslib.propertypulse import PropertyPulse
+from opslib.runbook.answer import Answer
 from opslib.runbook.errors import RunbookError
 from tests.drills import stripe_agreement as dashboard
 
 pytestmark = pytest.mark.usefixtures("sandbox", "quick")
 
-Answer = tuple[bool, str]
 PASSING: dict[str, dict[str, float]] = {
     "429": {"status": 429, "times": 2},
     "429 with Retry-After": {"status": 429, "times": 2, "retry_after": 0},
@@ -51,42 +51,28 @@ def env() -> PropertyPulse:
 
 
 def belongs(env: PropertyPulse, key: str) -> Answer:
-    row = stripe_account.identity(env, "new", key)
-    return stripe_account.belongs(env, [row]), str(row)
+    return stripe_account.belongs(env, {"new": key})
 
 
-def permitted(env: PropertyPulse, key: str) -> Answer:
-    rows = stripe_account.permissions(env, key)
-    return all(row["answer"] == "permitted" for row in rows), str(rows)
+def endpoints(env: PropertyPulse, key: str) -> Answer:
+    return Answer(endpoint.enabled(env, stripe_account.reader(env, key)).id == dashboard.ENDPOINT)
 
 
-def accepted(env: PropertyPulse, key: str) -> Answer:
-    ok, row = stripe_account.accepted(env, key)
-    return ok, str(row)
-
-
-def endpoint(env: PropertyPulse, key: str) -> Answer:
-    return webhook.endpoint(env, stripe_account.reader(env, key)).id == dashboard.ENDPOINT, ""
-
-
-def undelivered(env: PropertyPulse, key: str) -> Answer:
-    return webhook.undelivered(stripe_account.reader(env, key), time.time() - 1, time.time()) == [], ""
-
-
-def taken(env: PropertyPulse, key: str) -> Answer:
-    ok, rows = webhook.all_taken(stripe_account.reader(env, key), time.time() - 1, time.time())
-    return ok, str(rows)
+def untaken(env: PropertyPulse, key: str) -> Answer:
+    return event.untaken(stripe_account.reader(env, key), time.time() - 1, time.time())
 
 
 CALLS: list[tuple[str, Callable[[PropertyPulse, str], Answer]]] = [
     ("/v1/account", belongs),
     ("/v1/balance", belongs),
-    *((f"/v1/{name}", permitted) for name in ("balance", "charges", "events", "payment_intents", "refunds")),
-    ("/v1/webhook_endpoints", permitted),
-    ("/v1/balance", accepted),
-    ("/v1/webhook_endpoints", endpoint),
-    ("/v1/events", undelivered),
-    ("/v1/events", taken),
+    *(
+        (f"/v1/{name}", stripe_account.permitted)
+        for name in ("balance", "charges", "events", "payment_intents", "refunds")
+    ),
+    ("/v1/webhook_endpoints", stripe_account.permitted),
+    ("/v1/balance", stripe_account.accepted),
+    ("/v1/webhook_endpoints", endpoints),
+    ("/v1/events", untaken),
 ]
 each_call = pytest.mark.parametrize(("path", "question"), CALLS, ids=[f"{q.__name__} {p}" for p, q in CALLS])
 
@@ -96,7 +82,7 @@ def asked(question: Callable[[PropertyPulse, str], Answer], env: PropertyPulse, 
     try:
         return question(env, key)
     except RunbookError as error:
-        return False, str(error)
+        return Answer(False, str(error))
 
 
 @each_call
@@ -107,7 +93,7 @@ def test_what_passes_is_asked_again(
     key = dashboard.create_key()
     for name, fault in PASSING.items():
         dashboard.dashboard("faults", path=path, **fault)
-        assert asked(question, env, key)[0], name
+        assert asked(question, env, key), name
         dashboard.dashboard("faults")
 
 
@@ -118,11 +104,11 @@ def test_what_lasts_is_no_yes_and_is_named(
     key = dashboard.create_key()
     for name, fault in LASTING.items():
         dashboard.dashboard("faults", path=path, **fault)
-        ok, said = asked(question, env, key)
+        answer = asked(question, env, key)
         dashboard.dashboard("faults")
-        assert not ok and name in said, (name, said)
-        assert not stripe_account.refused(env, key)[0]
-    assert asked(question, env, key)[0]
+        assert not answer and name in str(answer.evidence), (name, answer)
+        assert not stripe_account.refused(env, key)
+    assert asked(question, env, key)
 
 
 def test_stripe_that_cannot_be_reached_is_no_yes(env: PropertyPulse) -> None:
@@ -132,15 +118,15 @@ def test_stripe_that_cannot_be_reached_is_no_yes(env: PropertyPulse) -> None:
     gone = env.model_copy(update={"stripe": env.stripe.model_copy(update={"url": f"http://127.0.0.1:{port}"})})
     key = dashboard.create_key()
     for _, question in CALLS:
-        ok, said = asked(question, gone, key)
-        assert not ok and "no answer from Stripe" in said
-    assert not stripe_account.refused(gone, key)[0]
+        answer = asked(question, gone, key)
+        assert not answer and "no answer from Stripe" in str(answer.evidence)
+    assert not stripe_account.refused(gone, key)
 
 
 def test_stripe_s_own_pause_is_kept(env: PropertyPulse) -> None:
     dashboard.dashboard("faults", path="/v1/balance", status=429, retry_after=2)
     began = time.monotonic()
-    assert stripe_account.accepted(env, dashboard.create_key())[0]
+    assert stripe_account.accepted(env, dashboard.create_key())
     assert time.monotonic() - began >= 2
 
 
@@ -157,24 +143,28 @@ def missed() -> float:
 @pytest.mark.parametrize("call", ["list", "retry"])
 def test_an_event_is_sent_again_in_spite_of_faults_or_the_person_is_told_how(env: PropertyPulse, call: str) -> None:
     stripe = stripe_account.reader(env, dashboard.held("STRIPE_SECRET_KEY"))
-    target, began = webhook.endpoint(env, stripe), missed()
-    (event,) = webhook.undelivered(stripe, began, time.time() + 1)
-    path = "/v1/events" if call == "list" else f"/v1/events/{event.id}/retry"
-    deliver = webhook.deliver(stripe, target, began)
+    target, began = endpoint.enabled(env, stripe), missed()
+    (missing,) = event.untaken(stripe, began, time.time() + 1).evidence
+    path = "/v1/events" if call == "list" else f"/v1/events/{missing['event']}/retry"
+    deliver = event.deliver(stripe, target, began)
     for name, fault in LASTING.items():
         dashboard.dashboard("faults", path=path, **fault)
         with pytest.raises(RunbookError) as raised:
             deliver.do()
         dashboard.dashboard("faults")
         assert name in str(raised.value)
-        told = "Run again when Stripe answers" if call == "list" else f"stripe events resend {event.id} --webhook-end"
+        told = (
+            "Run again when Stripe answers"
+            if call == "list"
+            else f"stripe events resend {missing['event']} --webhook-end"
+        )
         assert told in str(raised.value)
-        assert not webhook.all_taken(stripe, began, time.time() + 1)[0]
+        assert not event.untaken(stripe, began, time.time() + 1)
     for fault in PASSING.values():
         dashboard.dashboard("faults", path=path, **fault)
         deliver.do()
         dashboard.dashboard("faults")
-        assert webhook.all_taken(stripe, began, time.time() + 1)[0]
+        assert event.untaken(stripe, began, time.time() + 1)
 
 
 def test_the_reader_s_key_reads_events_where_the_api_s_may_not(env: PropertyPulse, tmp_path: Any) -> None:
@@ -190,12 +180,11 @@ def test_the_reader_s_key_reads_events_where_the_api_s_may_not(env: PropertyPuls
         return stripe_account.reader(env.model_copy(update={"stripe": stripe}), weak)
 
     with pytest.raises(RunbookError, match="not permitted to this key"):
-        webhook.endpoint(env, client(""))
-    with pytest.raises(RunbookError, match="not permitted to this key"):
-        webhook.undelivered(client(""), time.time() - 1, time.time())
+        endpoint.enabled(env, client(""))
+    assert "not permitted to this key" in str(event.untaken(client(""), time.time() - 1, time.time()).evidence)
     reader = client(dashboard.put(tmp_path, reading))
-    assert webhook.endpoint(env, reader).id == dashboard.ENDPOINT
-    assert webhook.undelivered(reader, time.time() - 1, time.time()) == []
+    assert endpoint.enabled(env, reader).id == dashboard.ENDPOINT
+    assert event.untaken(reader, time.time() - 1, time.time())
     assert dashboard.dashboard("keys/last_used", secret=reading)["last_used"]
     with pytest.raises(RunbookError, match=r"STRIPE_READER: .*cannot be read"):
         client(f"file:{tmp_path}/nowhere")

@@ -1,18 +1,18 @@
-"""Mail: whether SendGrid takes what the API sends, what the API's logs say of it, and a message sent on purpose."""
+"""Mail: whether SendGrid takes what the API sends, and what the API's logs say of it."""
 
 import re
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from opslib.api import log
 from opslib.api.pm2 import Worker
 from opslib.deployment.environment import Deployment
 from opslib.mail import sendgrid, suppression
-from opslib.runbook.act import act
-from opslib.runbook.change import Change, Kept
-from opslib.runbook.errors import BadParameter, ChangeFailed
-from opslib.runbook.finding import Finding
+from opslib.mail.suppression import Suppression
+from opslib.runbook.answer import Answer
+from opslib.runbook.finding import Finding, Severity
 
 EVENTS = ("processed", "deferred", "delivered", "bounce", "dropped", "spam_report")
 """The events without which nobody learns what became of a message."""
@@ -21,127 +21,146 @@ FULL = "api_keys.create"
 _SENT, _FAILED = "Email sent successfully", "Email send failed"
 _ADDRESS = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]+@[\w.-]+")
 
-Rows = list[dict[str, str]]
+
+@dataclass(frozen=True)
+class Webhook:
+    """An event webhook of SendGrid's, and which of the events that we want it `lacks`."""
+
+    url: str
+    enabled: bool
+    signed: bool
+    lacks: str
 
 
-def scopes(environment: Deployment) -> tuple[frozenset[str], str]:
-    """Give what the key may do, or why SendGrid does not say."""
-    answer = sendgrid.ask(environment, "/v3/scopes")
-    found = answer.content.get("scopes") if isinstance(answer.content, dict) else None
-    if answer.problem or not isinstance(found, list):
-        return frozenset(), answer.problem or "an answer without scopes"
-    return frozenset(map(str, found)), ""
+@dataclass(frozen=True)
+class Sends:
+    """Sends of the API's that ended alike: how many, and when the first and the last was, by its own clock."""
+
+    sent: bool
+    times: int
+    first: datetime | None
+    last: datetime | None
+    why: str
 
 
-def webhooks(environment: Deployment) -> tuple[Rows | None, str]:
-    """Give SendGrid's event webhooks with what is wrong with each, or None and why SendGrid does not say."""
-    answer = sendgrid.ask(environment, "/v3/user/webhooks/event/settings/all")
-    found = answer.content.get("webhooks") if isinstance(answer.content, dict) else None
-    if answer.problem or not isinstance(found, list):
-        return None, answer.problem or "an answer without webhooks"
-    return [_webhook(one) for one in found], ""
+def scopes(environment: Deployment) -> Answer:
+    """Whether SendGrid knows the key; with what it may do as evidence."""
+    reply = sendgrid.ask(environment, "/v3/scopes")
+    found = reply.content.get("scopes") if isinstance(reply.content, dict) else None
+    if reply.problem or not isinstance(found, list):
+        why = reply.problem or "an answer without scopes"
+        return Answer(False if reply.status == 401 else None, {"SendGrid": why}, f"{why}. {remedy(why)}.")
+    return Answer(True, sorted(map(str, found)))
 
 
-def sent(workers: Iterable[Worker], about: str = "") -> Rows:
-    """Give what the API's logs say of its sends: by result and reason how many, and when first and last.
+def webhooks(environment: Deployment) -> Answer:
+    """Whether SendGrid's event webhooks are known; with them as evidence, or why SendGrid does not say."""
+    reply = sendgrid.ask(environment, "/v3/user/webhooks/event/settings/all")
+    found = reply.content.get("webhooks") if isinstance(reply.content, dict) else None
+    if reply.problem or not isinstance(found, list):
+        return Answer(None, {"not known": reply.problem or "an answer without webhooks"})
+    return Answer(True, [_webhook(one) for one in found])
+
+
+def sent(workers: Iterable[Worker], about: str = "") -> list[Sends]:
+    """Give what the API's logs say of its sends, by result and reason.
 
     Of the newest MiB of each log. `about` is an address or domain, and asks only for its mail.
     """
     address, domain = suppression.parse(about) if about else ("", "")
     paths = dict.fromkeys(position.path for worker in workers for position in worker.logs)
-    counts: Counter[tuple[str, str]] = Counter()
-    times: dict[tuple[str, str], list[str]] = {}
+    times: dict[tuple[bool, str], list[datetime | None]] = {}
     for one in log.fields(log.Position(path, 0, 0) for path in paths):
         said, to = str(one.get("message", "")), str(one.get("to", "")).lower()
-        result = next((name for name, words in (("sent", _SENT), ("failed", _FAILED)) if words in said), "")
-        if not result or (about and to != address.lower() and not (not address and to.endswith(f"@{domain}"))):
+        if about and to != address.lower() and not (not address and to.endswith(f"@{domain}")):
             continue
-        why = "" if result == "sent" else log.redact(_ADDRESS.sub(lambda a: suppression.masked(a[0]), _reason(one)))
-        counts[result, why] += 1
-        times.setdefault((result, why), []).append(str(one.get("timestamp", "")))
-    return [
-        {"result": result, "times": str(n), "first": min(times[result, why])[:19], "last": max(times[result, why])[:19],
-         "why": why}
-        for (result, why), n in counts.most_common()
-    ]  # fmt: skip
+        if _SENT in said:
+            times.setdefault((True, ""), []).append(_time(one))
+        elif _FAILED in said:
+            why = log.redact(_ADDRESS.sub(lambda found: suppression.masked(found[0]), _reason(one)))
+            times.setdefault((False, why), []).append(_time(one))
+    found = []
+    for (well, why), stamps in times.items():
+        known = [at for at in stamps if at]
+        found.append(Sends(well, len(stamps), min(known, default=None), max(known, default=None), why))
+    return sorted(found, key=lambda one: -one.times)
 
 
-def tried(environment: Deployment) -> str:
-    """Try a message of the API's sender in sandbox mode, which delivers nothing; give the refusal, empty if taken."""
-    to = sendgrid.settings(environment).sender
-    body = _message(environment, to) | {"mail_settings": {"sandbox_mode": {"enable": True}}}
-    answer = sendgrid.ask(environment, "/v3/mail/send", "POST", body, acts=False)
-    return "" if answer.status == 200 else answer.problem or f"HTTP {answer.status}, expected 200"
+def takes(environment: Deployment) -> Answer:
+    """Whether SendGrid takes a message of the API's sender, tried in sandbox mode, which delivers nothing."""
+    body = message(environment, sendgrid.settings(environment).sender)
+    body |= {"mail_settings": {"sandbox_mode": {"enable": True}}}
+    reply = sendgrid.ask(environment, "/v3/mail/send", "POST", body, acts=False)
+    said = "" if reply.status == 200 else reply.problem or f"HTTP {reply.status}, expected 200"
+    return Answer(not said if reply.status else None, {"POST /v3/mail/send in sandbox mode": said or "HTTP 200"}, said)
 
 
-def send(environment: Deployment, to: str) -> Change:
-    """Make the change that sends one message to an address. SendGrid's 202 says accepted, and not delivered."""
-    address, _ = suppression.parse(to)
-    if not address:
-        raise BadParameter(f"send_to: found the domain {to[:80]!a}, expected an address")
-
-    def do() -> None:
-        answer = sendgrid.ask(environment, "/v3/mail/send", "POST", _message(environment, address))
-        if answer.status == 0:
-            raise ChangeFailed(f"{answer.problem}: whether the message was taken is not known; look in its mailbox")
-        if answer.status != 202:
-            raise ChangeFailed(f"SendGrid did not take the message: {answer.problem or f'HTTP {answer.status}'}")
-
-    return Change(
-        f"Send a message to {address}",
-        [act(f"POST /v3/mail/send from {sendgrid.settings(environment).sender} to {address}", run=do)],
-        undo=Kept("this cannot be taken back"),
-        replaces=lambda: f"the mailbox of {address}",
-    )
+def message(environment: Deployment, text: str) -> dict[str, Any]:
+    """Make the message that tests delivery to one address. Raise BadParameter for what is none."""
+    return {
+        "personalizations": [{"to": [{"email": suppression.address(text)}]}],
+        "from": {"email": sendgrid.settings(environment).sender},
+        "subject": "PropertyPulse: a test of mail delivery",
+        "content": [{"type": "text/plain", "value": "This message is a test. Nothing is wrong."}],
+    }
 
 
-def causes(
-    environment: Deployment, *, scope: frozenset[str], hooks: Rows | None, sends: Rows, held: Rows, refusal: str
+def findings(
+    environment: Deployment,
+    *,
+    scopes: Answer,
+    takes: Answer,
+    held: Sequence[Suppression],
+    hooks: Answer,
+    sends: Sequence[Sends],
 ) -> list[Finding]:
-    """Give each thing that keeps mail from arriving, or its fate from being known, with what to do.
-
-    `hooks` is None where they are not known, which is no cause: a key need not be able to see them. `refusal` is what
-    SendGrid said when it did not take the message of `tried`; empty if it took it.
-    """
-    found = [_cause(f"the key lacks the scope {name}", "Give it to the key in SendGrid: Settings > API Keys")
-             for name in sorted(sendgrid.settings(environment).needs - scope)]  # fmt: skip
-    if FULL in scope:
-        found.append(_cause("the key has full access", "Mail arrives; make one with mail.send alone, and replace it"))
-    if refusal:
-        found.append(_cause(f"SendGrid takes no message: {refusal}", remedy(refusal)))
-    found += [_cause(f"{row['address']} is among the {row['list']}: {row['why']}", _release(row)) for row in held]
-    found += [_cause(f"the event webhook {row['url']} {row['wrong']}", "Mend it in SendGrid: Settings > Mail Settings")
-              for row in hooks or [] if row["wrong"]]  # fmt: skip
-    path = sendgrid.settings(environment).webhook
-    if path and hooks is not None and not any(row["url"].endswith(path) for row in hooks):
-        found.append(_cause(f"no event webhook goes to {path}", "Add one in SendGrid: Settings > Mail Settings"))
-    found += [_cause(f"{row['times']} sends of the API failed: {row['why']}", remedy(row["why"]))
-              for row in sends if row["result"] == "failed"]  # fmt: skip
+    """Give each thing that keeps mail from arriving, or its fate from being known, with what mends it."""
+    needs = sendgrid.settings(environment).needs
+    found = [_finding(f"the key lacks the scope {name}", "Give it to the key in SendGrid: Settings > API Keys")
+             for name in sorted(needs - {*scopes.evidence})]  # fmt: skip
+    if FULL in scopes.evidence:
+        risk = "the key has full access", "Mail arrives; make one with mail.send alone, and replace it"
+        found.append(_finding(*risk, severity=Severity.RISK))
+    if not takes:
+        found.append(_finding(f"SendGrid takes no message: {takes.otherwise}", remedy(takes.otherwise)))
+    found += map(_held, held)
+    found += _hooks(sendgrid.settings(environment).webhook, hooks)
+    well = max((one.last for one in sends if one.sent and one.last), default=None)
+    for one in sends:
+        if not one.sent:
+            over = well is not None and one.last is not None and well > one.last
+            what = f"{one.times} sends of the API failed: {one.why}, last at {one.last}"
+            what += ", and later ones did not" if over else ""
+            found.append(_finding(what, remedy(one.why), severity=Severity.NOTICE if over else Severity.HARM))
     return found
 
 
-def _webhook(one: dict[str, Any]) -> dict[str, str]:
-    missing = [name for name in EVENTS if one.get(name) is not True]
-    wrong = [*(["is disabled"] if one.get("enabled") is not True else []),
-             *([f"does not send {', '.join(missing)}"] if missing else []),
-             *(["is not signed, so anybody can make up its events"] if not one.get("public_key") else [])]  # fmt: skip
-    return {
-        "url": str(one.get("url", "")),
-        "enabled": "yes" if one.get("enabled") is True else "no",
-        "signed": "yes" if one.get("public_key") else "no",
-        "wrong": ", ".join(wrong),
-    }
+def _held(one: Suppression) -> Finding:
+    what = f"{one.address} is among the {one.list}: {one.why}"
+    if one.list not in suppression.LIFTABLE:
+        return _finding(what, "Nothing: it is their wish. They take it back by the link in a message")
+    if "…" in one.address:
+        return _finding(what, "Once its reason is gone: lift_mail_suppression, with the whole address")
+    return Finding(what, "lift_mail_suppression", {"address": one.address, "list_name": one.list})
 
 
-def _message(environment: Deployment, to: str) -> dict[str, Any]:
-    return {
-        "personalizations": [{"to": [{"email": to}]}],
-        "from": {"email": sendgrid.settings(environment).sender},
-        "subject": "PropertyPulse: a test of mail delivery",
-        "content": [
-            {"type": "text/plain", "value": "This message was sent by check_email_delivery. Nothing is wrong."}
-        ],
-    }
+def _hooks(path: str, hooks: Answer) -> list[Finding]:
+    if not hooks:  # a key need not be able to see them
+        return []
+    found = []
+    for one in hooks.evidence:
+        wrong = [] if one.enabled else ["is disabled"]
+        wrong += [f"does not send {one.lacks}"] if one.lacks else []
+        wrong += [] if one.signed else ["is not signed, so anybody can make up its events"]
+        found += [f"the event webhook {one.url} {', '.join(wrong)}"] if wrong else []
+    if path and not any(one.url.endswith(path) for one in hooks.evidence):
+        found.append(f"no event webhook goes to {path}")
+    return [_finding(what, "Mend it in SendGrid: Settings > Mail Settings", severity=Severity.RISK) for what in found]
+
+
+def _webhook(one: dict[str, Any]) -> Webhook:
+    lacks = ", ".join(name for name in EVENTS if one.get(name) is not True)
+    return Webhook(str(one.get("url", "")), one.get("enabled") is True, bool(one.get("public_key")), lacks)
 
 
 def _reason(entry: dict[str, Any]) -> str:
@@ -149,14 +168,15 @@ def _reason(entry: dict[str, Any]) -> str:
     return " ".join(str(part) for part in (entry.get("error") or "no reason in the log", code and f"({code})") if part)
 
 
-def _cause(what: str, do: str) -> Finding:
-    return Finding(what, do=f"{do}.")
+def _time(entry: dict[str, Any]) -> datetime | None:
+    try:
+        return datetime.fromisoformat(str(entry.get("timestamp", ""))).replace(microsecond=0)
+    except ValueError:
+        return None
 
 
-def _release(row: dict[str, str]) -> str:
-    if row["list"] in suppression.RELEASABLE:
-        return f"Once its reason is gone: -p release ADDRESS -p release_from {row['list']}"
-    return "Nothing: it is their wish. They take it back by the link in a message"
+def _finding(what: str, do: str, *, severity: Severity = Severity.HARM) -> Finding:
+    return Finding(what, do=f"{do}.", severity=severity)
 
 
 _REMEDIES = {

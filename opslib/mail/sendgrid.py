@@ -5,7 +5,7 @@ Addresses and answers as in its public OpenAPI specification (twilio/sendgrid-oa
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
@@ -15,7 +15,8 @@ import urllib3
 from opslib.deployment import env_file, reference
 from opslib.deployment.environment import Deployment
 from opslib.mail.settings import Mail
-from opslib.runbook.errors import BadEnvironment, RunbookError
+from opslib.runbook.act import Act, act
+from opslib.runbook.errors import BadEnvironment, ChangeFailed, RunbookError
 from opslib.runbook.mask import mask
 
 TIMEOUT = 10
@@ -29,14 +30,12 @@ PAGE = 500
 
 
 @dataclass(frozen=True)
-class Answer:
+class Reply:
     """What SendGrid said: `problem` is empty if it did what was asked; `status` is 0 where no answer came."""
 
     status: int
     content: Any = None
     problem: str = ""
-    message: str = ""
-    """SendGrid's id of a message that it has accepted."""
 
 
 class _Patience(urllib3.Retry):
@@ -84,7 +83,7 @@ def key(environment: Deployment, path: str) -> str:
     return value
 
 
-def ask(environment: Deployment, path: str, method: str = "GET", body: Any = None, *, acts: bool = True) -> Answer:
+def ask(environment: Deployment, path: str, method: str = "GET", body: Any = None, *, acts: bool = True) -> Reply:
     """Send one request; never raises for what SendGrid or the network does.
 
     A GET is tried again after a limit, a server's error or no answer, and so is another request that `acts` not at
@@ -97,24 +96,37 @@ def ask(environment: Deployment, path: str, method: str = "GET", body: Any = Non
         got = urllib3.request(method, url, json=body, headers=headers, timeout=TIMEOUT, retries=retries, redirect=False)
     except urllib3.exceptions.HTTPError as error:
         reason = getattr(error, "reason", None) or error
-        return Answer(0, problem=f"no answer from SendGrid ({type(reason).__name__})")
+        return Reply(0, problem=f"no answer from SendGrid ({type(reason).__name__})")
     try:
         content = json.loads(got.data) if got.data else None
     except ValueError:
-        return Answer(got.status, problem=f"HTTP {got.status} with a body that is no JSON: not SendGrid, or it is ill")
-    return Answer(got.status, content, _problem(got.status, content), got.headers.get("X-Message-Id", ""))
+        return Reply(got.status, problem=f"HTTP {got.status} with a body that is no JSON: not SendGrid, or it is ill")
+    return Reply(got.status, content, _problem(got.status, content))
+
+
+def request(environment: Deployment, method: str, path: str, body: Any = None, *, done: Collection[int]) -> Act:
+    """Make an act of one request, which is done where the answer is one of these; shown is what is sent."""
+
+    def run() -> None:
+        reply = ask(environment, path, method, body)
+        if reply.status == 0:
+            raise ChangeFailed(f"{method} {path}: {reply.problem}: whether it was done is not known")
+        if reply.status not in done:
+            raise ChangeFailed(f"SendGrid did not do {method} {path}: {reply.problem or f'HTTP {reply.status}'}")
+
+    return act(f"{method} {path}", *(f"{key}: {json.dumps(value)}" for key, value in (body or {}).items()), run=run)
 
 
 def listed(environment: Deployment, path: str) -> Iterator[dict[str, Any]]:
     """Give the entries of a list, page by page. Raise RunbookError if SendGrid does not say them all."""
     offset = 0
     while True:
-        answer = ask(environment, f"{path}?{urlencode({'limit': PAGE, 'offset': offset})}")
-        if answer.problem or not isinstance(answer.content, list):
-            said = answer.problem or "no list"
+        reply = ask(environment, f"{path}?{urlencode({'limit': PAGE, 'offset': offset})}")
+        if reply.problem or not isinstance(reply.content, list):
+            said = reply.problem or "no list"
             raise RunbookError(f"GET {path} from entry {offset} on: {said}. Run again once SendGrid answers.")
-        yield from answer.content
-        if len(answer.content) < PAGE:
+        yield from reply.content
+        if len(reply.content) < PAGE:
             return
         offset += PAGE
 

@@ -1,7 +1,8 @@
-"""Suppressions: the addresses that SendGrid sends nothing to, why, and taking one off its list."""
+"""Suppressions: the addresses that SendGrid sends nothing to, and why."""
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
@@ -9,9 +10,8 @@ from urllib.parse import quote
 
 from opslib.deployment.environment import Deployment
 from opslib.mail import sendgrid
-from opslib.runbook.act import act
-from opslib.runbook.change import Change, Kept
-from opslib.runbook.errors import BadParameter, ChangeFailed, RunbookError
+from opslib.runbook.answer import Answer
+from opslib.runbook.errors import BadParameter, RunbookError
 
 LISTS = {
     "bounces": "/v3/suppression/bounces",
@@ -21,10 +21,20 @@ LISTS = {
     "unsubscribes": "/v3/suppression/unsubscribes",
 }
 """Where each list is. What a person has asked for, the last two, is theirs alone to take back."""
-RELEASABLE = ("bounces", "blocks", "invalid_emails")
+LIFTABLE = ("bounces", "blocks", "invalid_emails")
 SHOWN = 50
 _DOMAIN = r"(?=.{1,253}\Z)(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _ADDRESS = re.compile(rf"[\w.!#$%&'*+/=?^`{{|}}~-]{{1,64}}@{_DOMAIN}", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Suppression:
+    """One entry of a list: SendGrid sends nothing to the address since then, and why."""
+
+    list: str
+    address: str
+    since: datetime | None
+    why: str
 
 
 def parse(text: str) -> tuple[str, str]:
@@ -40,78 +50,83 @@ def parse(text: str) -> tuple[str, str]:
     raise BadParameter(f"found {given[:80]!a}, expected an address, as ann@tenant.example, or a domain")
 
 
+def address(text: str) -> str:
+    """Give the address that a person has typed. Raise BadParameter for a domain, or what is neither."""
+    found, domain = parse(text)
+    if not found:
+        raise BadParameter(f"found the domain {domain[:80]!a}, expected one whole address")
+    return found
+
+
 def masked(address: str) -> str:
     """Give an address as records of others' mail show it: the first letter and the domain."""
     name, at, domain = address.rpartition("@")
     return f"{name[:1]}…{at}{domain}"
 
 
-def held(environment: Deployment, text: str) -> list[dict[str, str]]:
+def held(environment: Deployment, text: str) -> list[Suppression]:
     """Give what holds mail back from an address or, at most SHOWN of them, from addresses of a domain.
 
     Raise RunbookError if SendGrid does not say of each list.
     """
     address, domain = parse(text)
     if address:
-        return [row for name in LISTS for row in _of(environment, name, address)]
+        return [one for name in LISTS for one in of(environment, name, address)]
     return list(islice(_at(environment, domain), SHOWN))
 
 
-def release(environment: Deployment, name: str, address: str) -> Change:
-    """Make the change that takes an address off a list, so that mail to it is tried again."""
-    if name not in RELEASABLE:
+def free(environment: Deployment, text: str) -> Answer:
+    """Whether no list holds mail to an address back; with the entries that do."""
+    found = held(environment, text)
+    return Answer(not found, found, "lift_mail_suppression takes an address off a list, once its reason is gone.")
+
+
+def why(environment: Deployment, name: str, address: str) -> str:
+    """Say why a list has an address, or that it has not."""
+    return "; ".join(one.why for one in of(environment, name, address)) or "not on the list"
+
+
+def off(environment: Deployment, name: str, address: str) -> Answer:
+    """Whether one list has no entry for an address; with the entry if it has."""
+    found = of(environment, name, address)
+    return Answer(not found, found)
+
+
+def of(environment: Deployment, name: str, address: str) -> list[Suppression]:
+    """Ask one list for one address; the specification has no such address for unsubscribes but in `asm`."""
+    path = f"/v3/asm/suppressions/global/{quote(address, safe='')}" if name == "unsubscribes" else _path(name, address)
+    reply = sendgrid.ask(environment, path)
+    if reply.problem and reply.status != 404:
+        raise RunbookError(f"GET {path}: {reply.problem}. Whether mail to {address} is held back is not known.")
+    found = reply.content if isinstance(reply.content, list) else [reply.content] if reply.content else []
+    return [_suppression(name, address, one) for one in found]
+
+
+def entry(name: str, text: str) -> str:
+    """Give where a list has its entry for one address. Raise BadParameter if nobody but its owner may take it off."""
+    if name not in LIFTABLE:
         raise BadParameter(
             f"{name} is the wish of whoever has the address: only they take it back, in a message's link"
         )
-    found, _ = parse(address)
-    if not found:
-        raise BadParameter(f"found {address[:80]!a}, expected one address: domains are not released as a whole")
-
-    def do() -> None:
-        answer = sendgrid.ask(environment, _path(name, found), "DELETE")
-        if answer.problem and answer.status != 404:  # 404: a run that was killed has done it
-            raise ChangeFailed(f"{found} is still among the {name}: {answer.problem}")
-
-    return Change(
-        f"Take {found} off the {name}",
-        [act(f"DELETE {_path(name, found)}", run=do)],
-        undo=Kept("this cannot be taken back"),
-        replaces=lambda: "; ".join(row["why"] for row in _of(environment, name, found)) or "not on the list",
-    )
+    return _path(name, address(text))
 
 
-def free(environment: Deployment, name: str, address: str) -> tuple[bool, list[dict[str, str]]]:
-    """Whether an address is not on a list, with its entry if it is; true of no address."""
-    found = _of(environment, name, parse(address)[0]) if address else []
-    return not found, found
-
-
-def _of(environment: Deployment, name: str, address: str) -> list[dict[str, str]]:
-    """Ask one list for one address; the specification has no such address for unsubscribes but in `asm`."""
-    path = f"/v3/asm/suppressions/global/{quote(address, safe='')}" if name == "unsubscribes" else _path(name, address)
-    answer = sendgrid.ask(environment, path)
-    if answer.problem and answer.status != 404:
-        raise RunbookError(f"GET {path}: {answer.problem}. Whether mail to {address} is held back is not known.")
-    found = answer.content if isinstance(answer.content, list) else [answer.content] if answer.content else []
-    return [_row(name, address, one) for one in found]
-
-
-def _at(environment: Deployment, domain: str) -> Iterator[dict[str, str]]:
+def _at(environment: Deployment, domain: str) -> Iterator[Suppression]:
     for name, path in LISTS.items():
         for one in sendgrid.listed(environment, path):
             address = str(one.get("email", ""))
             if address.lower().endswith(f"@{domain}"):
-                yield _row(name, masked(address), one)
+                yield _suppression(name, masked(address), one)
 
 
-def _row(name: str, address: str, entry: dict[str, Any]) -> dict[str, str]:
+def _suppression(name: str, address: str, entry: dict[str, Any]) -> Suppression:
     since = entry.get("created")
-    return {
-        "list": name,
-        "address": address,
-        "since": f"{datetime.fromtimestamp(since, UTC):%Y-%m-%d %H:%M} UTC" if isinstance(since, int) else "",
-        "why": str(entry.get("reason") or entry.get("status") or _MEANS[name])[:200],
-    }
+    return Suppression(
+        name,
+        address,
+        datetime.fromtimestamp(since, UTC) if isinstance(since, int) else None,
+        str(entry.get("reason") or entry.get("status") or _MEANS[name])[:200],
+    )
 
 
 def _path(name: str, address: str) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import psycopg
-from psycopg import sql
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
@@ -15,10 +14,14 @@ from opslib.database.postgres import Connection
 from opslib.deployment.environment import Deployment
 from opslib.payments import payment
 from opslib.runbook.act import act
+from opslib.runbook.answer import Answer
 from opslib.runbook.change import Change
 from opslib.runbook.errors import ChangeFailed, RunbookError, UndoFailed
 
 TABLE = "runbook.payment_repairs"
+SHOWN = 50
+# Two runs on two machines would collide in the catalogue.
+ALONE = f"SELECT pg_advisory_xact_lock(hashtext('{TABLE}'))"
 CREATE = f"""\
 CREATE SCHEMA IF NOT EXISTS runbook;
 CREATE TABLE IF NOT EXISTS {TABLE} (
@@ -51,25 +54,25 @@ def exists(connection: Connection) -> bool:
     return bool(found and found["there"])
 
 
-def prepare(environment: Deployment, connection: Connection) -> list[Change]:
-    """Make the change that makes the table, where there is none."""
-    if exists(connection):
+def prepare(environment: Deployment, connection: Connection, repairs: Sequence[object]) -> list[Change]:
+    """Make the change that makes the table for these repairs, where there is none."""
+    if not repairs or exists(connection):
         return []
+
+    query = "SELECT relowner::regrole::text AS owner FROM pg_class WHERE oid = 'payments'::regclass"
+    found = connection.execute(query).fetchone()
+    assert found is not None
+    # regrole quotes what has to be quoted
+    grants = f"GRANT USAGE ON SCHEMA runbook TO {found['owner']};\nGRANT SELECT ON {TABLE} TO {found['owner']}"
+    make = f"{ALONE};\n{CREATE}\n{grants}"
 
     def do() -> None:
         with payment.connect(environment) as admin, admin.transaction():
-            _alone(admin)
-            admin.execute(CREATE.encode())
-            query = "SELECT relowner::regrole::text AS owner FROM pg_class WHERE oid = 'payments'::regclass"
-            found = admin.execute(query).fetchone()
-            assert found is not None
-            owner = sql.SQL(found["owner"])  # regrole quotes what has to be quoted
-            admin.execute(sql.SQL("GRANT USAGE ON SCHEMA runbook TO {}").format(owner))
-            admin.execute(sql.SQL("GRANT SELECT ON {} TO {}").format(sql.SQL(TABLE), owner))
+            admin.execute(make.encode())
 
     def undo() -> None:
         with payment.connect(environment, within=payment.PATIENCE) as admin, admin.transaction():
-            _alone(admin)
+            admin.execute(ALONE.encode())
             if not exists(admin):
                 return
             admin.execute(f"LOCK TABLE {TABLE} IN ACCESS EXCLUSIVE MODE".encode())
@@ -82,8 +85,10 @@ def prepare(environment: Deployment, connection: Connection) -> list[Change]:
     return [
         Change(
             "Make the table that notes repairs",
-            [act(*lines(CREATE), f"GRANT SELECT ON {TABLE} to the owner of payments", run=do)],
-            undo=[act(f"DROP TABLE {TABLE}, if nothing stands in it", run=undo)],
+            [act(*lines(make), run=do)],
+            undo=[
+                act(f"DROP TABLE {TABLE}, if nothing stands in it; DROP SCHEMA runbook, if nothing else is", run=undo)
+            ],
             replaces=lambda: "not there, or made by another run meanwhile",
         )
     ]
@@ -102,18 +107,36 @@ def newest(connection: Connection, payments: Sequence[int]) -> list[DictRow]:
     return connection.execute(query.encode(), [list(payments)]).fetchall()
 
 
-def shown(rows: Sequence[DictRow]) -> list[dict[str, str]]:
-    """Rows of evidence for repairs."""
+def latest(connection: Connection) -> list[DictRow]:
+    """Give the newest repairs of all, at most SHOWN."""
+    if not exists(connection):
+        return []
+    return connection.execute(f"SELECT * FROM {TABLE} ORDER BY at DESC LIMIT {SHOWN}".encode()).fetchall()
+
+
+def noted(rows: Sequence[DictRow], payments: Sequence[int]) -> Answer:
+    """Whether each of these payments has a repair among these."""
+    left = sorted({*payments} - {row["payment_id"] for row in rows})
+    return Answer(not left, shown(rows), f"No repair is noted of payment {', '.join(map(str, left))}: leave it out.")
+
+
+def undone(rows: Sequence[DictRow]) -> Answer:
+    """Whether each of these repairs was taken back."""
+    return Answer(all(row["undone_at"] for row in rows), shown(rows))
+
+
+def shown(rows: Sequence[DictRow]) -> list[dict[str, object]]:
+    """Give what people are shown of repairs."""
     return [
         {
-            "payment": str(row["payment_id"]),
+            "payment": row["payment_id"],
             "charge": row["charge"],
             "before": row["before"]["status"],
             "after": f"{row['after']['status']}, paid {row['after']['paid_date']}",
             "run": row["run"],
             "by": row["operator"],
             "reason": row["reason"],
-            "undone": str(row["undone_at"] or ""),
+            "undone": row["undone_at"],
         }
         for row in rows
     ]
@@ -184,8 +207,3 @@ def _set(
             f"payment {', '.join(left)}: the row is no longer as the repair left it, so no row was put back. Somebody "
             "or some event has changed it since: look at it, and leave it out."
         )
-
-
-def _alone(connection: Connection) -> None:
-    # Two runs on two machines would collide in the catalogue.
-    connection.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", [TABLE])

@@ -1,5 +1,6 @@
 """Causes: what stands between an event of Stripe's and its effect, and the procedure or step that mends each."""
 
+from dataclasses import dataclass
 from enum import StrEnum
 
 
@@ -31,27 +32,41 @@ class Cause(StrEnum):
 
 FROM_ANYBODY = frozenset({Cause.NO_BODY, Cause.NO_SIGNATURE, Cause.GARBLED})
 """What also everybody is refused for who finds the address and knows nothing of Stripe."""
+
+
+@dataclass(frozen=True)
+class Mend:
+    """What to do about a cause: a procedure that mends it, or what to do by hand."""
+
+    procedure: str = ""
+    do: str = ""
+
+    def __str__(self) -> str:
+        return self.procedure or self.do
+
+
+_PROXY = "have what stands before the API pass Stripe-Signature on as it is; nothing if it was not Stripe who asked"
 NEXT = {
-    Cause.DISABLED: "this procedure, stage enable; then stage replay",
-    Cause.WRONG_URL: "correct the endpoint's URL in the Dashboard; then this procedure, stage replay",
-    Cause.NOT_ENABLED: "this procedure, stage enable; then stage replay",
-    Cause.UNREACHABLE: "restart_api; then this procedure, stage replay",
-    Cause.SLOW: "look for locks in the database, then restart_api; Stripe gives up on slow answers",
-    Cause.NO_BODY: "let nothing in the release read the body before the webhook's route, then restart_api",
-    Cause.PARSED: "express.raw() before express.json() in the release, then restart_api",
-    Cause.NO_SIGNATURE: "have the proxy pass Stripe-Signature on; nothing if somebody else than Stripe asked",
-    Cause.GARBLED: "have the proxy pass Stripe-Signature on as it is; nothing if somebody else than Stripe asked",
-    Cause.NO_SCHEME: "have the proxy pass Stripe-Signature on whole: Stripe's own always has a v1; then stage replay",
-    Cause.CLOCK: "set the machine's clock (chronyc makestep), then restart_api",
-    Cause.NO_SECRET: "STRIPE_WEBHOOK_SECRET into the .env, as the endpoint's in the Dashboard; then restart_api",
-    Cause.STALE_SECRET: "restart_api",
-    Cause.SPACED_SECRET: "rotate_stripe_keys, stage webhook, with the endpoint's secret and nothing around it",
-    Cause.WRONG_SECRET: "rotate_stripe_keys, stage webhook, with the endpoint's secret from the Dashboard",
-    Cause.APP_ERROR: "mend the release by the stack below, then restart_api",
-    Cause.OPEN: "mend the release at once: anybody may send events; then restart_api",
-    Cause.REFUSED: "check_webhook_signatures",
-    Cause.IGNORED: "nothing, or let the release handle the type",
-    Cause.TAKEN: "nothing: an answer was lost, or another endpoint does not take it",
-    Cause.NO_TRACE: "this procedure, stage replay: it was sent while the API was away, or not sent at all",
+    Cause.DISABLED: Mend("enable_webhook_endpoint"),
+    Cause.WRONG_URL: Mend(do="correct the endpoint's URL in the Dashboard; then replay_stripe_events"),
+    Cause.NOT_ENABLED: Mend("enable_webhook_endpoint"),
+    Cause.UNREACHABLE: Mend("restart_api"),
+    Cause.SLOW: Mend("troubleshoot_database"),
+    Cause.NO_BODY: Mend(do="let nothing in the release read the body before the webhook's route; then restart_api"),
+    Cause.PARSED: Mend(do="express.raw() before express.json() in the release; then restart_api"),
+    Cause.NO_SIGNATURE: Mend(do=_PROXY),
+    Cause.GARBLED: Mend(do=_PROXY),
+    Cause.NO_SCHEME: Mend(do="have what stands before the API pass Stripe-Signature on whole: it always has a v1"),
+    Cause.CLOCK: Mend(do="check_webhook_signatures says which clock is off: set that one; then restart_api"),
+    Cause.NO_SECRET: Mend(do="the endpoint's secret into the .env as STRIPE_WEBHOOK_SECRET; then restart_api"),
+    Cause.STALE_SECRET: Mend("restart_api"),
+    Cause.SPACED_SECRET: Mend("rotate_webhook_secret"),
+    Cause.WRONG_SECRET: Mend("rotate_webhook_secret"),
+    Cause.APP_ERROR: Mend(do="mend the release by what the handler said; then restart_api"),
+    Cause.OPEN: Mend(do="mend the release at once: anybody may send events; then restart_api"),
+    Cause.REFUSED: Mend(do="check_webhook_signatures; if that finds no more, the API refuses without saying why"),
+    Cause.IGNORED: Mend(do="nothing, or let the release handle the type"),
+    Cause.TAKEN: Mend(do="nothing: an answer was lost, or another endpoint does not take it"),
+    Cause.NO_TRACE: Mend("replay_stripe_events"),
 }
 """What to do about each."""

@@ -15,9 +15,12 @@ from opslib.payments import intent, payment
 from opslib.payments.intent import Intent
 from opslib.payments.payment import INTENT, OPEN, Payment
 from opslib.payments.stripe_account import settings
+from opslib.runbook.answer import Answer
 
 Verdict = Literal["repair", "agrees", "unpaid", "refused"]
 
+SHOWN = 200
+"""Payments of which a row is shown; of more than that, how many more."""
 GRACE = 600
 """Seconds after a charge in which its event may be on its way: `all` leaves such a payment alone."""
 
@@ -106,11 +109,11 @@ class Comparison:
         assert self.intent is not None
         return datetime.fromtimestamp(self.intent.charged, UTC)
 
-    def row(self) -> dict[str, str]:
+    def row(self) -> dict[str, object]:
         """What people are shown of it."""
         here, there = self.payment, self.intent
         return {
-            "payment": str(here.id) if here else self.name,
+            "payment": here.id if here else self.name,
             "intent": ((here.intent if here else None) or "none")[:80],
             "amount": payment.money(here.amount, here.currency) if here else "",
             "here": here.status if here else "no row",
@@ -135,22 +138,33 @@ def compare(
     return [*compared.values(), *(Comparison(name, None, None, live) for name in found if not found[name])]
 
 
-def summary(compared: Sequence[Comparison]) -> list[dict[str, str]]:
+def summary(compared: Sequence[Comparison]) -> list[dict[str, object]]:
     """Count the verdicts for each state that a row can have."""
     counts = Counter((one.payment.status if one.payment else "no row", one.verdict) for one in compared)
     states = ["PENDING", "PROCESSING", "FAILED", "PAID", "REFUNDED", "no row"]
     verdicts: list[Verdict] = ["agrees", "unpaid", "repair", "refused"]
-    return [{"here": state} | {verdict: str(counts[state, verdict]) for verdict in verdicts} for state in states]
+    return [{"here": state} | {verdict: counts[state, verdict] for verdict in verdicts} for state in states]
 
 
-def shown(compared: Sequence[Comparison], *verdicts: Verdict) -> list[dict[str, str]]:
-    """Rows of evidence for those of these verdicts, or for all."""
-    return [one.row() for one in compared if not verdicts or one.verdict in verdicts]
+def of_note(compared: Sequence[Comparison], payments: str) -> list[dict[str, object]]:
+    """Give what people have to look at: all that were named, or of `all` what is not as it should be."""
+    named = payments.strip() != payment.ALL
+    rows: list[dict[str, object]] = [one.row() for one in compared if named or one.verdict in ("repair", "refused")]
+    more = len(rows) - SHOWN
+    cut: list[dict[str, object]] = [{"payment": f"… and {more} more"}] if more > 0 else []
+    return rows[:SHOWN] + cut
 
 
-def agree(compared: Sequence[Comparison]) -> tuple[bool, list[dict[str, str]]]:
-    """Whether each is paid here and at Stripe; with the evidence."""
-    return all(one.verdict == "agrees" for one in compared), shown(compared)
+def settled(compared: Sequence[Comparison]) -> Answer:
+    """Whether one of these may be repaired, or is paid at both already, as after a run that was killed."""
+    return Answer(
+        any(one.verdict in ("repair", "agrees") for one in compared), None, "None may be marked paid: see why."
+    )
+
+
+def agree(compared: Sequence[Comparison]) -> Answer:
+    """Whether each is paid here and at Stripe."""
+    return Answer(all(one.verdict == "agrees" for one in compared), [one.row() for one in compared])
 
 
 def _all(connection: Connection, stripe: StripeClient, live: bool, when: datetime) -> list[Comparison]:

@@ -1,24 +1,27 @@
 """Deliveries: which of Stripe's events of a time the API has, which it has not, and why not.
 
-The events are held in a temporary database of SQLite's on the disk, which goes with the process: their number costs no
-memory, they are told apart by id, and come out in the order in which they were made.
+Of the events that the API has and Stripe has delivered only their number is kept, for each part of the time.
 """
 
 import hashlib
-import sqlite3
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 from stripe import Event as StripeEvent, StripeClient
 
 from opslib.database.postgres import Connection
 from opslib.deployment.environment import Deployment
+from opslib.payments import event
 from opslib.payments.cause import Cause
 from opslib.payments.delivery_diagnosis import Judge
-from opslib.payments.stripe_account import pages, settings
-from opslib.payments.trace import moment
+from opslib.payments.event import TAKEN
+from opslib.payments.stripe_account import settings
 
 BATCH = 500
 SENDING = 30
@@ -28,37 +31,21 @@ WIDTH = 40
 """Columns of the longest bar."""
 SHOWN = 20
 """Rows of a table of events."""
-TAKEN = "SELECT id FROM webhook_events WHERE id = ANY(%s)"
 PAYMENTS = "SELECT provider_intent_id AS intent, status::text FROM payments WHERE provider_intent_id = ANY(%s)"
 
-_SCHEMA = """
-CREATE TABLE event (id TEXT PRIMARY KEY, created INT, place INT, type TEXT, object TEXT, payment TEXT, sent INT,
-    taken INT, cause TEXT, replay TEXT);
-CREATE INDEX event_order ON event (created, place);
-CREATE TABLE bucket (number INTEGER PRIMARY KEY, taken INT, missing INT);
-CREATE TABLE pending (id TEXT PRIMARY KEY);
-"""
-_NEXT = """
-SELECT created, place, id, type, object, payment, cause FROM event
-WHERE replay = 'due' AND (created, place) > (?, ?) ORDER BY created, place LIMIT ?
-"""
 
+@dataclass(slots=True)
+class Event:
+    """One event that the API has not, or that Stripe takes to be undelivered; the state of the payment it is about."""
 
-class Event(NamedTuple):
-    """One event that the API has not. `payment` is the state of the payment that it is about, empty if of none."""
-
-    id: str
-    created: int  # seconds since 1970
+    made: datetime
+    event: str
     type: str
     object: str
     payment: str
+    sent: bool = field(repr=False)
+    taken: bool = field(repr=False)
     cause: str = ""
-
-    @property
-    def row(self) -> dict[str, str]:
-        """A row of evidence."""
-        about = {"object": self.object, "payment now": self.payment, "cause": self.cause}
-        return {"made": moment(self.created), "event": self.id, "type": self.type} | about
 
 
 class Deliveries:
@@ -66,108 +53,73 @@ class Deliveries:
 
     def __init__(self, since: float, before: float) -> None:
         self.since, self.before = int(since), int(before)
-        self._spool = sqlite3.connect("", isolation_level=None)
-        self._spool.executescript(_SCHEMA)
-        self._place = 0
-
-    @property
-    def left(self) -> int:
-        """How many events the API has not, whether they are to be replayed or were refused."""
-        return self._one("SELECT count(*) FROM event WHERE NOT taken")
-
-    @property
-    def causes(self) -> dict[str, int]:
-        """How many events each cause has."""
-        return dict(self._spool.execute("SELECT cause, count(*) FROM event WHERE cause <> '' GROUP BY cause"))
+        self._events: dict[str, Event] = {}  # newest first
+        self._bars: Counter[tuple[int, bool]] = Counter()
 
     def add(self, events: Iterable[StripeEvent], database: Connection, first: int) -> None:
         """Take in events of Stripe's, which come newest first, beside what the database says of them.
 
-        One that the API has and Stripe has delivered is only counted. What was made before `first` (seconds since
-        1970), when the API had no endpoint, is owed to nobody.
+        What was made before `first` (seconds since 1970), when the API had no endpoint, is owed to nobody.
         """
         found = iter(events)
-        while batch := [_plain(event) for event in islice(found, BATCH)]:
-            taken = {row["id"] for row in database.execute(TAKEN, [[one["id"] for one in batch]])}
-            states = _states(database, [intent for one in batch if (intent := _intent(one))])
-            self._spool.execute("BEGIN")
+        while batch := list(islice(found, BATCH)):
+            things = {one.id: _thing(one) for one in batch}
+            taken = {row["id"] for row in database.execute(TAKEN, [[*things]])}
+            intents = {name: _intent(thing) for name, thing in things.items()}
+            query = database.execute(PAYMENTS, [[intent for intent in intents.values() if intent]])
+            states = {row["intent"]: row["status"] for row in query}
             for one in batch:
-                has, sent = one["id"] in taken, one["pending_webhooks"] > 0
-                if has or sent or one["created"] >= first:
-                    self._add(one, states.get(_intent(one), ""), has=has, sent=sent)
-            self._spool.execute("COMMIT")
+                has, sent = one.id in taken, one.pending_webhooks > 0
+                if one.id in self._events or not (has or sent or one.created >= first):
+                    continue
+                number = (one.created - self.since) * BUCKETS // max(1, self.before - self.since)
+                self._bars[number, has] += 1
+                if sent or not has:
+                    thing, state = str(things[one.id].get("id") or ""), states.get(intents[one.id], "")
+                    made = datetime.fromtimestamp(one.created, UTC)
+                    self._events[one.id] = Event(made, one.id, one.type, thing, state, sent, has)
+
+    @property
+    def missing(self) -> list[Event]:
+        """The events that the API has not, oldest first: of one second, the one that is listed later was made first."""
+        found = [one for one in reversed(self._events.values()) if not one.taken]
+        return sorted(found, key=lambda one: one.made)
+
+    @property
+    def causes(self) -> Counter[str]:
+        """How many events each cause has."""
+        return Counter(one.cause for one in self._events.values() if one.cause)
 
     def judge(self, why: Judge) -> None:
         """Note the cause of each event."""
-        self._spool.create_function("why", 3, lambda created, kind, sent: why(created, kind, bool(sent)).value)
-        self._spool.execute("UPDATE event SET cause = ? WHERE taken", (Cause.TAKEN.value,))
-        self._spool.execute("UPDATE event SET cause = why(created, type, sent), replay = 'due' WHERE NOT taken")
-
-    def due(self, most: int) -> Iterator[Event]:
-        """Give the events to replay, oldest first, at most so many; what is marked meanwhile does not disturb it."""
-        last = (-1, 0)
-        while most > 0 and (rows := self._spool.execute(_NEXT, (*last, min(BATCH, most))).fetchall()):
-            for created, place, name, kind, thing, payment, cause in rows:
-                last = created, place
-                yield Event(name, created, kind, thing, payment, cause)
-            most -= len(rows)
-
-    def mark(self, event: str, replay: str) -> None:
-        """Note what became of an event: `taken` or `refused`."""
-        self._spool.execute("UPDATE event SET replay = ?1, taken = (?1 = 'taken') WHERE id = ?2", (replay, event))
-
-    def marked(self, replay: str) -> Iterator[str]:
-        """Give the ids that were marked so."""
-        yield from (name for (name,) in self._spool.execute("SELECT id FROM event WHERE replay = ?", (replay,)))
-
-    def pending(self, stripe: StripeClient) -> int:
-        """Ask Stripe which events of this time it takes to be undelivered; give how many of those were marked taken."""
-        self._spool.execute("DELETE FROM pending")
-        for event in pages(stripe.v1.events.list, delivery_success=False, created=self._created):
-            self._spool.execute("INSERT OR IGNORE INTO pending VALUES (?)", (event.id,))
-        return self._one("SELECT count(*) FROM pending JOIN event USING (id) WHERE replay = 'taken'")
+        for one in self._events.values():
+            one.cause = Cause.TAKEN if one.taken else why(one.made.timestamp(), one.type, one.sent)
 
     def digest(self, most: int) -> str:
         """Digest of the ids to replay, in their order: 16 hexadecimal digits."""
-        made = hashlib.sha256()
-        for event in self.due(most):
-            made.update(f"{event.id}\n".encode())
-        return made.hexdigest()[:16]
+        names = "".join(f"{one.event}\n" for one in self.missing[:most])
+        return hashlib.sha256(names.encode()).hexdigest()[:16]
 
-    def chart(self) -> list[dict[str, str]]:
+    def shown(self, most: int) -> list[Event | dict[str, str]]:
+        """Give the events to replay, in their order; of many the first ones and how many more there are."""
+        found = self.missing[:most]
+        more = len(found) - SHOWN
+        return [*found[:SHOWN], *([{"made": "…", "event": f"and {more} more, in order"}] if more > 0 else [])]
+
+    def pending(self, stripe: StripeClient) -> set[str]:
+        """Ask Stripe which events of this time it takes to be undelivered."""
+        return {one.id for one in event.listed(stripe, since=self.since, before=self.before, undelivered=True)}
+
+    def chart(self) -> list[dict[str, object]]:
         """Draw the events over the time: a row for each part of it, `█` for what the API has and `░` for what not."""
-        known = {number: (taken, missing) for number, taken, missing in self._spool.execute("SELECT * FROM bucket")}
-        highest = max((taken + missing for taken, missing in known.values()), default=0)
-        rows = []
-        for number in range(BUCKETS):
-            taken, missing = known.get(number, (0, 0))
+        counts = [(self._bars[number, True], self._bars[number, False]) for number in range(BUCKETS)]
+        highest = max(map(sum, counts))
+        rows: list[dict[str, object]] = []
+        for number, (taken, missing) in enumerate(counts):
             bar = "█" * _columns(taken, highest) + "░" * _columns(missing, highest)
             begun = self.since + number * (self.before - self.since) // BUCKETS
-            rows.append({"from": moment(begun), "taken": str(taken), "not": str(missing), "": bar or "·"})
+            rows.append({"from": datetime.fromtimestamp(begun, UTC), "taken": taken, "not": missing, "": bar or "·"})
         return rows
-
-    @property
-    def _created(self) -> dict[str, int]:
-        return {"gte": self.since, "lt": self.before}
-
-    def _add(self, one: dict[str, Any], payment: str, *, has: bool, sent: bool) -> None:
-        self._place -= 1  # Stripe lists the newest first: of one second, the one that comes later was made earlier
-        row = (one["id"], one["created"], self._place, one["type"], _object(one), payment, sent, has)
-        settled = has and not sent
-        if not settled and not self._spool.execute(_INSERT, row).rowcount:
-            return  # it was listed before
-        number = (one["created"] - self.since) * BUCKETS // max(1, self.before - self.since)
-        self._spool.execute(_COUNT, (number, has))
-
-    def _one(self, query: str) -> int:
-        return int(self._spool.execute(query).fetchone()[0])
-
-
-_INSERT = "INSERT OR IGNORE INTO event VALUES (?, ?, ?, ?, ?, ?, ?, ?, '', '')"
-_COUNT = """
-INSERT INTO bucket VALUES (?1, ?2, 1 - ?2)
-ON CONFLICT DO UPDATE SET taken = taken + ?2, missing = missing + 1 - ?2
-"""
 
 
 def gather(
@@ -179,38 +131,33 @@ def gather(
     it is still trying among them. Raise RunbookError if Stripe does not say.
     """
     found = Deliveries(since, before)
-    created = {"gte": found.since, "lt": found.before}
-    found.add(pages(stripe.v1.events.list, types=[*settings(environment).handles], created=created), database, first)
-    found.add(pages(stripe.v1.events.list, delivery_success=False, created=created), database, first)
+    listed = partial(event.listed, stripe, since=found.since, before=found.before)
+    found.add(listed(types=settings(environment).handles), database, first)
+    found.add(listed(undelivered=True), database, first)
     return found
 
 
 def young(stripe: StripeClient, *, since: float) -> int:
     """Count the events since then that Stripe has not delivered, but for those that it may just be sending."""
-    created = {"gte": int(since), "lt": int(time.time() - SENDING)}
-    return sum(1 for _ in pages(stripe.v1.events.list, delivery_success=False, created=created))
+    return sum(1 for _ in event.listed(stripe, since=since, before=time.time() - SENDING, undelivered=True))
 
 
-def _plain(event: StripeEvent) -> dict[str, Any]:
-    return event.to_dict()
+def lacking(events: Iterable[StripeEvent], database: Connection) -> Iterator[StripeEvent]:
+    """Leave out the events that this database has noted, which is asked about a batch at a time."""
+    some = iter(events)
+    while batch := list(islice(some, BATCH)):
+        noted = {row["id"] for row in database.execute(TAKEN, [[one.id for one in batch]])}
+        yield from (one for one in batch if one.id not in noted)
 
 
-def _thing(one: dict[str, Any]) -> dict[str, Any]:
-    return (one.get("data") or {}).get("object") or {}
+def _thing(one: StripeEvent) -> dict[str, Any]:
+    """Give what an event is about as plain values: some have keys that are names of methods."""
+    return (one.to_dict().get("data") or {}).get("object") or {}
 
 
-def _object(one: dict[str, Any]) -> str:
-    return str(_thing(one).get("id") or "")
-
-
-def _intent(one: dict[str, Any]) -> str:
-    thing = _thing(one)
+def _intent(thing: dict[str, Any]) -> str:
     intent = thing.get("id") if thing.get("object") == "payment_intent" else thing.get("payment_intent")
     return intent if isinstance(intent, str) else ""
-
-
-def _states(database: Connection, intents: list[str]) -> dict[str, str]:
-    return {row["intent"]: row["status"] for row in database.execute(PAYMENTS, [intents])}
 
 
 def _columns(count: int, highest: int) -> int:

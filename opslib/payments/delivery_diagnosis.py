@@ -5,10 +5,11 @@ import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 
 from opslib.api.pm2 import Worker
 from opslib.payments.cause import FROM_ANYBODY, NEXT, Cause
-from opslib.payments.trace import Trace, moment
+from opslib.payments.trace import Trace
 from opslib.runbook.finding import Finding, Severity
 
 AFTER = 3600
@@ -29,9 +30,11 @@ def standing(found: Sequence[Trace], workers: Sequence[Worker], *, skew: float =
     """Give what the last signed delivery to these workers was refused for, if no probe tells of it: what Stripe signs
     with, and how it arrives.
 
-    What was logged before they started tells of a secret that they may not have any more.
+    What was logged before they started tells of a secret that they may not have any more; what was logged more than
+    AFTER seconds ago, of one that Stripe may not sign with any more.
     """
-    started = time.time() - max((worker.up for worker in workers), default=0) + skew
+    up = max((worker.up for worker in workers), default=0)
+    started = time.time() - min(up, AFTER) + skew
     signed = [trace.cause for trace in found if trace.at >= started and trace.cause in (None, *UNPROBED)]
     return [cause for cause in signed[-1:] if cause]
 
@@ -69,16 +72,22 @@ def judge(now: Sequence[Cause], found: Sequence[Trace], *, lacks: Sequence[str],
     return why
 
 
-def findings(counts: Mapping[str, int], now: Sequence[Cause], *, young: int, minutes: float) -> list[Finding]:
-    """Give what is wrong: what stands now between Stripe and the API, and how many events the API has not.
+def findings(causes: Sequence[Cause], clocks: str = "") -> list[Finding]:
+    """Give for each cause that stands now what mends it; `clocks` says which clock is off, where that is known."""
+    found = []
+    for cause in causes:
+        mend = NEXT[cause]
+        do = f"{clocks}; then restart_api" if cause is Cause.CLOCK and clocks else mend.do
+        found.append(Finding(f"{cause.value}: this stands now", mend.procedure, do=do and f"{do}."))
+    return found
 
-    `young` were not looked at, though Stripe has not delivered them: they are younger than so many minutes.
-    """
-    found = [Finding(f"{cause.value}: this stands now", do=f"{NEXT[cause]}.") for cause in now]
-    lost = sum(events for name, events in counts.items() if name not in (Cause.TAKEN, Cause.IGNORED))
-    if lost:
+
+def missing(counts: Mapping[str, int], *, young: int, minutes: float) -> list[Finding]:
+    """Give how many events the API has not. `young` were not looked at, as they are younger than so many minutes."""
+    found = []
+    if lost := sum(events for name, events in counts.items() if name not in (Cause.TAKEN, Cause.IGNORED)):
         many = f"{lost} event{'s' * (lost != 1)} of Stripe's that the API has not"
-        found.append(Finding(many, "triage_stripe_webhooks", {"stage": "replay", "retrying_minutes": minutes}))
+        found.append(Finding(many, "replay_stripe_events", {"retrying_minutes": minutes}))
     if young:
         many = f"{young} undelivered event{'s' * (young != 1)} younger than {minutes:g} minutes"
         again = {"retrying_minutes": 0}
@@ -86,33 +95,22 @@ def findings(counts: Mapping[str, int], now: Sequence[Cause], *, young: int, min
     return found
 
 
-def steps(causes: Sequence[Cause]) -> list[dict[str, str]]:
-    """Give for each of these what to do next."""
-    return [{"cause": cause.value, "next": NEXT[cause]} for cause in causes]
-
-
-def errors(found: Sequence[Trace]) -> list[dict[str, str]]:
-    """Give the errors of the handler, each once with its stack, and how often it was logged."""
+def errors(found: Sequence[Trace]) -> list[dict[str, object]]:
+    """Give the errors of the handler, each once, the most frequent first."""
     counts = Counter(trace.said for trace in found if trace.cause is Cause.APP_ERROR)
-    return [{"times": str(times), "error": said} for said, times in counts.most_common(5)]
+    return [{"times": times, "error": said} for said, times in counts.most_common(5)]
 
 
-def table(counts: Mapping[str, int], now: Sequence[Cause], traces: Sequence[Trace]) -> list[dict[str, str]]:
-    """Make a row for each cause found: how many events it has, whether it stands now, when the log last told of it."""
-    rows = []
+def table(counts: Mapping[str, int], now: Sequence[Cause], traces: Sequence[Trace]) -> list[dict[str, object]]:
+    """Say of each cause found how many events it has, whether it stands now, and when the log last told of it."""
+    rows: list[dict[str, object]] = []
     for cause in Cause:
         told = [t for t in traces if t.cause is cause or (cause is Cause.IGNORED and t.outcome == "ignored")]
-        events = counts.get(cause.value, 0)
+        events = counts.get(cause, 0)
         if not (cause in now or told or events):
             continue
-        kinds = "".join(f", {kind}" for kind in sorted({trace.type for trace in told if trace.type}))
-        rows.append(
-            {
-                "cause": cause.value,
-                "stands now": "yes" if cause in now else "-",
-                "events": str(events),
-                "in the log": f"{len(told)}, last {moment(told[-1].at)}{kinds}" if told else "-",
-                "next": NEXT[cause],
-            }
-        )
+        kinds = ", ".join(sorted({trace.type for trace in told if trace.type}))
+        last = datetime.fromtimestamp(int(told[-1].at), UTC) if told else None
+        row = {"cause": cause, "stands now": cause in now, "events": events, "in the log": len(told), "last": last}
+        rows.append({**row, "types": kinds, "next": NEXT[cause]})
     return rows

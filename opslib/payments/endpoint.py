@@ -1,7 +1,6 @@
-"""Webhook endpoints: where Stripe sends events, which of them, and whether it does."""
+"""Webhook endpoints: where Stripe sends events, which is the API's, and whether it is sent what it should be."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import urllib3
 from stripe import StripeClient, WebhookEndpoint
@@ -9,115 +8,101 @@ from stripe import StripeClient, WebhookEndpoint
 from opslib.deployment.environment import Deployment
 from opslib.payments import webhook
 from opslib.payments.cause import Cause
-from opslib.payments.stripe_account import pages, said, settings
-from opslib.runbook.act import act
-from opslib.runbook.change import Change
-from opslib.runbook.errors import ChangeFailed, RunbookError, UndoFailed
+from opslib.payments.stripe_account import ask, pages, settings
+from opslib.runbook.answer import Answer
+from opslib.runbook.errors import RunbookError
 
 
-@dataclass(frozen=True)
-class Endpoints:
-    """All endpoints of the account that the key may see; `reached` is what their addresses answered to a probe."""
-
-    environment: Deployment
-    listed: Sequence[WebhookEndpoint]
-    reached: dict[str, str]
-
-    @property
-    def ours(self) -> WebhookEndpoint | None:
-        """The endpoint whose address has the API's route: one that is enabled, else one that is not."""
-        path = settings(self.environment).webhook
-        here = [one for one in self.listed if urllib3.util.parse_url(one.url).path == path]
-        return min(here, key=lambda one: one.status != "enabled", default=None)
-
-    @property
-    def lacks(self) -> list[str]:
-        """The types that the API acts on and that this endpoint is not sent."""
-        sent = set(self.ours.enabled_events if self.ours else ())
-        return [] if "*" in sent else [kind for kind in settings(self.environment).handles if kind not in sent]
-
-    @property
-    def causes(self) -> list[Cause]:
-        """What keeps Stripe from sending events to the API now."""
-        if self.ours is None:
-            return [Cause.WRONG_URL]
-        found = [Cause.DISABLED] if self.ours.status != "enabled" else []
-        found += [Cause.NOT_ENABLED] if self.lacks else []
-        # Not what the address answers: its route may be as ill as the one that is asked directly.
-        return found + (
-            [Cause.WRONG_URL] if self.reached.get(self.ours.id, "").startswith(("HTTP 3", "HTTP 4")) else []
-        )
-
-    @property
-    def first(self) -> int:
-        """When the first of the API's endpoints was made, in seconds since 1970."""
-        return int(self.ours.created) if self.ours else 0
-
-    @property
-    def rows(self) -> list[dict[str, str]]:
-        """Rows of evidence."""
-        return [
-            {
-                "endpoint": one.id,
-                "address": one.url,
-                "state": one.status,
-                "events": ", ".join(one.enabled_events),
-                "a probe sent there": self.reached.get(one.id, "not sent: not the API's route"),
-            }
-            for one in self.listed
-        ]
+def read(stripe: StripeClient) -> list[WebhookEndpoint]:
+    """Give all endpoints of the account. Raise RunbookError if Stripe does not say."""
+    return list(pages(stripe.v1.webhook_endpoints.list))
 
 
-def read(environment: Deployment, stripe: StripeClient, secret: str) -> Endpoints:
-    """Ask Stripe for the endpoints, and send each address with the API's route a probe that this secret has signed.
+def shown(environment: Deployment, found: Sequence[WebhookEndpoint]) -> list[dict[str, object]]:
+    """Give what people are shown of endpoints."""
+    return [
+        {
+            "endpoint": one.id,
+            "address": one.url,
+            "state": one.status,
+            "events": ", ".join(one.enabled_events),
+            "the API's route": _is_route(environment, one),
+        }
+        for one in found
+    ]
 
-    Raise RunbookError if Stripe does not say.
+
+def the_one(environment: Deployment, found: Sequence[WebhookEndpoint]) -> WebhookEndpoint:
+    """Give the endpoint that delivers to the API: the one that the environment's file names, else the one at its route.
+
+    Of several at its route, the one that is enabled. Raise RunbookError, with those there are, where that is not one.
     """
-    listed = list(pages(stripe.v1.webhook_endpoints.list))
-    path, reached = settings(environment).webhook, {}
-    for one in listed:
-        if urllib3.util.parse_url(one.url).path == path:
-            payload = webhook.probe(environment)
-            reached[one.id] = webhook.send(environment, payload, webhook.header(secret, payload), one.url)
-    return Endpoints(environment, listed, reached)
-
-
-def the_one(endpoints: Endpoints) -> WebhookEndpoint:
-    """Give the endpoint that delivers to the API. Raise RunbookError if there is none."""
-    if endpoints.ours is None:
-        raise RunbookError(
-            f"found no webhook endpoint at {settings(endpoints.environment).webhook}, expected one. Look at Developers "
-            "> Webhooks in the Dashboard, and at `stripe.webhook` in the environment's file."
-        )
-    return endpoints.ours
-
-
-def enable(endpoints: Endpoints, stripe: StripeClient) -> Change:
-    """Make the change that has Stripe send the API's endpoint all types that the API acts on."""
-    one = the_one(endpoints)
-    before = {"disabled": one.status != "enabled", "enabled_events": list(one.enabled_events)}
-    after = {"disabled": False, "enabled_events": [*one.enabled_events, *endpoints.lacks]}
-
-    def update(to: dict[str, object]) -> str:
-        return said(lambda: stripe.v1.webhook_endpoints.update(one.id, to))[1]  # type: ignore[arg-type]
-
-    def do() -> None:
-        if problem := update(after):
-            raise ChangeFailed(
-                f"{one.id} was not enabled: {problem}. Enable it in the Dashboard, Developers > Webhooks."
-            )
-
-    def undo() -> None:
-        if problem := update(before):
-            raise UndoFailed(f"{one.id} is not as it was: {problem}. It should be {before}.")
-
-    def replaces() -> str:
-        found, problem = said(lambda: stripe.v1.webhook_endpoints.retrieve(one.id))
-        return f"{one.id}: {problem or (found and f'{found.status}, ' + ', '.join(found.enabled_events))}"
-
-    return Change(
-        "Have Stripe send events to the API's endpoint",
-        [act(f"v1.webhook_endpoints.update({one.id!r}, {after})", run=do)],
-        undo=[act(f"v1.webhook_endpoints.update({one.id!r}, {before})", run=undo)],
-        replaces=replaces,
+    path, named = settings(environment).webhook, settings(environment).endpoint
+    there = [one for one in found if (one.id == named if named else _is_route(environment, one))]
+    candidates = [one for one in there if one.status == "enabled"] or there
+    if len(candidates) == 1:
+        return candidates[0]
+    what = f"named {named}" if named else f"at {path}"
+    raise RunbookError(
+        f"found {len(candidates)} webhook endpoints {what}, expected one. Correct the endpoint's URL in the Dashboard "
+        "(Developers > Webhooks), or in the environment's file `stripe.webhook`, which is its path, or "
+        "`stripe.endpoint`, which is its id.",
+        shown(environment, candidates or found),
     )
+
+
+def enabled(environment: Deployment, stripe: StripeClient) -> WebhookEndpoint:
+    """Give the endpoint that delivers to the API now. Raise RunbookError if there is none, or it is disabled."""
+    one = the_one(environment, read(stripe))
+    if one.status != "enabled":
+        raise RunbookError(
+            f"{one.id} ({one.url}) is {one.status}: Stripe sends it nothing. Run enable_webhook_endpoint."
+        )
+    return one
+
+
+def lacks(environment: Deployment, one: WebhookEndpoint) -> list[str]:
+    """Give the types that the API acts on and that this endpoint is not sent."""
+    sent = one.enabled_events
+    return [] if "*" in sent else [kind for kind in settings(environment).handles if kind not in sent]
+
+
+def complete(environment: Deployment, one: WebhookEndpoint) -> dict[str, object]:
+    """Give what an endpoint has to be set to for Stripe to send it all that the API acts on."""
+    return {"disabled": False, "enabled_events": [*one.enabled_events, *lacks(environment, one)]}
+
+
+def setting(one: WebhookEndpoint) -> dict[str, object]:
+    """Give what it is set to."""
+    return {"disabled": one.status != "enabled", "enabled_events": list(one.enabled_events)}
+
+
+def state(stripe: StripeClient, name: str) -> str:
+    """Say how an endpoint is now."""
+    found, problem = ask(lambda: stripe.v1.webhook_endpoints.retrieve(name))
+    return f"{name}: {problem or (found and f'{found.status}, ' + ', '.join(found.enabled_events))}"
+
+
+def sends(environment: Deployment, stripe: StripeClient) -> Answer:
+    """Whether Stripe sends the API's endpoint all that the API acts on."""
+    one = the_one(environment, read(stripe))
+    wrong = one.status != "enabled" or lacks(environment, one)
+    return Answer(not wrong, shown(environment, [one]), "Enable it in the Dashboard, Developers > Webhooks.")
+
+
+def reached(environment: Deployment, one: WebhookEndpoint, secret: str) -> str:
+    """Send the endpoint's own address a probe that this secret has signed; say what it answers."""
+    payload = webhook.body(webhook.probe(environment))
+    return webhook.send(environment, payload, webhook.header(secret, payload), one.url)
+
+
+def causes(environment: Deployment, one: WebhookEndpoint, reached: str = "") -> list[Cause]:
+    """Give what keeps Stripe from sending events to the API now."""
+    found = [Cause.DISABLED] if one.status != "enabled" else []
+    found += [Cause.NOT_ENABLED] if lacks(environment, one) else []
+    # Not all that the address answers: its route may be as ill as the one that is asked directly.
+    return found + ([Cause.WRONG_URL] if reached.startswith(("HTTP 3", "HTTP 4")) else [])
+
+
+def _is_route(environment: Deployment, one: WebhookEndpoint) -> bool:
+    return urllib3.util.parse_url(one.url).path == settings(environment).webhook

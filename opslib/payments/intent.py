@@ -7,21 +7,21 @@ and None equals nothing that is expected.
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
 from stripe import Event, InvalidRequestError, StripeClient
 
-from opslib.payments.stripe_account import pages, said
+from opslib.payments import event as stripe_event, stripe_account
+from opslib.payments.event import KEPT, SUCCEEDED
+from opslib.payments.stripe_account import pages
 from opslib.runbook.errors import RunbookError
 
 FEW = 20
 """How many are asked for one by one; more than that are looked for in Stripe's list first."""
 SLACK = 3600
 """Seconds by which a row may be older or newer than its intent."""
-KEPT = 30 * 86400
-"""Seconds for which Stripe lists an event (docs.stripe.com/api/events)."""
-SUCCEEDED = "payment_intent.succeeded"
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def ask(stripe: StripeClient, wanted: Mapping[str, float]) -> dict[str, Intent]:
         span = {"gte": int(min(wanted.values())) - SLACK, "lte": int(max(wanted.values())) + SLACK}
         found = {one.id: one for one in islice(listed(stripe, span), 100 * len(wanted)) if one.id in wanted}
     for name in [name for name in wanted if name not in found]:
-        one, problem = said(lambda name=name: retrieve(stripe, name))  # type: ignore[misc]
+        one, problem = stripe_account.ask(partial(retrieve, stripe, name))
         if problem:
             raise RunbookError(f"what Stripe has of {name} is not known: {problem}. Run again when Stripe answers.")
         if one is not None:
@@ -88,11 +88,11 @@ def events(stripe: StripeClient, wanted: Mapping[str, float]) -> dict[str, Event
         return found
     first = int(max(min(wanted.values()) - 60, time.time() - KEPT))
     spans: list[dict[str, Any]] = [
-        {"delivery_success": False, "created": {"gte": first}},
-        {"created": {"gte": first, "lte": int(max(wanted.values())) + SLACK}},
+        {"since": first, "undelivered": True},
+        {"since": first, "before": max(wanted.values()) + SLACK},
     ]
     for asked in spans:
-        for event in islice(pages(stripe.v1.events.list, types=[SUCCEEDED], **asked), 1000 + 100 * len(wanted)):
+        for event in islice(stripe_event.listed(stripe, types=[SUCCEEDED], **asked), 1000 + 100 * len(wanted)):
             if event.data.object.id in wanted:
                 found.setdefault(event.data.object.id, event)
             if len(found) == len(wanted):

@@ -5,22 +5,19 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import datetime
 from functools import cache, partial
-from itertools import islice
 
 from stripe import Event, StripeClient
 
 from opslib.database import postgres
-from opslib.database.postgres import Connection
 from opslib.deployment import env_file
 from opslib.deployment.environment import Deployment
-from opslib.payments import stripe_account, webhook
-from opslib.payments.delivery import BATCH, TAKEN
+from opslib.payments import endpoint, event, stripe_account
+from opslib.payments.delivery import lacking
+from opslib.payments.event import KEPT
 from opslib.payments.trace import moment
 from opslib.runbook import progress
 from opslib.runbook.errors import RunbookError
 
-KEPT = 30 * 86400
-"""Seconds for which Stripe gives out an event (docs.stripe.com/api/events)."""
 OVERLAP = 300
 """Seconds before a time in which an event may have been made that was only taken after it."""
 MOST = 50_000
@@ -74,7 +71,7 @@ def since(environment: Deployment, backup: datetime, *, recovered: bool) -> Call
 def _find(environment: Deployment, backup: datetime, recovered: bool) -> Missed:
     held = env_file.read(environment.api.env_file)
     stripe = stripe_account.reader(environment, held.get("STRIPE_SECRET_KEY", ""))
-    events = made(stripe, backup, webhook.endpoint(environment, stripe).enabled_events)
+    events = made(stripe, backup, endpoint.enabled(environment, stripe).enabled_events)
     if not recovered:
         return Missed(events)
     with postgres.connect(held.get("DATABASE_URL", ""), within=10) as database:
@@ -88,8 +85,7 @@ def made(stripe: StripeClient, since: datetime, types: Collection[str] = ("*",))
     Raise RunbookError if Stripe does not say, or if there are more than MOST.
     """
     earliest = int(max(since.timestamp() - OVERLAP, time.time() - KEPT))
-    newest_first = stripe_account.pages(stripe.v1.events.list, created={"gte": earliest})
-    for number, one in enumerate(newest_first, 1):
+    for number, one in enumerate(event.listed(stripe, since=earliest), 1):
         if number > MOST:
             raise RunbookError(
                 f"found more than {MOST} events since {moment(earliest)}, the {MOST} newest back to "
@@ -98,11 +94,3 @@ def made(stripe: StripeClient, since: datetime, types: Collection[str] = ("*",))
         progress.report(f"{number} events, back to {moment(one.created)}")
         if "*" in types or one.type in types:
             yield one
-
-
-def lacking(events: Iterable[Event], database: Connection) -> Iterator[Event]:
-    """Leave out the events that this database has noted, which is asked about a batch at a time."""
-    some = iter(events)
-    while batch := list(islice(some, BATCH)):
-        noted = {row["id"] for row in database.execute(TAKEN, [[one.id for one in batch]])}
-        yield from (one for one in batch if one.id not in noted)

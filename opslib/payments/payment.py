@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from opslib.database import database_url, postgres
+from opslib.database import admin as database, database_url, postgres
 from opslib.database.postgres import Connection
 from opslib.database.settings import Database
-from opslib.deployment import env_file, reference
+from opslib.deployment import reference
 from opslib.deployment.environment import Deployment
 from opslib.runbook.errors import BadParameter
 
@@ -55,14 +55,9 @@ def connect(environment: Deployment, *, within: float = 10) -> Connection:
     connection.execute("SET timezone = 'UTC'")
     # A run that hangs between two statements must not hold a row that the API wants.
     connection.execute("SET idle_in_transaction_session_timeout = '45s'")
-    schema = database_url.schema(api_url(environment))
+    schema = database_url.schema(database.api_url(environment))
     connection.execute("SELECT set_config('search_path', quote_ident(%s), false)", [schema])
     return connection
-
-
-def api_url(environment: Deployment) -> str:
-    """Give the URL by which the API reaches its database."""
-    return env_file.read(environment.api.env_file).get("DATABASE_URL", "")
 
 
 def names(text: str) -> list[str]:
@@ -73,6 +68,14 @@ def names(text: str) -> list[str]:
         found = ", ".join(ascii(part[:40]) for part in wrong[:5]) or "nothing"
         raise BadParameter(f"payments: found {found}, expected `{ALL}`, or ids and intents (pi_…) with commas between")
     return given
+
+
+def ids(text: str) -> list[int]:
+    """Give the ids that a parameter names, each once. Raise BadParameter for anything else."""
+    given = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if wrong := [part for part in given if not re.fullmatch(r"[0-9]{1,9}", part)]:
+        raise BadParameter(f"payments: found {wrong[0][:40]!a}, expected ids with commas between")
+    return [int(part) for part in given]
 
 
 def named(connection: Connection, given: Sequence[str]) -> dict[str, list[Payment]]:

@@ -2,17 +2,28 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from stripe import Event, StripeClient, WebhookEndpoint
 
 from opslib.deployment.environment import Deployment
-from opslib.payments import payment, webhook
+from opslib.payments import endpoint, event, intent, payment
 from opslib.payments.comparison import Comparison
 from opslib.payments.payment import OPEN
-from opslib.payments.stripe_account import said
+from opslib.payments.stripe_account import ask
 from opslib.runbook.act import act
 from opslib.runbook.change import Change, Kept
 from opslib.runbook.errors import ChangeFailed
+
+
+def of(stripe: StripeClient, planned: Sequence[Comparison], *, wait: float) -> dict[str, Event]:
+    """Find the events that say these have succeeded, by intent; none where none is to be waited for."""
+    return intent.events(stripe, {one.key: one.intent.charged for one in planned if one.intent}) if wait else {}
+
+
+def shown(planned: Sequence[Comparison], events: Mapping[str, Event]) -> list[dict[str, str]]:
+    """Say of each payment which event is to be sent again."""
+    return [{"payment": one.title, "event": events[one.key].id if one.key in events else "none"} for one in planned]
 
 
 def replay(
@@ -31,26 +42,20 @@ def replay(
     sent = [one for one in planned if one.key in events]
     if not sent:
         return []
-    target = webhook.endpoint(environment, stripe)
+    target = endpoint.enabled(environment, stripe)
 
-    def do() -> None:
-        for one in sent:
-            if problem := webhook.resend(stripe, events[one.key].id, target.id):
-                raise ChangeFailed(problem)
+    def await_rows() -> None:
         for one in _still_open(environment, sent, wait):
-            event, problem = said(lambda one=one: stripe.v1.events.retrieve(events[one.key].id))  # type: ignore[misc]
-            if event is None or event.pending_webhooks:
+            found, problem = ask(partial(stripe.v1.events.retrieve, events[one.key].id))
+            if found is None or found.pending_webhooks:
                 raise ChangeFailed(_not_taken(one, target, wait, problem))
 
     return [
         Change(
             "Have Stripe send the missing events again",
             [
-                act(
-                    f"to {target.id}, as `stripe events resend EVENT --webhook-endpoint` does:",
-                    *(f"POST /v1/events/{events[one.key].id}/retry for {one.title}" for one in sent),
-                    run=do,
-                )
+                *(event.resend(stripe, events[one.key].id, target) for one in sent),
+                act(f"wait up to {wait:g} s until the API has taken them", run=await_rows),
             ],
             undo=Kept("an event that was taken stays taken", matters=False),
             replaces=lambda: f"endpoint {target.id} ({target.url})",

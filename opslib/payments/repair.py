@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from psycopg.errors import LockNotAvailable
 from stripe import StripeClient
 
-from opslib.database import database_url
+from opslib.database import admin, database_url, postgres
 from opslib.database.postgres import Connection
 from opslib.deployment.env_file import fingerprint
 from opslib.deployment.environment import Deployment
 from opslib.payments import audit, intent, payment
 from opslib.payments.comparison import Comparison
-from opslib.payments.stripe_account import said, settings
+from opslib.payments.stripe_account import ask, settings
 from opslib.runbook.act import act
+from opslib.runbook.answer import Answer
 from opslib.runbook.change import Change
 from opslib.runbook.errors import ChangeFailed
 from opslib.runbook.mask import mask
@@ -87,7 +88,7 @@ class Repair:
         ends = time.monotonic() + PATIENCE
         while True:
             try:
-                _, problem = said(lambda: self._once(connection, one))
+                _, problem = ask(lambda: self._once(connection, one))
                 break
             except LockNotAvailable:
                 if time.monotonic() > ends:
@@ -126,8 +127,8 @@ class Repair:
         return f"rows of {len(planned)} payments; digest of what Stripe says of them: {fingerprint(facts)}"
 
 
-def rights(environment: Deployment, connection: Connection) -> dict[str, bool]:
-    """Say what the administrator may do of what a repair needs."""
+def rights(environment: Deployment, connection: Connection) -> Answer:
+    """Whether the administrator may do what a repair needs."""
     questions = {
         "may read and update payments": "has_table_privilege('payments', 'SELECT')"
         " AND has_table_privilege('payments', 'UPDATE')",
@@ -136,7 +137,15 @@ def rights(environment: Deployment, connection: Connection) -> dict[str, bool]:
         "is not the API's own role": "current_user <> %(api)s",
     }
     asked = ", ".join(f"{question} AS answer_{n}" for n, question in enumerate(questions.values()))
-    role = database_url.user(payment.api_url(environment))
+    role = database_url.user(admin.api_url(environment))
     answer = connection.execute(f"SELECT {asked}".encode(), {"api": role}).fetchone()
     assert answer is not None
-    return dict(zip(questions, answer.values(), strict=True))
+    found = dict(zip(questions, answer.values(), strict=True))
+    return Answer(all(found.values()), found, "Grant what is missing, or name another administrator: `database.admin`.")
+
+
+def same_database(environment: Deployment, connection: Connection) -> Answer:
+    """Whether the administrator is in the API's database, asked of PostgreSQL itself."""
+    with postgres.connect(admin.api_url(environment)) as api:
+        same = postgres.server(api) == postgres.server(connection)
+    return Answer(same, None, "Correct `database.admin` of the environment: it leads to another server or database.")

@@ -25,6 +25,9 @@ class Stripe(Part):
     )
     """What the API's key must be permitted, each proven by one GET: services of `StripeClient.v1`."""
     webhook: Annotated[str, Field(pattern="^/")] = "/api/webhooks/stripe"
+    """The path that Stripe delivers events to."""
+    endpoint: Annotated[str, Field(pattern="^(we_.+)?$")] = ""
+    """The id of the webhook endpoint that delivers to the API, where more than one has that path."""
     handles: Annotated[tuple[Annotated[str, Field(pattern=r"^[a-z_]+(\.[a-z_]+)+$")], ...], Field(max_length=20)] = (
         "charge.refunded",
         "payment_intent.canceled",

@@ -6,7 +6,8 @@ person makes and expires them in the Dashboard, and this module looks at the res
 
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -25,6 +26,7 @@ from opslib.deployment import reference
 from opslib.deployment.env_file import fingerprint
 from opslib.deployment.environment import Deployment
 from opslib.payments.settings import Stripe
+from opslib.runbook.answer import Answer
 from opslib.runbook.errors import RunbookError
 
 T = TypeVar("T")
@@ -38,6 +40,28 @@ LONGEST = 30
 """Seconds that a Retry-After may ask for; what asks for more is not waited for."""
 BAD_KEY = "refused: the key is wrong or expired"
 NOT_PERMITTED = "not permitted to this key"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Whose key it is: the account's id, and whether it is of live mode; where not known, why Stripe does not say."""
+
+    key: str
+    fingerprint: str
+    account: str
+    live: bool | None
+    no_account: str = ""
+    no_mode: str = ""
+
+
+@dataclass(frozen=True)
+class Permission:
+    """What the API needs, the call that shows whether the key may, and what Stripe said where it did not answer it."""
+
+    needs: str
+    call: str
+    permitted: bool | None
+    said: str
 
 
 def settings(environment: Deployment) -> Stripe:
@@ -61,7 +85,7 @@ def reader(environment: Deployment, key: str) -> StripeClient:
     return client(environment, reference.resolve(named, "STRIPE_READER") if named else key)
 
 
-def said(call: Callable[[], T]) -> tuple[T | None, str]:
+def ask(call: Callable[[], T]) -> tuple[T | None, str]:
     """Make a call that may be made again; give what came, or None and why nothing did. Waits while Stripe is busy."""
     waited = 0.0
     for pause in (*PAUSES, None):
@@ -85,13 +109,13 @@ def said(call: Callable[[], T]) -> tuple[T | None, str]:
     raise AssertionError("not reached")
 
 
-def pages(ask: Callable[[Any], ListObject[Any]], **asked: Any) -> Iterator[Any]:
+def pages(listing: Callable[[Any], ListObject[Any]], **asked: Any) -> Iterator[Any]:
     """Give what a list holds, page by page and newest first; each page may be asked for again.
 
-    `ask` is the list call of a service. Raise RunbookError if Stripe does not give a page.
+    `listing` is the list call of a service. Raise RunbookError if Stripe does not give a page.
     """
     while True:
-        page, problem = said(partial(ask, {"limit": 100, **asked}))
+        page, problem = ask(partial(listing, {"limit": 100, **asked}))
         if page is None:
             raise RunbookError(f"what Stripe lists is not known: {problem}. Run again when Stripe answers.")
         yield from page.data
@@ -100,52 +124,63 @@ def pages(ask: Callable[[Any], ListObject[Any]], **asked: Any) -> Iterator[Any]:
         asked = {**asked, "starting_after": page.data[-1].id}
 
 
-def identity(environment: Deployment, name: str, key: str) -> dict[str, str]:
-    """Say of a key which account and mode it belongs to: an id and `live` or `test`, else why Stripe does not say."""
+def identity(environment: Deployment, name: str, key: str) -> Identity:
+    """Say of a key which account and mode it belongs to."""
     stripe = client(environment, key)
-    account, no_account = said(lambda: stripe.v1.accounts.retrieve_current())
-    balance, no_balance = said(lambda: stripe.v1.balance.retrieve())
-    mode = no_balance if balance is None else "live" if balance.livemode else "test"
-    return {
-        "key": name,
-        "fingerprint": fingerprint(key),
-        "account": account.id if account else no_account,
-        "mode": mode,
-    }
+    account, no_account = ask(lambda: stripe.v1.accounts.retrieve_current())
+    balance, no_balance = ask(lambda: stripe.v1.balance.retrieve())
+    return Identity(
+        name,
+        fingerprint(key),
+        account.id if account else "",
+        None if balance is None else bool(balance.livemode),
+        no_account,
+        no_balance,
+    )
 
 
-def belongs(environment: Deployment, rows: Sequence[dict[str, str]]) -> bool:
-    """Whether the key of the first row is of the mode and account that it must be of, which are those of the others.
+def belongs(environment: Deployment, keys: Mapping[str, str]) -> Answer:
+    """Whether the first of these keys, by name, is of the mode and account that it must be of, as the others are."""
+    return same(environment, [identity(environment, name, key) for name, key in keys.items()])
 
-    A key that may not ask for its account is taken at its mode; one that Stripe does not answer is not.
+
+def same(environment: Deployment, found: Sequence[Identity]) -> Answer:
+    """Judge whose keys these are: the first must be of this mode, and all that tell of one account.
+
+    A key that may not ask for its account is taken at its mode; what Stripe did not answer cannot be told.
     """
-    wanted, new = settings(environment), rows[0]
-    ids = {row["account"] for row in rows if row["account"].startswith("acct_")} | ({wanted.account} - {""})
-    told = new["account"] == NOT_PERMITTED or new["account"].startswith("acct_")
-    return told and new["mode"] in (wanted.mode, NOT_PERMITTED) and len(ids) <= 1
+    wanted, new = settings(environment), found[0]
+    accounts = {one.account for one in found if one.account} | ({wanted.account} - {""})
+    wrong = len(accounts) > 1 or new.live is (wanted.mode != "live") or BAD_KEY in (new.no_account, new.no_mode)
+    told = {new.no_account, new.no_mode} <= {"", NOT_PERMITTED}
+    otherwise = f"Copy a key of this account and of {wanted.mode} mode from the Dashboard."
+    return Answer(False if wrong else told or None, found, otherwise if wrong else "Run again when Stripe answers.")
 
 
-def permissions(environment: Deployment, key: str) -> list[dict[str, str]]:
-    """Ask one GET for each thing that the API needs; `answer` is `permitted`, or what Stripe said instead."""
+def permitted(environment: Deployment, key: str) -> Answer:
+    """Whether the key may do what the API needs: one GET for each, which tells what it may read."""
     stripe = client(environment, key)
-    rows = []
+    found = []
     for name in settings(environment).needs:
         words = "retrieve()" if name == "balance" else "list({'limit': 1})"
-        answer = said(partial(_get, stripe, name))[1] or "permitted"
-        rows.append({"needs": name, "call": f"v1.{name}.{words}", "answer": answer})
-    return rows
+        problem = ask(partial(_get, stripe, name))[1]
+        found.append(Permission(name, f"v1.{name}.{words}", _known(problem), problem))
+    denied, unknown = [[one.needs for one in found if one.permitted is wanted] for wanted in (False, None)]
+    otherwise = f"Permit it in the Dashboard: {', '.join(denied)}." if denied else "Run again when Stripe answers."
+    return Answer(False if denied else not unknown or None, found, otherwise)
 
 
-def accepted(environment: Deployment, key: str) -> tuple[bool, dict[str, str]]:
-    """Whether Stripe takes the key, also where it does not permit it to see the balance."""
-    answer = _answer(environment, key)
-    return answer in ("accepted", NOT_PERMITTED), {"fingerprint": fingerprint(key), "v1.balance.retrieve()": answer}
+def accepted(environment: Deployment, key: str) -> Answer:
+    """Whether Stripe takes the key, also where it does not permit it to see the balance; no answer is not a yes."""
+    problem = _problem(environment, key)
+    return Answer(problem in ("", NOT_PERMITTED), _asked(key, problem), "The API can take no payment with it.")
 
 
-def refused(environment: Deployment, key: str) -> tuple[bool, dict[str, str]]:
+def refused(environment: Deployment, key: str) -> Answer:
     """Whether Stripe knows the key no more; no answer is not a refusal."""
-    answer = _answer(environment, key)
-    return answer == BAD_KEY, {"fingerprint": fingerprint(key), "v1.balance.retrieve()": answer}
+    problem = _problem(environment, key)
+    known = problem in ("", NOT_PERMITTED, BAD_KEY)
+    return Answer(problem == BAD_KEY if known else None, _asked(key, problem), "Expire it in the Dashboard.")
 
 
 def _retry_after(error: RateLimitError) -> float:
@@ -159,5 +194,14 @@ def _get(stripe: StripeClient, name: str) -> object:
     return service.retrieve() if name == "balance" else service.list({"limit": 1})
 
 
-def _answer(environment: Deployment, key: str) -> str:
-    return said(lambda: client(environment, key).v1.balance.retrieve())[1] or "accepted"
+def _problem(environment: Deployment, key: str) -> str:
+    return ask(lambda: client(environment, key).v1.balance.retrieve())[1]
+
+
+def _asked(key: str, problem: str) -> dict[str, str]:
+    return {"fingerprint": fingerprint(key), "v1.balance.retrieve()": problem or "accepted"}
+
+
+def _known(problem: str) -> bool | None:
+    """Whether a call was permitted, by what came of it; None where that does not tell."""
+    return {"": True, NOT_PERMITTED: False, BAD_KEY: False}.get(problem)

@@ -8,10 +8,12 @@ from datetime import UTC, datetime
 
 from opslib.api import log
 from opslib.api.log import Position
+from opslib.api.pm2 import Worker
 from opslib.deployment.environment import Deployment
-from opslib.payments.cause import Cause
+from opslib.payments.cause import NEXT, Cause
 from opslib.payments.stripe_account import settings
 from opslib.payments.webhook import PROBE
+from opslib.runbook.answer import Answer
 
 NEAR = 10
 """Seconds at most between two probes that were taken, what was refused between them being probes too."""
@@ -69,6 +71,19 @@ def read(environment: Deployment, positions: Iterable[Position]) -> list[Trace]:
 def beginnings(positions: Iterable[Position]) -> list[Position]:
     """Give the beginnings of the same files as they are now."""
     return [Position(position.path, 0, 0) for position in positions]
+
+
+def mark(workers: Iterable[Worker]) -> list[Position]:
+    """Give where the workers' logs end now."""
+    return log.mark(position.path for worker in workers for position in worker.logs)
+
+
+def taken(environment: Deployment, positions: Sequence[Position], event: str) -> Answer:
+    """Whether the API has logged since those positions that it took this event; with what it logged of deliveries."""
+    found = read(environment, positions)
+    why = next((trace.cause for trace in reversed(found) if trace.cause), None)
+    said = f"It was refused: {why.value}. {NEXT[why]}." if why else "The API has logged nothing of it."
+    return Answer(any(trace.event == event for trace in found), found[-5:], said)
 
 
 def of_stripe(found: Sequence[Trace], *, since: float, skew: float = 0) -> list[Trace]:

@@ -1,163 +1,130 @@
-"""The webhook: which signatures the live route takes, and which of Stripe's events it has not been given."""
+"""The webhook: what is sent to the live route, signed in some way, and what the route does with it."""
 
-import hashlib
-import hmac
 import json
-import shlex
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from urllib.parse import quote
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import urllib3
-from stripe import Event, StripeClient, WebhookEndpoint
+from stripe import SignatureVerificationError, WebhookSignature
 
 from opslib.api import health
 from opslib.deployment.environment import Deployment
-from opslib.payments.stripe_account import pages, said, settings
-from opslib.runbook.act import act
-from opslib.runbook.change import Change, Kept
-from opslib.runbook.errors import ChangeFailed, RunbookError
+from opslib.payments.stripe_account import settings
+from opslib.runbook.answer import Answer
 
 ASKS = 8
 """Times that each signature is tried, over a connection of its own, so that every worker is asked."""
 PROBE = "evt_opslib_probe"
+TOLERANCE = 300
+"""Seconds that a signature may be old; Stripe's libraries have this default, and take one from the future."""
 STALE = 400
-"""Seconds; Stripe's libraries refuse a signature that is older than 300."""
+TAKEN, REFUSED = "taken", "refused"
+MADE_UP = "whsec_madeup"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One delivery to try; `takes` is whether a route that checks signatures takes it."""
+
+    name: str
+    payload: bytes = field(repr=False)
+    header: str | None = field(repr=False)
+    takes: bool
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What the live route did with a case: how often it took and refused it, and what came instead of either."""
+
+    signature: str
+    expected: str
+    taken: int
+    refused: int
+    instead: str
+
+    @property
+    def well(self) -> bool:
+        """Whether every worker did as expected."""
+        return not self.instead and not (self.refused if self.expected == TAKEN else self.taken)
 
 
 def header(secret: str, payload: bytes, age: int = 0) -> str:
-    """Sign as Stripe does (`stripe/_webhook.py`): the key is the whole `whsec_…` text, not what base64 makes of it."""
-    at = int(time.time()) - age
-    return f"t={at},v1={hmac.new(secret.encode(), b'%d.' % at + payload, hashlib.sha256).hexdigest()}"
+    """Sign as Stripe does, so many seconds ago: the key is the whole `whsec_…` text, not what base64 makes of it."""
+    return str(WebhookSignature.generate_signature_header(payload.decode(), secret, int(time.time()) - age))
 
 
-def probe(environment: Deployment) -> bytes:
-    """Make an event of a type that nothing handles, always with the same id."""
-    return json.dumps(
-        {
-            "id": PROBE,
-            "object": "event",
-            "type": "opslib.probe",
-            "created": int(time.time()),
-            "livemode": settings(environment).mode == "live",
-            "data": {"object": {"id": "opslib_probe", "object": "opslib_probe"}},
-        }
-    ).encode()
-
-
-def answers(environment: Deployment, secrets: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    """Send the live route events that these secrets have signed; say how often each was taken or refused.
-
-    The event is of a type that nothing handles and always has the same id, so that its one trace is a line in a log,
-    and a row where the API notes the events that it has seen. A stale signature is tried besides. The first one is
-    sent once more at the end: what was refused between two that were taken, a reader of the log knows for a probe.
-    """
-    payload = probe(environment)
-    signatures = {name: (secret, 0) for name, secret in secrets.items() if secret}
-    if first := next(iter(signatures), None):
-        signatures[f"{first}, {STALE} s old"] = (signatures[first][0], STALE)
-    rows = {}
-    for name, (secret, age) in signatures.items():
-        got = Counter(send(environment, payload, header(secret, payload, age)) for _ in range(ASKS))
-        rows[name] = {"signed with": name, "answer": ", ".join(f"{answer} ×{n}" for answer, n in sorted(got.items()))}
-    if first and "taken" in rows[first]["answer"]:
-        send(environment, payload, header(secrets[first], payload))
-    return rows
-
-
-def judged(rows: Mapping[str, dict[str, str]], expected: Mapping[str, str]) -> tuple[bool, list[dict[str, str]]]:
-    """Whether each signature of these names got the answer that is expected, from every worker; with the evidence."""
-    wrong = [name for name in expected.keys() & rows.keys() if rows[name]["answer"] != f"{expected[name]} ×{ASKS}"]
-    return not wrong, list(rows.values())
-
-
-def endpoint(environment: Deployment, stripe: StripeClient) -> WebhookEndpoint:
-    """Give the one endpoint that delivers to the API. Raise RunbookError if there is none, or more than one."""
-    path = settings(environment).webhook
-    listed, problem = said(lambda: list(stripe.v1.webhook_endpoints.list({"limit": 100}).auto_paging_iter()))
-    found = [one for one in listed or () if one.status == "enabled" and urllib3.util.parse_url(one.url).path == path]
-    if len(found) != 1:
-        raise RunbookError(
-            f"found {problem or len(found)} for enabled webhook endpoints at {path}, expected one. Look at Developers "
-            "> Webhooks in the Dashboard, and at `stripe.webhook` in the environment's file."
-        )
-    return found[0]
-
-
-def undelivered(stripe: StripeClient, since: float, before: float) -> list[Event]:
-    """Give the events made in that time (seconds since 1970) that not every endpoint has taken, oldest first.
-
-    Stripe counts what it is still trying among them. Raise RunbookError if Stripe does not say.
-    """
-    made = {"gte": int(since), "lt": int(before)}
-    return list(pages(stripe.v1.events.list, delivery_success=False, created=made))[::-1]
-
-
-def all_taken(stripe: StripeClient, since: float, before: float) -> tuple[bool, list[dict[str, str]]]:
-    """Whether every event of that time was taken; with those that were not. An unknown answer is no."""
+def holds(payload: bytes, header: str | None, secret: str) -> bool:
+    """Whether a signature of this secret holds now, as the route must say."""
     try:
-        events = undelivered(stripe, since, before)
-    except RunbookError as error:
-        return False, [{"event": "unknown", "type": str(error)}]
-    return not events, shown(events)
+        return bool(WebhookSignature.verify_header(payload.decode(), header, secret, TOLERANCE))
+    except SignatureVerificationError:
+        return False
 
 
-def shown(events: list[Event]) -> list[dict[str, str]]:
-    """Rows of evidence for events."""
-    return [{"event": event.id, "type": event.type, "pending": str(event.pending_webhooks)} for event in events]
+def probe(environment: Deployment, name: str = "opslib_probe") -> dict[str, object]:
+    """Make an event of a type that nothing handles, always with the same id.
 
-
-def deliver(stripe: StripeClient, target: WebhookEndpoint, since: float, *, newest: bool = False) -> Change:
-    """Make the change that has Stripe send again what was not taken since then, and if asked its newest event too.
-
-    The call is that of `stripe events resend EVENT --webhook-endpoint ENDPOINT` (stripe-cli,
-    pkg/cmd/resource/events_resend.go). The API must take an event twice without effect, as Stripe demands anyway.
+    Its one trace is a line in a log, and a row where the API notes the events that it has seen.
     """
-
-    def do() -> None:
-        events = undelivered(stripe, since, time.time() + 1)
-        if newest and not events:
-            listed, problem = said(lambda: stripe.v1.events.list({"limit": 1}).data)
-            if listed is None:
-                raise ChangeFailed(f"the newest event is not known: {problem}")
-            events = listed
-        for event in events:
-            if problem := resend(stripe, event.id, target.id):
-                raise ChangeFailed(problem)
-
-    extra = " and the newest" if newest else ""
-    return Change(
-        "Have Stripe send again what was not taken",
-        [
-            act(
-                "v1.events.list({'delivery_success': False, 'created': {'gte': the beginning of the switch}})",
-                f"POST /v1/events/EVENT/retry webhook_endpoint={target.id} for each{extra}",
-                "as `stripe events resend` does",
-                run=do,
-            )
-        ],
-        undo=Kept("an event that was taken stays taken", matters=False),
-        replaces=lambda: f"endpoint {target.id} ({target.url})",
-    )
+    return {
+        "id": PROBE,
+        "object": "event",
+        "type": "opslib.probe",
+        "created": int(time.time()),
+        "livemode": settings(environment).mode == "live",
+        "data": {"object": {"id": name, "object": "opslib_probe", "metadata": {"name": "Zoë <b>'; --"}}},
+    }
 
 
-def resend(stripe: StripeClient, event: str, target: str) -> str:
-    """Have Stripe send an event to an endpoint once more, as `deliver` does; say what went wrong, if anything did."""
-    _, problem = said(_retry(stripe, event, target))
-    return f"{event} was not sent again: {problem}. {_by_hand(event, target)}" if problem else ""
+def body(event: Mapping[str, object]) -> bytes:
+    """Write an event as compactly as Stripe does."""
+    return json.dumps(event, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def _retry(stripe: StripeClient, event: str, target: str) -> Callable[[], object]:
-    return lambda: stripe.raw_request("post", f"/v1/events/{quote(event, safe='')}/retry", webhook_endpoint=target)
+def tells(
+    environment: Deployment, *, takes: Mapping[str, str], refuses: Mapping[str, str] = MappingProxyType({})
+) -> Answer:
+    """Whether the live route takes what these secrets have signed now, and refuses these others, by name.
+
+    It must also refuse one that is made up, and a signature that is old.
+    """
+    payload = body(probe(environment))
+    cases = [Case(name, payload, header(secret, payload), True) for name, secret in takes.items() if secret]
+    bad = {**refuses, "one made up": MADE_UP}
+    cases += [Case(name, payload, header(secret, payload), False) for name, secret in bad.items() if secret]
+    cases += [Case(f"{name}, {STALE} s old", payload, header(secret, payload, STALE), False)
+              for name, secret in takes.items() if secret]  # fmt: skip
+    found = asked(environment, [case for case in cases if case.takes])
+    found += asked_besides(environment, cases, found)
+    otherwise = "check_webhook_signatures says what is wrong."
+    return Answer(len(found) == len(cases) and all(one.well for one in found), found, otherwise)
 
 
-def _by_hand(event: str, target: str) -> str:
-    return f"By hand: stripe events resend {shlex.quote(event)} --webhook-endpoint {target}, with --live in live mode."
+def asked(environment: Deployment, cases: Sequence[Case]) -> list[Tried]:
+    """Send each as often as it takes to ask every worker."""
+    return [_asked(environment, case) for case in cases]
+
+
+def asked_besides(environment: Deployment, cases: Sequence[Case], found: Sequence[Tried]) -> list[Tried]:
+    """Send those that it must refuse, between two that it has taken, if there is one.
+
+    By that a reader of the log knows that they were no events of Stripe's.
+    """
+    taken = {one.signature for one in found if one.taken}
+    between = [case for case in cases if case.name in taken]
+    bad = [case for case in cases if not case.takes]
+    if not between or not bad:
+        return []
+    besides = asked(environment, bad)
+    send(environment, between[-1].payload, between[-1].header)
+    return besides
 
 
 def send(environment: Deployment, payload: bytes, signature: str | None, url: str = "") -> str:
-    """Send an event to the live route, or to another address; give `taken`, `refused`, or what came instead."""
+    """Send an event to the live route, or to another address; give TAKEN, REFUSED, or what came instead."""
     headers = {"Content-Type": "application/json", "Connection": "close"}
     headers |= {} if signature is None else {"Stripe-Signature": signature}
     url = url or f"{environment.api.url}{settings(environment).webhook}"
@@ -165,4 +132,14 @@ def send(environment: Deployment, payload: bytes, signature: str | None, url: st
         got = urllib3.request("POST", url, body=payload, headers=headers, timeout=health.TIMEOUT, retries=False)
     except urllib3.exceptions.HTTPError as error:
         return type(error).__name__
-    return {200: "taken", 400: "refused"}.get(got.status, f"HTTP {got.status}")
+    return {200: TAKEN, 400: REFUSED}.get(got.status, f"HTTP {got.status}")
+
+
+def _asked(environment: Deployment, case: Case) -> Tried:
+    got: Counter[str] = Counter()
+    for _ in range(ASKS):
+        got[answer := send(environment, case.payload, case.header)] += 1
+        if "Timeout" in answer:  # the others would take as long
+            break
+    instead = ", ".join(f"{answer} ×{n}" for answer, n in sorted(got.items()) if answer not in (TAKEN, REFUSED))
+    return Tried(case.name, TAKEN if case.takes else REFUSED, got[TAKEN], got[REFUSED], instead)

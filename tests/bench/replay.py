@@ -40,11 +40,11 @@ def measured(size: int) -> str:
     first, peak = run(size)
     assert first.outcome == "applied", first.end
     right = backlog.states() == ends and len(backlog.noted()) == size - REFUSED
-    (row,) = first.rows("Stripe and the database agree")
+    (row,) = first.rows("The API has every event")
     once = int(row["sent again and taken"]) == size - REFUSED - before
     refused = len(first.rows("Refused and left out"))
     again, _ = run(size)
-    unchanged = again.rows("Stripe and the database agree")[0]["sent again and taken"] == "0"
+    unchanged = again.rows("The API has every event")[0]["sent again and taken"] == "0"
     took = between(first, "Replay ")
     result = f"{'yes' if right and once else 'NO'}, {refused}, {'nothing' if unchanged else 'CHANGED'}"
     return f"{size:>7} {look(first):>8.1f} {took:>10.1f} {took / size * 1000:>8.1f} {peak / 2**20:>9.0f}  {result}"
@@ -52,8 +52,8 @@ def measured(size: int) -> str:
 
 def run(size: int) -> tuple[Ran, int]:
     """Replay; give the record and the most memory of the kernel, in bytes."""
-    arguments = ("-p", "retrying_minutes", "0", "-p", "stage", "replay", "-p", "skip_refused", str(REFUSED))
-    command = words("triage_stripe_webhooks", *arguments, "-p", "most", str(size), apply=True)
+    arguments = ("-p", "retrying_minutes", "0", "-p", "skip_refused", str(REFUSED))
+    command = words("replay_stripe_events", *arguments, "-p", "most", str(size), apply=True)
     peak = 0
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         while process.poll() is None:
@@ -74,7 +74,7 @@ def between(ran: Ran, title: str) -> float:
 def look(ran: Ran) -> float:
     """Seconds from the probes to the events over time."""
     at = {step["title"]: datetime.fromisoformat(step["at"]) for step in ran.steps}
-    return (at["Events over time"] - at["What the live route answers"]).total_seconds()
+    return (at["Events over time"] - at["The API takes what Stripe signs"]).total_seconds()
 
 
 if __name__ == "__main__":

@@ -4,7 +4,10 @@ and what must hold at its end.
 
 import json
 import os
+import secrets
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +16,12 @@ import urllib3
 from opslib.deployment import env_file, staged
 from opslib.payments import webhook
 from opslib.propertypulse import PropertyPulse
+from opslib.runbook.step import now
 from tests.drills import standing
 from tests.drills.standing import nothing, sandbox
 from tests.sandbox.credentials import Credentials, write_private
 from tests.sandbox.layout import ADMIN, API, STRIPE, url
 
-PROCEDURE = "rotate_stripe_keys"
 ENDPOINT = "we_1PropertyPulse"
 KEY, SECRET = "STRIPE_SECRET_KEY", "STRIPE_WEBHOOK_SECRET"
 NOTHING = nothing(KEY, SECRET)
@@ -113,7 +116,7 @@ def old_key() -> None:
     """A new key is in force, and the one before it was expired in the Dashboard."""
     if not staged.Staged(sandbox(), KEY).previous or problems():
         new_key()
-        standing.run(PROCEDURE, stage="key")
+        standing.run("rotate_stripe_key")
     dashboard("keys/expire", secret=staged.Staged(sandbox(), KEY).previous)
 
 
@@ -127,7 +130,25 @@ def old_secret() -> None:
     """A new webhook secret is in force, and the API takes the one before it too."""
     if not held(f"{SECRET}_PREVIOUS") or problems():
         new_secret()
-        standing.run(PROCEDURE, stage="webhook")
+        standing.run("rotate_webhook_secret")
+
+
+@contextmanager
+def kept(key: str) -> Iterator[None]:
+    """An old value of this key is kept, and no worker or Stripe takes it: where the plan of its retirement begins."""
+    value = create_key() if key == KEY else "whsec_" + secrets.token_hex(16)
+    values = {f"{SECRET}_PREVIOUS": value} if key == SECRET else {}
+    if key == KEY:
+        dashboard("keys/expire", secret=value)
+    standing.stage({f"{key}_PREVIOUS": value, f"{key}_SINCE": now()})
+    made = env_file.edit(sandbox().api.env_file, values)
+    try:
+        yield
+    finally:
+        if made:
+            env_file.restore(made)
+            env_file.drop(made)
+        standing.stage(nothing(key))
 
 
 def problems(*retired: str) -> list[str]:
@@ -139,7 +160,7 @@ def problems(*retired: str) -> list[str]:
     wrong = standing.problems() + _key(env) + _secret(env)
     for value in retired:
         if value.startswith("whsec_"):
-            taken = webhook.answers(env, {"retired": value})["retired"]["answer"] != f"refused ×{webhook.ASKS}"
+            taken = not webhook.tells(env, takes={"current": held(SECRET)}, refuses={"retired": value})
         else:
             taken = key_accepted(value)
         wrong += ["a retired value is still taken"] if taken else []
@@ -167,11 +188,11 @@ def _secret(env: PropertyPulse) -> list[str]:
     """Each worker must take the secret in the `.env`, and no event may be left, nor one secret too many."""
     kept = staged.Staged(env, SECRET)
     wrong = ["a webhook secret is still pending"] if kept.pending else []
-    got = webhook.answers(env, {"current": kept.current, "previous": kept.previous, "made up": "whsec_x"})
     second = held(f"{SECRET}_PREVIOUS")
-    expected = {"current": "taken", "made up": "refused", "previous": "taken" if second else "refused"}
-    if not webhook.judged(got, expected)[0]:
-        wrong.append(f"webhooks: {list(got.values())}, expected {expected}")
+    current, previous = {"current": kept.current}, {"previous": kept.previous}
+    takes, refuses = (current | previous, {}) if second else (current, previous)
+    if not (told := webhook.tells(env, takes=takes, refuses=refuses)):
+        wrong.append(f"webhooks: {told.evidence}")
     if second and second != kept.previous:
         wrong.append("the .env takes a second webhook secret that is not the one kept as previous")
     return wrong + ([f"events not taken: {left}"] if (left := untaken()) else [])

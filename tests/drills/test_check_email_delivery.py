@@ -1,4 +1,4 @@
-"""Drills of `check_email_delivery` on the stand-in: each cause named, and nothing sent unasked."""
+"""Drills of the mail procedures on the stand-in: each cause named, an address freed, a message sent when asked for."""
 
 import json
 import subprocess
@@ -29,8 +29,13 @@ def _well(sandbox: None) -> Iterator[None]:
 
 
 def check(*arguments: str) -> tuple[int, str, dict[str, Any]]:
-    """Run the procedure; give its exit code, what the terminal showed, and its record."""
-    command = [sys.executable, "-m", "opslib.runbook.cli", "run", "check_email_delivery", *arguments]
+    """Look what is wrong."""
+    return run("check_email_delivery", *arguments)
+
+
+def run(name: str, *arguments: str) -> tuple[int, str, dict[str, Any]]:
+    """Run a procedure; give its exit code, what the terminal showed, and its record."""
+    command = [sys.executable, "-m", "opslib.runbook.cli", "run", name, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stdout + done.stderr, json.loads(Path(done.stdout.splitlines()[-1]).read_text())
@@ -68,7 +73,7 @@ def test_what_sendgrid_says_is_named_with_what_to_do(fault: dict[str, Any], said
     ("scopes", "expected", "said"),
     [
         (["user.webhooks.event.settings.read"], 5, "the key lacks the scope mail.send"),
-        (["mail.send"], 0, "The event webhooks are not known"),
+        (["mail.send"], 0, "HTTP 403, not permitted to this key"),
         (["mail.send", "user.webhooks.event.settings.read", "api_keys.create"], 5, "the key has full access"),
     ],
 )
@@ -81,35 +86,47 @@ def test_what_the_key_may_do(scopes: list[str], expected: int, said: str) -> Non
 
 def test_an_address_that_is_held_back_is_released_when_asked_for() -> None:
     mailbox.admin("suppressions", list="bounces", emails=["back@tenant.example"], reason="550 full")
-    code, shown, _ = check("-p", "address", "back@tenant.example")
+    asked = ("-p", "address", "back@tenant.example")
+    code, shown, _ = check(*asked)
     assert code == 5
     assert "back@tenant.example is among the bounces: 550 full" in shown
-    asked = ("-p", "address", "back@tenant.example", "-p", "release", "back@tenant.example")
-    code, shown, _ = check(*asked)
+    words = "lift_mail_suppression -e sandbox -p address back@tenant.example -p list_name bounces"
+    assert f"runbook run {words}" in shown
+    code, shown, _ = run(*words.replace("-e sandbox ", "").split())
     assert (code, "DELETE /v3/suppression/bounces/back%40tenant.example" in shown) == (0, True), shown
-    assert check("-p", "address", "back@tenant.example")[0] == 5  # the plan alone has changed nothing
-    assert check(*asked, "--apply")[0] == 0
-    assert suppression.free(propertypulse.load("sandbox"), "bounces", "back@tenant.example")[0]
+    assert check(*asked)[0] == 5  # the plan alone has changed nothing
+    assert run("lift_mail_suppression", *asked, "--apply")[0] == 0
+    assert suppression.free(propertypulse.load("sandbox"), "back@tenant.example")
+    assert run("lift_mail_suppression", *asked, "--apply")[0] == 0  # as after a kill
 
 
 def test_a_persons_own_wish_is_never_taken_back() -> None:
     code, shown, _ = check("-p", "address", "optout@tenant.example")
     assert code == 5
     assert "it is their wish" in shown
-    assert check("-p", "release", "angry@tenant.example", "-p", "release_from", "spam_reports", "--apply")[0] == 4
+    asked = ("-p", "address", "angry@tenant.example", "-p", "list_name", "spam_reports", "--apply")
+    assert run("lift_mail_suppression", *asked)[0] == 4
 
 
 def test_a_message_is_sent_only_when_asked_for_and_once() -> None:
+    to = ("-p", "send_to", "ann@tenant.example")
     before = len(mailbox.accepted())
-    assert check("-p", "send_to", "ann@tenant.example")[0] == 0
+    assert run("send_test_mail", *to)[0] == 0
     assert len(mailbox.accepted()) == before
-    assert check("-p", "send_to", "ann@tenant.example", "--apply")[0] == 0
+    assert run("send_test_mail", *to, "--apply")[0] == 0
     sent = mailbox.accepted()[before:]
     assert [one["personalizations"][0]["to"][0]["email"] for one in sent] == ["ann@tenant.example"]
     mailbox.fault(0, path="/v3/mail", skip=1)  # the sandbox-mode message is answered, the real one not
-    code, shown, made = check("-p", "send_to", "ann@tenant.example", "--apply")
+    code, shown, made = run("send_test_mail", *to, "--apply")
     assert code == 3, shown
-    assert "whether the message was taken is not known" in made["metadata"]["opslib"]["why"]
+    assert "whether it was done is not known" in made["metadata"]["opslib"]["why"]
+
+
+def test_no_message_is_sent_to_an_address_that_is_held_back() -> None:
+    before = len(mailbox.accepted())
+    code, shown, _ = run("send_test_mail", "-p", "send_to", "full@tenant.example", "--apply")
+    assert (code, "✗ No list holds mail to full@tenant.example back" in shown) == (1, True), shown
+    assert len(mailbox.accepted()) == before
 
 
 def test_the_apis_own_failures_are_counted_and_its_users_not_named() -> None:

@@ -27,8 +27,7 @@ from tests.drills import (
     stripe_agreement as stripe,
 )
 from tests.sandbox import postgres
-from tests.sandbox.credentials import Credentials, write_private
-from tests.sandbox.layout import ADMIN
+from tests.sandbox.credentials import Credentials
 from tests.sandbox.life import Life, Lived
 
 pytestmark = [pytest.mark.usefixtures("fresh", "still"), pytest.mark.long]
@@ -93,13 +92,28 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
 
 
 def check_email_delivery(operator: Operator) -> None:
+    """Somebody gets no mail."""
+    operator.apply("check_email_delivery", address="gone@tenant.example")
+
+
+def lift_mail_suppression(operator: Operator) -> None:
+    """The mailbox is there again."""
+    operator.apply("lift_mail_suppression", address="full@tenant.example", list_name="blocks")
+
+
+def send_test_mail(operator: Operator) -> None:
     """A message is sent."""
-    operator.apply("check_email_delivery", send_to="somebody@tenant.example")
+    operator.apply("send_test_mail", send_to="somebody@tenant.example")
 
 
 def check_webhook_signatures(operator: Operator) -> None:
-    """An event is sent again."""
+    """Nothing is wrong."""
     operator.apply("check_webhook_signatures")
+
+
+def resend_stripe_event(operator: Operator) -> None:
+    """An event is sent again."""
+    operator.apply("resend_stripe_event")
 
 
 def troubleshoot_database(operator: Operator) -> None:
@@ -147,10 +161,31 @@ def repair_payment_status(operator: Operator) -> None:
     assert {row["status"] for row in payments.rows(made).values()} == {"PAID"}
 
 
+def undo_payment_repair(operator: Operator) -> None:
+    """One of the payments should not have been marked paid."""
+    (one,) = payments.make([(kind, "PENDING") for kind in payments.KINDS if kind.name == "paid"])
+    operator.apply("repair_payment_status", payments=one.id, wait_seconds=0)
+    operator.apply("undo_payment_repair", payments=one.id)
+    assert {row["status"] for row in payments.rows([one]).values()} == {"PENDING"}
+
+
 def triage_stripe_webhooks(operator: Operator) -> None:
     """Stripe has delivered nothing for a while."""
     sandbox.break_("webhook-backlog")
-    operator.apply("triage_stripe_webhooks", stage="replay", retrying_minutes=0)
+    operator.apply("triage_stripe_webhooks", retrying_minutes=0)
+
+
+def replay_stripe_events(operator: Operator) -> None:
+    """As the triage says."""
+    sandbox.break_("webhook-backlog")
+    operator.apply("replay_stripe_events", retrying_minutes=0)
+
+
+def enable_webhook_endpoint(operator: Operator) -> None:
+    """Somebody has disabled the endpoint."""
+    sandbox.break_("endpoint-disabled")
+    operator.apply("enable_webhook_endpoint")
+    operator.apply("replay_stripe_events", retrying_minutes=0)
 
 
 def restart_api(operator: Operator) -> None:
@@ -204,16 +239,28 @@ def delete_s3_key(operator: Operator) -> None:
     operator.apply("delete_s3_key", quiet_seconds=0)
 
 
-def rotate_stripe_keys(operator: Operator) -> None:
-    """All four stages, and the Dashboard's part in between."""
-    old = stripe.held(stripe.KEY)
-    write_private(ADMIN / "new_stripe_secret_key", stripe.create_key())
-    operator.apply("rotate_stripe_keys", stage="key", settle_seconds=2)
-    stripe.dashboard("keys/expire", secret=old)
-    operator.apply("rotate_stripe_keys", stage="retire-key", old_key_last_used="leaked", settle_seconds=2)
-    write_private(ADMIN / "new_stripe_webhook_secret", stripe.roll())
-    operator.apply("rotate_stripe_keys", stage="webhook", settle_seconds=2)
-    operator.apply("rotate_stripe_keys", stage="retire-webhook", settle_seconds=2)
+def rotate_stripe_key(operator: Operator) -> None:
+    """A key was made in the Dashboard."""
+    stripe.new_key()
+    operator.apply("rotate_stripe_key", settle_seconds=2)
+
+
+def retire_stripe_key(operator: Operator) -> None:
+    """The one before it was expired there."""
+    stripe.old_key()
+    operator.apply("retire_stripe_key", old_key_last_used="leaked")
+
+
+def rotate_webhook_secret(operator: Operator) -> None:
+    """The secret was rolled in the Dashboard."""
+    stripe.new_secret()
+    operator.apply("rotate_webhook_secret", settle_seconds=2)
+
+
+def retire_webhook_secret(operator: Operator) -> None:
+    """The one before it goes before it expires."""
+    stripe.old_secret()
+    operator.apply("retire_webhook_secret", settle_seconds=2)
 
 
 def rotate_database_password(operator: Operator) -> None:
@@ -243,7 +290,7 @@ def recover_database(operator: Operator) -> None:
     if not backups.existing():
         recovery.proven()
     operator.apply("recover_database", confirm=postgres.DATABASE)
-    operator.apply("triage_stripe_webhooks", stage="replay", retrying_minutes=0)
+    operator.apply("replay_stripe_events", retrying_minutes=0)
 
 
 def take_recovery_back(operator: Operator) -> None:
@@ -251,7 +298,7 @@ def take_recovery_back(operator: Operator) -> None:
     if "old" not in recovery.kinds():
         recover_database(operator)
     operator.apply("take_recovery_back", confirm=postgres.DATABASE)
-    operator.apply("triage_stripe_webhooks", stage="replay", retrying_minutes=0)
+    operator.apply("replay_stripe_events", retrying_minutes=0)
 
 
 def drop_replaced_database(operator: Operator) -> None:
@@ -265,7 +312,10 @@ WAYS: dict[str, Callable[[Operator], None]] = {
     way.__name__: way
     for way in (
         check_email_delivery,
+        lift_mail_suppression,
+        send_test_mail,
         check_webhook_signatures,
+        resend_stripe_event,
         troubleshoot_database,
         free_database_connections,
         start_database,
@@ -273,7 +323,10 @@ WAYS: dict[str, Callable[[Operator], None]] = {
         build_index,
         drop_invalid_index,
         repair_payment_status,
+        undo_payment_repair,
         triage_stripe_webhooks,
+        replay_stripe_events,
+        enable_webhook_endpoint,
         restart_api,
         stop_and_start_api,
         revoke_jwt_secret,
@@ -283,7 +336,10 @@ WAYS: dict[str, Callable[[Operator], None]] = {
         deactivate_s3_key,
         reactivate_s3_key,
         delete_s3_key,
-        rotate_stripe_keys,
+        rotate_stripe_key,
+        retire_stripe_key,
+        rotate_webhook_secret,
+        retire_webhook_secret,
         rotate_database_password,
         retire_database_login,
         change_database_password,

@@ -1,4 +1,4 @@
-"""Drills of `repair_payment_status` on the stand-in: payments in every state, a Stripe that is not well, and kills."""
+"""Drills of the repair of payments and of its undo: payments in every state, a Stripe that is not well, and kills."""
 
 import json
 import os
@@ -56,8 +56,18 @@ def command(given: str, *arguments: str, apply: bool = True) -> list[str]:
 
 
 def repair(given: str, *arguments: str, apply: bool = True) -> tuple[str, str, str]:
-    """Run the procedure; give its outcome, all that its record shows, and what the terminal showed."""
-    done = subprocess.run(command(given, *arguments, apply=apply), capture_output=True, text=True, timeout=300)
+    """Repair; give its outcome, all that its record shows, and what the terminal showed."""
+    return ended(command(given, *arguments, apply=apply))
+
+
+def undo(given: str) -> tuple[str, str, str]:
+    """Take repairs back; give the same."""
+    return ended([*command(given)[:4], "undo_payment_repair", *command(given)[5:]])
+
+
+def ended(words: list[str]) -> tuple[str, str, str]:
+    """Run a procedure to its end."""
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
     assert "Traceback" not in done.stderr, done.stderr
     made: dict[str, Any] = json.loads(Path(done.stdout.splitlines()[-1]).read_text())
     return made["metadata"]["opslib"]["outcome"], json.dumps(made, ensure_ascii=False), done.stdout
@@ -68,7 +78,7 @@ def prepared(made: list[Made], run: str = "run1", reason: str = REASON) -> Chang
     env = propertypulse.load("sandbox")
     stripe = stripe_account.client(env, env_file.read(env.api.env_file)["STRIPE_SECRET_KEY"])
     with payment.connect(env) as admin:
-        for one in audit.prepare(env, admin):
+        for one in audit.prepare(env, admin, made):
             one.do()
         compared = comparison.compare(env, admin, stripe, names(made))
     assert {one.verdict for one in compared} == {"repair"}
@@ -357,13 +367,13 @@ def test_a_dispute_or_refund_right_after_undoes_the_repair(what: dict[str, Any])
 def test_a_repair_is_put_back_later_unless_the_row_has_gone_on() -> None:
     made = paid(3, status="FAILED")
     assert repair(names(made))[0] == "applied"
-    outcome, _, shown = repair(names(made[:2]), "-p", "stage", "undo")
+    outcome, _, shown = undo(names(made[:2]))
     assert outcome == "applied", shown
     assert payments.untouched(made[:2]) == []
-    outcome, _, shown = repair(names(made[:2]), "-p", "stage", "undo")
+    outcome, _, shown = undo(names(made[:2]))
     assert outcome == "applied" and "0 changes" in shown
     payments.ask("UPDATE payments SET status = 'REFUNDED' WHERE id = %s", [made[2].id])
-    outcome, _, shown = repair(names(made[2:]), "-p", "stage", "undo")
+    outcome, _, shown = undo(names(made[2:]))
     assert outcome != "applied" and "no longer as the repair left it" in shown
     assert effects(made[2:])[0] == {"REFUNDED"}
     assert repair(names(made[:2]))[0] == "applied"  # and again
@@ -460,7 +470,7 @@ def test_a_disabled_endpoint_is_said_before_anything_changes(victim: str) -> Non
     _endpoint(victim, key, "true")
     try:
         outcome, _, shown = repair(names(made))
-        assert outcome == "failed" and "enabled webhook endpoints" in shown
+        assert outcome == "failed" and "is disabled: Stripe sends it nothing" in shown
         assert payments.untouched(made) == []
         assert repair(names(made), "-p", "wait_seconds", "0")[0] == "applied"
     finally:

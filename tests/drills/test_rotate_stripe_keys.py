@@ -1,4 +1,4 @@
-"""Drills of `rotate_stripe_keys` on the stand-in: under traffic and events, refused, undone, and killed half way."""
+"""Drills of the rotations of Stripe's key and webhook secret: under traffic and events, undone, and killed half way."""
 
 import json
 import os
@@ -22,7 +22,9 @@ from tests.sandbox.layout import LOGS, PM2_HOME, STATE
 
 pytestmark = pytest.mark.usefixtures("sandbox")
 
-QUICK = ("-p", "settle_seconds", "2", "-p", "wait_seconds", "6")
+KEY, RETIRE_KEY = "rotate_stripe_key", "retire_stripe_key"
+SECRET, RETIRE_SECRET = "rotate_webhook_secret", "retire_webhook_secret"
+LEAKED = ("-p", "old_key_last_used", "leaked")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -45,15 +47,16 @@ def _clean() -> Iterator[None]:
             yield
 
 
-def command(stage: str, *arguments: str, apply: bool = True) -> list[str]:
+def command(name: str, *arguments: str, apply: bool = True) -> list[str]:
     """The words of a run."""
-    words = [sys.executable, "-m", "opslib.runbook.cli", "run", "rotate_stripe_keys", "-p", "stage", stage, *QUICK]
+    quick = ["-p", "wait_seconds", "6", *([] if name == RETIRE_KEY else ["-p", "settle_seconds", "2"])]
+    words = [sys.executable, "-m", "opslib.runbook.cli", "run", name, *quick]
     return [*words, *arguments, *(["--apply"] if apply else [])]
 
 
-def rotate(stage: str, *arguments: str, apply: bool = True) -> tuple[str, dict[str, Any], str]:
-    """Run a stage; give its outcome, its record, and what the terminal showed."""
-    done = subprocess.run(command(stage, *arguments, apply=apply), capture_output=True, text=True, timeout=300)
+def rotate(name: str, *arguments: str, apply: bool = True) -> tuple[str, dict[str, Any], str]:
+    """Run a procedure; give its outcome, its record, and what the terminal showed."""
+    done = subprocess.run(command(name, *arguments, apply=apply), capture_output=True, text=True, timeout=300)
     assert "Traceback" not in done.stderr, done.stderr
     made = json.loads(Path(done.stdout.splitlines()[-1]).read_text())
     return made["metadata"]["opslib"]["outcome"], made, done.stdout
@@ -78,7 +81,7 @@ def leaked(values: list[str], *texts: str) -> list[str]:
 
 
 @pytest.mark.long
-def test_all_four_stages_cost_no_request_and_no_event(tmp_path: Path) -> None:
+def test_all_four_cost_no_request_and_no_event(tmp_path: Path) -> None:
     old_key, old_secret, new_key = (
         stripe.held("STRIPE_SECRET_KEY"),
         stripe.held("STRIPE_WEBHOOK_SECRET"),
@@ -86,25 +89,26 @@ def test_all_four_stages_cost_no_request_and_no_event(tmp_path: Path) -> None:
     )
     shown = []
     with leaks.command_lines() as lines, sandbox.Traffic(rate=100, writes=True) as traffic:
-        outcome, _, said = rotate("key", "-p", "new_secret", stripe.put(tmp_path, new_key))
+        outcome, _, said = rotate(KEY, "-p", "new_key", stripe.put(tmp_path, new_key))
         shown.append(said)
         assert outcome == "applied", said
         assert stripe.held("STRIPE_SECRET_KEY") == new_key
-        outcome, _, said = rotate("retire-key", "-p", "old_key_last_used", "leaked")
+        outcome, _, said = rotate(RETIRE_KEY, *LEAKED)
         assert outcome == "failed" and "✗ The old key is refused" in said  # it is not expired yet
         stripe.dashboard("keys/expire", secret=old_key)
-        outcome, _, said = rotate("retire-key", "-p", "old_key_last_used", "leaked")
+        outcome, _, said = rotate(RETIRE_KEY, *LEAKED)
         shown.append(said)
         assert outcome == "applied", said
         new_secret = stripe.roll()
-        outcome, _, said = rotate("webhook", "-p", "new_secret", stripe.put(tmp_path, new_secret))
+        outcome, _, said = rotate(SECRET, "-p", "new_secret", stripe.put(tmp_path, new_secret))
         shown.append(said)
         assert outcome == "applied", said
         assert stripe.problems() == []
-        outcome, made, said = rotate("retire-webhook")
+        outcome, made, said = rotate(RETIRE_SECRET)
         shown.append(said)
         assert outcome == "applied", said
-        assert {"signed with": "the one before", "answer": "refused ×8"} in evidence(made)
+        old = {"signature": "the old one", "expected": "refused", "taken": "0", "refused": "8", "instead": ""}
+        assert old in evidence(made)
     assert traffic.result.asked > 1000
     assert traffic.result.failed == 0 and traffic.result.lossless, traffic.result
     assert stripe.problems(old_key, old_secret) == []
@@ -126,7 +130,7 @@ def test_all_four_stages_cost_no_request_and_no_event(tmp_path: Path) -> None:
 def test_a_wrong_key_changes_nothing(value: str, said: str, tmp_path: Path) -> None:
     before = dotenv()
     given = stripe.put(tmp_path, value or stripe.held("STRIPE_SECRET_KEY"))
-    outcome, made, shown = rotate("key", "-p", "new_secret", given)
+    outcome, made, shown = rotate(KEY, "-p", "new_key", given)
     assert outcome == "failed"
     assert said in json.dumps(made) + shown
     assert dotenv() == before
@@ -135,15 +139,15 @@ def test_a_wrong_key_changes_nothing(value: str, said: str, tmp_path: Path) -> N
 def test_nothing_begins_while_stripe_does_not_answer() -> None:
     before = dotenv()
     stripe.dashboard("faults", status=500, times=99)
-    outcome, _, shown = rotate("key")
-    assert outcome == "failed" and "✗ The key is of this account and mode" in shown
+    outcome, _, shown = rotate(KEY)
+    assert outcome == "failed" and "The new key is of this account and mode" in shown
     assert dotenv() == before
 
 
 @pytest.mark.long
 def test_an_answer_that_fails_after_the_switch_undoes_it(tmp_path: Path) -> None:
     before = dotenv()
-    words = command("key", "-p", "new_secret", stripe.put(tmp_path, stripe.create_key()))
+    words = command(KEY, "-p", "new_key", stripe.put(tmp_path, stripe.create_key()))
     with sandbox.Traffic(rate=100, writes=True) as traffic:
         with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
             await_line(process, "Give the workers")
@@ -159,18 +163,18 @@ def test_an_answer_that_fails_after_the_switch_undoes_it(tmp_path: Path) -> None
 @pytest.mark.long
 def test_a_wrong_webhook_secret_is_undone_and_loses_no_event(tmp_path: Path) -> None:
     right, wrong = stripe.roll(), "whsec_" + "wrong" * 6
-    outcome, _, shown = rotate("webhook", "-p", "new_secret", stripe.put(tmp_path, wrong))
+    outcome, _, shown = rotate(SECRET, "-p", "new_secret", stripe.put(tmp_path, wrong))
     assert outcome == "applied", shown  # the old one still signs, and is still taken
     before = dotenv()
     with sandbox.Traffic(rate=100, writes=True) as traffic:
-        outcome, _, shown = rotate("retire-webhook")
+        outcome, _, shown = rotate(RETIRE_SECRET)
         stripe.dashboard("deliveries/retry")  # Stripe's own next attempt, for which one would wait for hours
     assert outcome == "undone", shown
     assert "✗ Every event since the switch began was taken" in shown
     assert dotenv() == before
     assert traffic.result.failed == 0 and traffic.result.lossless, traffic.result
     assert stripe.untaken() == []
-    outcome, _, shown = rotate("webhook", "-p", "new_secret", stripe.put(tmp_path, right), apply=False)
+    outcome, _, shown = rotate(SECRET, "-p", "new_secret", stripe.put(tmp_path, right), apply=False)
     assert outcome == "planned", shown  # the right one may take its place
     assert stripe.problems() == []
 
@@ -178,7 +182,7 @@ def test_a_wrong_webhook_secret_is_undone_and_loses_no_event(tmp_path: Path) -> 
 def test_events_that_were_not_delivered_meanwhile_are(tmp_path: Path) -> None:
     key = stripe.create_key()
     process = subprocess.Popen(
-        command("key", "-p", "new_secret", stripe.put(tmp_path, key)), stdout=subprocess.PIPE, text=True
+        command(KEY, "-p", "new_key", stripe.put(tmp_path, key)), stdout=subprocess.PIPE, text=True
     )
     assert process.stdout
     with sandbox.Traffic(rate=100, writes=True) as traffic:
@@ -201,29 +205,25 @@ def await_line(process: "subprocess.Popen[str]", text: str) -> None:
 # A sample of the crash matrix: in which change, how many seconds after it began, and who dies.
 @pytest.mark.long
 @pytest.mark.parametrize(
-    ("stage", "change", "after", "victim"),
+    ("name", "change", "after", "victim"),
     [
-        ("key", "Give the workers", 1.5, "runner"),
-        ("webhook", "Give the workers", 4.0, "kernel"),
+        (KEY, "Give the workers", 1.5, "runner"),
+        (SECRET, "Give the workers", 4.0, "kernel"),
     ],
 )
-def test_killed_it_is_run_again(stage: str, change: str, after: float, victim: str, tmp_path: Path) -> None:
-    given = ("-p", "new_secret", stripe.put(tmp_path, stripe.create_key()))
-    if stage == "webhook":
-        given = (
-            "-p",
-            "new_secret",
-            stripe.put(tmp_path, stripe.roll(overlap=0)),
-        )  # at once, so that events are refused
+def test_killed_it_is_run_again(name: str, change: str, after: float, victim: str, tmp_path: Path) -> None:
+    # The secret at once, so that events are refused.
+    value = stripe.create_key() if name == KEY else stripe.roll(overlap=0)
+    given = ("-p", "new_key" if name == KEY else "new_secret", stripe.put(tmp_path, value))
     with sandbox.Traffic(rate=100, writes=True) as traffic:
-        with subprocess.Popen(command(stage, *given), stdout=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(command(name, *given), stdout=subprocess.PIPE, text=True) as process:
             await_line(process, change)
             time.sleep(after)
             kernels = psutil.Process(process.pid).children(recursive=True) if victim == "kernel" else []
             for pid in [p.pid for p in kernels if "ipykernel" in " ".join(p.cmdline())] or [process.pid]:
                 os.kill(pid, signal.SIGKILL)
             process.communicate(timeout=120)
-        outcome, _, shown = rotate(stage, *given)
+        outcome, _, shown = rotate(name, *given)
     assert outcome == "applied", shown
     assert stripe.problems() == []
     assert traffic.result.failed == 0 and traffic.result.lossless, traffic.result

@@ -144,7 +144,7 @@ def test_stripe_that_fails_now_and_then_is_asked_again(tmp_path: Path) -> None:
         for fault in ({"status": 429, "retry_after": 1}, {"status": 500}, {"status": 0}):
             stripe.dashboard("faults", path=f"/v1/{path}", **fault)
     try:
-        code, said = rotate(ROOT, "rotate_stripe_keys", stage="key", new_secret=given, wait_seconds=20)
+        code, said = rotate(ROOT, "rotate_stripe_key", new_key=given, wait_seconds=20)
     finally:
         stripe.dashboard("faults")
     assert code == 0, said

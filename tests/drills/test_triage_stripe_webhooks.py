@@ -1,4 +1,4 @@
-"""Drills of `triage_stripe_webhooks`: every cause by its name, alone and in pairs; replays, each event once."""
+"""Drills of triage, of enabling the endpoint and of replays: every cause by its name; each event once."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from opslib.database import postgres
 from opslib.deployment import env_file
 from tests import sandbox
 from tests.drills import stripe_agreement as stripe
-from tests.drills.webhooks import Ran, replay, triage, words
+from tests.drills.webhooks import Ran, replay, run, triage, words
 from tests.sandbox import backlog
 from tests.sandbox.layout import API, PM2_HOME, STRIPE, url
 
@@ -86,13 +86,14 @@ def test_names_a_fault_and_once_it_is_mended_replays_what_it_kept_out(fault: str
     breaks(fault)
     seen = triage()
     assert seen.outcome == "planned"
+    assert any(NAMES[fault] in what or "that the API has not" in what for what in seen.found), seen.found
     assert seen.named == {NAMES[fault]}
     assert sum(int(row["events"]) for row in seen.rows("Causes")) == (8 if fault == "webhook-backlog" else 2)
     assert ("webhooks.js:" in seen.text) == (fault == "webhook-error")  # the stack
     if seen.standing & {"parsed instead of raw body", "clock off", "endpoint disabled"}:
         assert replay().outcome == "failed"
     if fault == "endpoint-disabled":
-        enabled = triage("-p", "stage", "enable", apply=True)
+        enabled = run("enable_webhook_endpoint", apply=True)
         assert enabled.outcome == "applied", enabled.end
     elif fault != "webhook-backlog":
         sandbox.mend(fault)
@@ -100,7 +101,9 @@ def test_names_a_fault_and_once_it_is_mended_replays_what_it_kept_out(fault: str
     assert mended.outcome == "applied", mended.end
     assert set(backlog.states().values()) <= {"PAID"}
     assert stripe.untaken(0) == []
-    assert NAMES["webhook-backlog"] not in triage().named
+    healthy = triage()
+    assert NAMES["webhook-backlog"] not in healthy.named
+    assert not any("that the API has not" in what for what in healthy.found), healthy.found
 
 
 @pytest.mark.parametrize("pair", list(combinations(NAMES, 2)), ids=" and ".join)
@@ -127,7 +130,7 @@ def test_replays_each_event_once_lists_what_is_refused_and_changes_nothing_a_sec
     assert len(counts) == 400 - 5 - lost
     again = replay("-p", "skip_refused", "5")
     assert again.outcome == "applied"
-    assert again.rows("Stripe and the database agree")[0]["sent again and taken"] == "0"
+    assert again.rows("The API has every event")[0]["sent again and taken"] == "0"
     assert (backlog.states(), outcomes()) == (ends, counts)
     sandbox.mend("webhook-error")
     assert replay().outcome == "applied"
@@ -149,7 +152,7 @@ def test_a_refusal_in_the_middle_needs_a_person_and_says_what_stays_taken() -> N
 
 def test_replays_from_here_signed_with_the_secret_in_force() -> None:
     ends = backlog.pile_up(20)
-    local = replay(way="replay-local")
+    local = replay("-p", "sent_by", "here")
     assert local.outcome == "applied", local.end
     assert backlog.states() == ends
     assert len(stripe.untaken(0)) == 20  # Stripe does not know
@@ -162,9 +165,7 @@ def test_replays_from_here_signed_with_the_secret_in_force() -> None:
 def test_killed_in_the_middle_and_run_again_gives_each_event_once(whom: str) -> None:
     ends = backlog.pile_up(300)
     lost = len(backlog.noted())
-    process = subprocess.Popen(
-        words("triage_stripe_webhooks", "-p", "retrying_minutes", "0", "-p", "stage", "replay", apply=True)
-    )
+    process = subprocess.Popen(words("replay_stripe_events", "-p", "retrying_minutes", "0", apply=True))
     deadline = time.monotonic() + 60
     while len(backlog.noted()) < lost + 40:
         assert time.monotonic() < deadline
@@ -252,7 +253,7 @@ def test_an_endpoint_that_leads_elsewhere_or_lacks_a_type_is_named_and_enabled()
     change(address, key, **{"enabled_events[0]": "payment_intent.succeeded"})
     try:
         assert triage().standing == {"endpoint lacks the type"}
-        assert triage("-p", "stage", "enable", apply=True).outcome == "applied"
+        assert run("enable_webhook_endpoint", apply=True).outcome == "applied"
         assert triage().standing == set()
         change(address, key, url=f"{url(API)}/nowhere")
         lost = triage()

@@ -42,6 +42,12 @@ class Ran:
         """The causes that stand."""
         return {row["cause"] for row in self.rows("Causes") if row.get("stands now") == "yes"}
 
+    @property
+    def found(self) -> list[str]:
+        """What was found wrong, the worst first."""
+        found = [step for step in self.steps if step["step"] == "finding"]
+        return [step["title"] for step in sorted(found, key=lambda step: step["severity"])]
+
 
 def words(name: str, *arguments: str, apply: bool = False) -> list[str]:
     """The words of a run."""
@@ -61,6 +67,6 @@ def triage(*arguments: str, apply: bool = False) -> Ran:
     return run("triage_stripe_webhooks", "-p", "retrying_minutes", "0", *arguments, apply=apply)
 
 
-def replay(*arguments: str, way: str = "replay") -> Ran:
+def replay(*arguments: str) -> Ran:
     """Replay what is missing."""
-    return triage("-p", "stage", way, *arguments, apply=True)
+    return run("replay_stripe_events", "-p", "retrying_minutes", "0", *arguments, apply=True)

@@ -9,7 +9,7 @@ import pytest
 from opslib import propertypulse
 from opslib.mail import sendgrid
 from opslib.propertypulse import PropertyPulse
-from opslib.runbook.errors import RunbookError
+from opslib.runbook.errors import ChangeFailed, RunbookError
 from tests.drills import mailbox
 
 pytestmark = pytest.mark.usefixtures("sandbox")
@@ -21,7 +21,7 @@ def _env(sandbox: None) -> Iterator[PropertyPulse]:
     mailbox.well()
 
 
-def test_an_answer(env: PropertyPulse) -> None:
+def test_a_reply(env: PropertyPulse) -> None:
     answer = sendgrid.ask(env, "/v3/scopes")
     assert (answer.status, answer.problem) == (200, "")
     assert "mail.send" in answer.content["scopes"]
@@ -70,6 +70,17 @@ def test_what_acts_is_done_once_or_not(env: PropertyPulse, fault: dict[str, obje
     answer = sendgrid.ask(env, "/v3/mail/send", "POST", mail)
     assert len(mailbox.accepted()) - before == sent
     assert bool(answer.problem) == (sent == 0)
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [(0, "whether it was done is not known"), (401, "the key is refused"), (404, "HTTP 404")],
+)
+def test_an_act_that_is_not_done_says_so(env: PropertyPulse, status: int, said: str) -> None:
+    mailbox.fault(status, path="/v3/suppression/bounces")
+    lift = sendgrid.request(env, "DELETE", "/v3/suppression/bounces/nobody%40tenant.example", done=(204,))
+    with pytest.raises(ChangeFailed, match=said):
+        lift.run()
 
 
 def test_the_end_of_a_limit_is_waited_for(env: PropertyPulse) -> None:

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from opslib import Kept, propertypulse
-from opslib.mail import suppression
+from opslib import propertypulse
+from opslib.mail import sendgrid, suppression
 from opslib.propertypulse import PropertyPulse
 from opslib.runbook.errors import BadParameter, RunbookError
 from tests.drills import mailbox
@@ -58,20 +58,20 @@ def test_what_is_an_address(text: str, parsed: tuple[str, str] | None) -> None:
     ],
 )
 def test_what_holds_mail_back_from_an_address(env: PropertyPulse, address: str, lists: list[str]) -> None:
-    assert [row["list"] for row in suppression.held(env, address)] == lists
+    assert [row.list for row in suppression.held(env, address)] == lists
 
 
 def test_an_address_of_metacharacters_is_asked_for_as_it_is(env: PropertyPulse) -> None:
     odd = "a/b?c#d%25&e=f$`+'@t.example"
     mailbox.admin("suppressions", list="bounces", emails=[odd])
-    assert [(row["list"], row["address"]) for row in suppression.held(env, odd)] == [("bounces", odd)]
-    suppression.release(env, "bounces", odd).do()
-    assert suppression.free(env, "bounces", odd) == (True, [])
+    assert [(row.list, row.address) for row in suppression.held(env, odd)] == [("bounces", odd)]
+    sendgrid.request(env, "DELETE", suppression.entry("bounces", odd), done=(204,)).run()
+    assert suppression.off(env, "bounces", odd) and suppression.free(env, odd)
 
 
 def test_a_domain_shows_its_addresses_shortened(env: PropertyPulse) -> None:
     rows = suppression.held(env, "tenant.example")
-    assert {row["address"] for row in rows} == {f"{c}…@tenant.example" for c in "gfao"}
+    assert {row.address for row in rows} == {f"{c}…@tenant.example" for c in "gfao"}
     mailbox.admin("suppressions", list="blocks", emails=[f"x{n}@huge.example" for n in range(80)])
     assert len(suppression.held(env, "huge.example")) == suppression.SHOWN
 
@@ -82,19 +82,20 @@ def test_an_unknown_answer_is_not_a_no(env: PropertyPulse) -> None:
         suppression.held(env, "well@tenant.example")
 
 
-def test_whose_entry_may_be_taken_back(env: PropertyPulse) -> None:
+def test_whose_entry_may_be_taken_back() -> None:
     for name in ("spam_reports", "unsubscribes"):
         with pytest.raises(BadParameter, match="is the wish of whoever has the address"):
-            suppression.release(env, name, "angry@tenant.example")
-    with pytest.raises(BadParameter, match="domains are not released"):
-        suppression.release(env, "bounces", "tenant.example")
+            suppression.entry(name, "angry@tenant.example")
+    with pytest.raises(BadParameter, match="expected one whole address"):
+        suppression.entry("bounces", "tenant.example")
 
 
-def test_a_release_is_done_once_however_often_it_is_run(env: PropertyPulse) -> None:
+def test_an_entry_is_deleted_once_however_often_it_is_run(env: PropertyPulse) -> None:
     mailbox.admin("suppressions", list="blocks", emails=["once@tenant.example"], reason="451 later")
-    change = suppression.release(env, "blocks", "once@tenant.example")
-    assert change.replaces() == "451 later"
-    change.do()
-    assert change.replaces() == "not on the list"
-    change.do()
-    assert isinstance(change.undo, Kept)
+    (held,) = suppression.free(env, "once@tenant.example").evidence
+    assert (held.list, held.why) == ("blocks", "451 later")
+    lift = sendgrid.request(env, "DELETE", suppression.entry("blocks", "once@tenant.example"), done=(204, 404))
+    assert lift.shown == "DELETE /v3/suppression/blocks/once%40tenant.example"
+    lift.run()
+    assert suppression.off(env, "blocks", "once@tenant.example")
+    lift.run()

@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, strategies as st
@@ -106,9 +106,9 @@ def test_a_fresh_charge_is_left_to_its_event_for_a_while() -> None:
 def test_the_summary_counts_every_payment_once() -> None:
     some = [compared(), compared(says=None), compared(None, None), compared(dataclasses.replace(ROW, status="PAID"))]
     table = comparison.summary(some)
-    assert sum(int(row[name]) for row in table for name in ("agrees", "unpaid", "repair", "refused")) == 4
-    assert table[0] == {"here": "PENDING", "agrees": "0", "unpaid": "0", "repair": "1", "refused": "1"}
-    assert comparison.agree(some)[0] is False and comparison.agree(some[3:])[0] is True
+    assert sum(cast(int, row[name]) for row in table for name in ("agrees", "unpaid", "repair", "refused")) == 4
+    assert table[0] == {"here": "PENDING", "agrees": 0, "unpaid": 0, "repair": 1, "refused": 1}
+    assert comparison.agree(some).ok is False and comparison.agree(some[3:]).ok is True
 
 
 @pytest.mark.usefixtures("sandbox")

@@ -1,13 +1,14 @@
 """Deliveries: counted, told apart by id, in the order in which they were made, however Stripe lists them."""
 
 from collections.abc import Iterator, Set
+from datetime import UTC, datetime
 from typing import Any, cast
 
 import pytest
 from stripe import Event
 
 from opslib.database.postgres import Connection
-from opslib.payments import delivery, delivery_diagnosis
+from opslib.payments import delivery, delivery_diagnosis, event as stripe_event
 from opslib.payments.cause import NEXT, Cause
 from opslib.payments.delivery import BUCKETS, Deliveries
 from opslib.payments.trace import Trace
@@ -21,7 +22,7 @@ class Database:
 
     def execute(self, query: str, parameters: list[list[str]]) -> list[dict[str, str]]:
         (asked,) = parameters
-        if query == delivery.TAKEN:
+        if query == stripe_event.TAKEN:
             return [{"id": name} for name in asked if name in self.taken]
         assert query == delivery.PAYMENTS
         return [{"intent": name, "status": "PAID"} for name in asked if name in self.paid]
@@ -56,29 +57,24 @@ def gathered(
 
 def test_events_come_out_oldest_first_of_one_second_the_last_listed_first() -> None:
     found = gathered([event("d", 1900), event("c", 1500), event("b", 1500), event("a", 1100), event("c", 1500)])
-    assert [one.id for one in found.due(10)] == ["a", "b", "c", "d"]
-    assert [one.id for one in found.due(2)] == ["a", "b"]
-    assert found.left == 4
+    assert [one.event for one in found.missing] == ["a", "b", "c", "d"]
+    assert [one.event for one in found.shown(2)] == ["a", "b"]  # type: ignore[union-attr]
     assert found.digest(10) != found.digest(2)
 
 
-def test_more_than_a_batch_is_read_while_it_is_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_many_the_first_are_shown_and_how_many_more_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delivery, "BATCH", 7)
     found = gathered([event(f"evt_{n}", 1000 + n // 3) for n in reversed(range(100))])
-    seen = []
-    for one in found.due(60):
-        seen.append(one.id)
-        found.mark(one.id, "refused" if len(seen) == 5 else "taken")
-    assert seen == [f"evt_{n}" for n in range(60)]
-    assert next(found.due(1)).id == "evt_60"
-    assert found.left == 41
-    assert list(found.marked("refused")) == ["evt_4"]
+    assert [one.event for one in found.missing] == [f"evt_{n}" for n in range(100)]
+    shown = found.shown(60)
+    assert len(shown) == delivery.SHOWN + 1
+    assert shown[-1] == {"made": "…", "event": "and 40 more, in order"}
 
 
 def test_what_the_api_has_is_not_replayed_and_what_was_made_before_the_endpoint_is_owed_to_nobody() -> None:
     events = [event("lost answer", 1900), event("missing", 1800, pending=0), event("done", 1700, pending=0)]
     found = gathered([*events, event("before", 1100, pending=0)], first=1500, taken={"lost answer", "done"})
-    assert [(one.id, one.cause) for one in found.due(10)] == [("missing", Cause.DISABLED)]
+    assert [(one.event, one.cause) for one in found.missing] == [("missing", Cause.DISABLED)]
     assert found.causes == {Cause.TAKEN: 1, Cause.DISABLED: 1}
 
 
@@ -88,14 +84,14 @@ def test_the_payment_now_is_that_of_the_intent_or_of_the_charges_intent() -> Non
         event("a", 1200),
         event("none", 1100, object="x"),
     ]
-    assert [one.payment for one in gathered(events, paid={"pi_a"}).due(10)] == ["", "PAID", "PAID"]
+    assert [one.payment for one in gathered(events, paid={"pi_a"}).missing] == ["", "PAID", "PAID"]
 
 
 def test_the_chart_has_a_bar_for_each_part_of_the_time() -> None:
     rows = gathered([event("b", 1999), event("a", 1000, pending=0)], taken={"a"}).chart()
     assert len(rows) == BUCKETS
-    assert (rows[0]["taken"], rows[0]["not"], rows[0][""]) == ("1", "0", "█" * delivery.WIDTH)
-    assert (rows[-1]["taken"], rows[-1]["not"], rows[-1][""]) == ("0", "1", "░" * delivery.WIDTH)
+    assert (rows[0]["taken"], rows[0]["not"], rows[0][""]) == (1, 0, "█" * delivery.WIDTH)
+    assert (rows[-1]["taken"], rows[-1]["not"], rows[-1][""]) == (0, 1, "░" * delivery.WIDTH)
     assert {row[""] for row in rows[1:-1]} == {"·"}
 
 
@@ -110,13 +106,13 @@ def test_the_chart_has_a_bar_for_each_part_of_the_time() -> None:
     ],
 )
 def test_an_event_about_anything_is_an_event(thing: dict[str, Any], shown: str) -> None:
-    assert [one.object for one in gathered([event("a", 1100, **thing)]).due(1)] == [shown]
+    assert [one.object for one in gathered([event("a", 1100, **thing)]).missing] == [shown]
 
 
 def test_an_event_without_an_object_is_an_event() -> None:
     bare = event("a", 1100)
     bare.data.object = None  # type: ignore[assignment]  # Stripe's type rules it out
-    assert [one.object for one in gathered([bare]).due(1)] == [""]
+    assert [one.object for one in gathered([bare]).missing] == [""]
 
 
 def test_each_cause_that_was_found_has_its_next_step() -> None:
@@ -128,8 +124,12 @@ def test_each_cause_that_was_found_has_its_next_step() -> None:
 
 def test_a_type_that_the_handler_ignores_is_told_by_the_log() -> None:
     traces = [Trace(1_700_000_000, 1, None, "", "evt_1", "customer.created", "ignored"), Trace(0, 1, None, "", "evt_2")]
-    (row,) = [row for row in delivery_diagnosis.table({}, [], traces) if row["cause"] == Cause.IGNORED]
-    assert row["in the log"] == "1, last 2023-11-14T22:13:20Z, customer.created"
+    (row,) = [row for row in delivery_diagnosis.table({}, [], traces) if row["cause"] is Cause.IGNORED]
+    assert (row["in the log"], row["last"], row["types"]) == (
+        1,
+        datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC),
+        "customer.created",
+    )
 
 
 def test_a_listing_is_never_held_whole() -> None:
@@ -151,6 +151,6 @@ class Counting(Database):
         self.asked: list[list[str]] = []
 
     def execute(self, query: str, parameters: list[list[str]]) -> list[dict[str, str]]:
-        if query == delivery.TAKEN:
+        if query == stripe_event.TAKEN:
             self.asked.append(parameters[0])
         return super().execute(query, parameters)

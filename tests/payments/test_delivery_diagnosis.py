@@ -17,6 +17,7 @@ from opslib.payments import delivery_diagnosis, trace as traces, webhook
 from opslib.payments.cause import NEXT, Cause
 from opslib.payments.trace import Trace
 from opslib.payments.webhook import PROBE
+from opslib.runbook import procedure
 from tests.sandbox import toolchain
 from tests.sandbox.layout import BIN, HERE, NODE_MODULES
 
@@ -143,6 +144,8 @@ def test_the_secret_is_wrong_while_the_last_delivery_says_so_to_workers_that_sti
     assert delivery_diagnosis.standing([refused, taken], [worker(100)]) == []
     assert delivery_diagnosis.standing([refused], [worker(10)]) == []  # they have been replaced since
     assert delivery_diagnosis.standing([], []) == []
+    old = trace(now - delivery_diagnosis.AFTER - 10, Cause.WRONG_SECRET)
+    assert delivery_diagnosis.standing([old], [worker(9999)]) == []  # Stripe may sign with another by now
     bare, unsigned = trace(now - 30, Cause.NO_SCHEME), trace(now - 20, Cause.NO_SIGNATURE)
     assert delivery_diagnosis.standing([refused, taken, bare, unsigned], [worker(100)]) == [Cause.NO_SCHEME]
 
@@ -174,21 +177,27 @@ def test_an_event_is_laid_to_what_stands_else_to_what_was_logged_after_it() -> N
 def test_every_cause_has_a_next_step_and_errors_are_counted() -> None:
     assert set(NEXT) == set(Cause)
     found = [trace(1, Cause.APP_ERROR), trace(2, Cause.APP_ERROR), trace(3, Cause.CLOCK)]
-    assert delivery_diagnosis.errors(found) == [{"times": "2", "error": "said"}]
+    assert delivery_diagnosis.errors(found) == [{"times": 2, "error": "said"}]
+    assert all(bool(mend.procedure) != bool(mend.do) for mend in NEXT.values())
+    assert {mend.procedure for mend in NEXT.values()} - {""} <= {*procedure.names()}
 
 
 def test_what_was_found_wrong_says_how_to_go_on_and_what_was_left_out() -> None:
+    stands = delivery_diagnosis.findings([Cause.CLOCK, Cause.DISABLED], "set this machine's clock")
+    assert [(one.what, one.command("live")) for one in stands] == [
+        ("clock off: this stands now", "set this machine's clock; then restart_api."),
+        ("endpoint disabled: this stands now", "runbook run enable_webhook_endpoint -e live"),
+    ]
     counts = {Cause.NO_TRACE.value: 7, Cause.WRONG_SECRET.value: 1, Cause.TAKEN.value: 3}
-    found = delivery_diagnosis.findings(counts, [Cause.CLOCK], young=1, minutes=5)
+    found = delivery_diagnosis.missing(counts, young=1, minutes=5)
     assert [(one.what, one.command("live")) for one in found] == [
-        ("clock off: this stands now", "set the machine's clock (chronyc makestep), then restart_api."),
         (
             "8 events of Stripe's that the API has not",
-            "runbook run triage_stripe_webhooks -e live -p stage replay -p retrying_minutes 5",
+            "runbook run replay_stripe_events -e live -p retrying_minutes 5",
         ),
         (
             "1 undelivered event younger than 5 minutes, not looked at",
             "runbook run triage_stripe_webhooks -e live -p retrying_minutes 0",
         ),
     ]
-    assert delivery_diagnosis.findings({Cause.TAKEN.value: 3}, [], young=0, minutes=5) == []
+    assert delivery_diagnosis.missing({Cause.TAKEN.value: 3}, young=0, minutes=5) == []

@@ -9,7 +9,8 @@ import pytest
 from stripe import Event, StripeClient
 
 from opslib import propertypulse
-from opslib.payments import missed_event, stripe_account
+from opslib.payments import delivery, missed_event, stripe_account
+from opslib.payments.event import KEPT
 from opslib.payments.missed_event import Missed
 from opslib.propertypulse import PropertyPulse
 from opslib.runbook.errors import RunbookError
@@ -85,7 +86,7 @@ def test_only_what_the_endpoint_is_sent_and_no_more_than_a_little_before(env: Pr
 
 @on_the_stand_in
 def test_what_a_recovered_database_has_noted_is_left_out(env: PropertyPulse, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(missed_event, "BATCH", 7)
+    monkeypatch.setattr(delivery, "BATCH", 7)
     with postgres.connect_admin(Credentials.load()) as connection:
         note = "INSERT INTO webhook_events (id, type) SELECT unnest(%s::text[]), 'x'"
         connection.execute(note, ([f"{PREFIX}{number:04}" for number in range(0, 250, 2)],))
@@ -111,7 +112,7 @@ def test_stripe_that_does_not_say_is_an_error_with_its_reason_and_is_asked_again
 @on_the_stand_in
 def test_no_more_than_stripe_keeps_is_asked_for(env: PropertyPulse) -> None:
     old = event(0, "charge.refunded", KINDS["charge.refunded"]) | {"id": f"{PREFIX}old"}
-    dashboard.dashboard("events", events=[old | {"created": int(time.time()) - missed_event.KEPT - 60}])
+    dashboard.dashboard("events", events=[old | {"created": int(time.time()) - KEPT - 60}])
     found = {one.id for one in missed_event.made(client(env), datetime(2020, 1, 1, tzinfo=UTC))}
     assert f"{PREFIX}0000" in found and f"{PREFIX}old" not in found
 

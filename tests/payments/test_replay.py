@@ -12,13 +12,13 @@ import pytest
 from stripe import Event, StripeClient, WebhookEndpoint
 
 from opslib import propertypulse
-from opslib.api import log
 from opslib.database.postgres import Connection
-from opslib.payments import delivery, replay, trace
+from opslib.payments import event as stripe_event, replay, trace
 from opslib.payments.cause import Cause
 from opslib.payments.delivery import Deliveries
 from opslib.payments.replay import Replay
 from opslib.payments.trace import Trace
+from opslib.runbook.change import Change
 from opslib.runbook.errors import ChangeFailed, UndoFailed
 
 KEY = "sk_test_none"
@@ -42,7 +42,7 @@ class Api:
             self.taken.add(event)
 
     def execute(self, query: str, parameters: list[list[str]]) -> Any:
-        found = [{"id": name} for name in parameters[0] if name in self.taken] if query == delivery.TAKEN else []
+        found = [{"id": name} for name in parameters[0] if name in self.taken] if query == stripe_event.TAKEN else []
 
         class Cursor(list[dict[str, str]]):
             def fetchone(self) -> dict[str, str] | None:
@@ -118,7 +118,7 @@ class Begin:
     def __call__(
         self, api: Api, *, events: int = 6, fails: Collection[str] = (), skip: int = 0, most: int = 1000
     ) -> Replay:
-        self._patch.setattr(log, "mark", api.mark)
+        self._patch.setattr(trace, "mark", api.mark)
         self._patch.setattr(trace, "read", lambda environment, positions: api.logged)
         self._patch.setattr(replay, "WITHIN", 0.2)
         server = self._servers.enter_context(Stripe(api, "abcdefgh"[:events], fails))
@@ -126,7 +126,6 @@ class Begin:
         self._servers.callback(server.shutdown)
         found, database = Deliveries(0, 1000), cast(Connection, api)
         found.add((Event.construct_from(one, KEY) for one in reversed(server.events)), database, 0)
-        found.judge(lambda created, kind, sent: Cause.NO_TRACE)
         target = WebhookEndpoint.construct_from({"id": "we_1"}, KEY)
         env = propertypulse.load("sandbox")
         return Replay(env, server.client(), target, database, [], found, "stripe", "whsec_x", skip, most)
@@ -138,13 +137,23 @@ def begin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Begin]:
         yield Begin(monkeypatch, servers)
 
 
+def change(again: Replay) -> Change:
+    """The one change of a replay."""
+    (one,) = again.changes()
+    return one
+
+
+def test_where_the_api_has_everything_nothing_is_planned(begin: Begin) -> None:
+    assert begin(Api(), events=0).changes() == []
+
+
 def test_sends_each_once_in_order_and_agrees(begin: Begin) -> None:
     api = Api()
     again = begin(api)
-    again.change().do()
+    change(again).do()
     assert api.sent == list("abcdef")
-    assert again.compared()[0]
-    again.change().do()
+    assert again.compared()
+    change(again).do()
     assert api.sent == list("abcdef")
 
 
@@ -152,46 +161,43 @@ def test_what_has_arrived_meanwhile_is_not_sent(begin: Begin) -> None:
     api = Api()
     again = begin(api)
     api.taken |= {"b", "d"}
-    again.change().do()
+    change(again).do()
     assert api.sent == list("acef")
 
 
 def test_stops_at_the_first_refusal_and_says_what_stays(begin: Begin) -> None:
     api = Api({"c"})
-    change = begin(api).change()
+    sent = change(begin(api))
     with pytest.raises(ChangeFailed, match=r"refused c, made at 1970.*error in the handler: TypeError: c") as stopped:
-        change.do()
+        sent.do()
     assert api.sent == list("abc")
     assert stopped.value.evidence[0]["reason"].endswith("at webhooks.js")
-    assert change.undo is not None
     with pytest.raises(UndoFailed, match="2 events were sent again and taken, and stay so"):
-        change.put_back()
+        sent.put_back()
 
 
 def test_nothing_is_to_be_undone_where_the_first_is_refused(begin: Begin) -> None:
-    change = begin(Api({"a"})).change()
+    sent = change(begin(Api({"a"})))
     with pytest.raises(ChangeFailed):
-        change.do()
-    assert change.undo is not None
-    change.put_back()
+        sent.do()
+    sent.put_back()
 
 
 def test_leaves_out_as_many_as_it_may_and_not_one_more(begin: Begin) -> None:
     api = Api({"b", "e"})
     again = begin(api, skip=2)
-    again.change().do()
-    assert [row["event"] for row in again.refused] == ["b", "e"]
-    assert again.compared() == (
-        True,
-        [again.compared()[1][0] | {"refused and left out": "2", "sent again and taken": "4"}],
-    )
+    change(again).do()
+    assert [one["event"] for one in again.refused] == ["b", "e"]
+    compared = again.compared()
+    assert compared
+    assert (compared.evidence["refused and left out"], compared.evidence["sent again and taken"]) == (2, 4)
     with pytest.raises(ChangeFailed, match="-p skip_refused 2"):
-        begin(Api({"b", "e"}), skip=1).change().do()
+        change(begin(Api({"b", "e"}), skip=1)).do()
 
 
 def test_an_event_that_leaves_no_trace_is_refused_with_that_reason(begin: Begin) -> None:
     again = begin(Api(loses={"a"}), skip=1, events=1)
-    again.change().do()
+    change(again).do()
     assert again.refused[0]["reason"] == "not in the database, and the API's log has no error of it"
 
 
@@ -199,23 +205,23 @@ def test_what_stripe_does_not_send_stops_it_however_many_may_be_left_out(begin: 
     api = Api()
     again = begin(api, skip=5, fails={"b"})
     with pytest.raises(ChangeFailed, match="b was not sent again: HTTP 500: out of order"):
-        again.change().do()
+        change(again).do()
     assert (api.sent, again.refused) == (["a"], [])
 
 
 def test_one_run_sends_no_more_than_it_is_to(begin: Begin) -> None:
     api = Api()
     again = begin(api, most=4)
-    assert "4 events" in again.change().replaces()
-    again.change().do()
+    assert "4 events" in change(again).replaces()
+    change(again).do()
     assert api.sent == list("abcd")
-    assert again.compared()[1][0]["left for another run"] == "2"
+    assert again.compared().evidence["left for another run"] == 2
 
 
 def test_the_comparison_fails_where_the_database_has_fewer(begin: Begin) -> None:
     api = Api()
     again = begin(api)
-    again.change().do()
+    change(again).do()
     api.taken.discard("c")
-    ok, (row,) = again.compared()
-    assert (ok, row["of these in the database"]) == (False, "5")
+    compared = again.compared()
+    assert (compared.ok, compared.evidence["of these in the database"]) == (False, 5)

@@ -7,7 +7,8 @@ import pytest
 
 from opslib import propertypulse
 from opslib.api import pm2
-from opslib.payments import stripe_account, trace, webhook
+from opslib.payments import endpoint, event, stripe_account, trace, webhook
+from opslib.payments.stripe_account import Identity
 from opslib.propertypulse import PropertyPulse
 from opslib.runbook.errors import RunbookError
 from tests.drills import stripe_agreement as dashboard
@@ -25,50 +26,52 @@ def _env() -> PropertyPulse:
 
 def test_a_key_of_this_account_belongs_and_may_all(env: PropertyPulse) -> None:
     key = dashboard.create_key()
-    row = stripe_account.identity(env, "new", key)
-    assert (row["account"], row["mode"]) == ("acct_1PropertyPulseTest", "test")
-    assert stripe_account.belongs(env, [row])
-    assert key not in str(row)
-    answers = stripe_account.permissions(env, key)
-    assert {one["needs"] for one in answers if one["answer"] == "permitted"} == NEEDS
+    answer = stripe_account.belongs(env, {"new": key})
+    (one,) = answer.evidence
+    assert answer and (one.account, one.live) == ("acct_1PropertyPulseTest", False)
+    assert key not in str(answer)
+    assert {one.needs for one in stripe_account.permitted(env, key).evidence if one.permitted} == NEEDS
 
 
 def test_a_restricted_key_is_taken_at_its_mode_and_told_what_it_lacks(env: PropertyPulse) -> None:
     key = dashboard.create_key(permissions=sorted(NEEDS - {"refunds"}))
-    row = stripe_account.identity(env, "new", key)
-    assert row["account"] == stripe_account.NOT_PERMITTED
-    assert stripe_account.belongs(env, [row])
-    lacking = [one["needs"] for one in stripe_account.permissions(env, key) if one["answer"] != "permitted"]
-    assert lacking == ["refunds"]
+    belongs = stripe_account.belongs(env, {"new": key})
+    assert belongs and belongs.evidence[0].no_account == stripe_account.NOT_PERMITTED
+    answer = stripe_account.permitted(env, key)
+    assert answer.ok is False and "refunds" in answer.otherwise
+    assert [one.needs for one in answer.evidence if not one.permitted] == ["refunds"]
+
+
+OURS = "acct_1PropertyPulseTest"
 
 
 @pytest.mark.parametrize(
-    ("account", "mode", "old", "belongs"),
+    ("new", "old", "belongs"),
     [
-        ("acct_1PropertyPulseTest", "test", "acct_1PropertyPulseTest", True),
-        ("acct_1PropertyPulseTest", "live", "acct_1PropertyPulseTest", False),
-        ("acct_other", "test", "acct_1PropertyPulseTest", False),
-        ("acct_1PropertyPulseTest", "test", stripe_account.BAD_KEY, True),  # the old one was expired
-        ("acct_1PropertyPulseTest", "test", "acct_other", False),
-        ("HTTP 500: …", "test", "acct_1PropertyPulseTest", False),
-        (stripe_account.BAD_KEY, stripe_account.BAD_KEY, "acct_1PropertyPulseTest", False),
+        (Identity("new", "", OURS, False), Identity("old", "", OURS, False), True),
+        (Identity("new", "", OURS, True), Identity("old", "", OURS, False), False),
+        (Identity("new", "", "acct_other", False), Identity("old", "", OURS, False), False),
+        (Identity("new", "", OURS, False), Identity("old", "", "", None, stripe_account.BAD_KEY), True),  # expired
+        (Identity("new", "", OURS, False), Identity("old", "", "acct_other", False), False),
+        (Identity("new", "", "", False, "HTTP 500: …"), Identity("old", "", OURS, False), None),
+        (Identity("new", "", OURS, None, "", "HTTP 500: …"), Identity("old", "", OURS, False), None),
+        (Identity("new", "", "", None, *[stripe_account.BAD_KEY] * 2), Identity("old", "", OURS, False), False),
     ],
 )
 def test_a_key_of_another_account_or_mode_does_not_belong(
-    env: PropertyPulse, account: str, mode: str, old: str, belongs: bool
+    env: PropertyPulse, new: Identity, old: Identity, belongs: bool | None
 ) -> None:
-    rows = [{"account": account, "mode": mode}, {"account": old, "mode": "test"}]
-    assert stripe_account.belongs(env, rows) is belongs
+    assert stripe_account.same(env, [new, old]).ok is belongs
 
 
 def test_only_a_refusal_is_a_refusal(env: PropertyPulse) -> None:
     key = dashboard.create_key()
-    assert stripe_account.accepted(env, key)[0] and not stripe_account.refused(env, key)[0]
+    assert stripe_account.accepted(env, key) and not stripe_account.refused(env, key)
     dashboard.dashboard("faults", status=500, times=3)
-    refused, row = stripe_account.refused(env, key)
-    assert not refused and "HTTP 500" in str(row)
+    answer = stripe_account.refused(env, key)
+    assert answer.ok is None and "HTTP 500" in str(answer.evidence)
     dashboard.dashboard("keys/expire", secret=key)
-    assert stripe_account.refused(env, key)[0] and not stripe_account.accepted(env, key)[0]
+    assert stripe_account.refused(env, key) and not stripe_account.accepted(env, key)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +97,7 @@ def test_what_may_be_asked_again_is(
     monkeypatch.setattr(stripe_account, "TIMEOUT", 1 if "status" in fault else 5)
     dashboard.dashboard("faults", **fault)
     try:
-        assert answer in stripe_account.accepted(env, key)[1]["v1.balance.retrieve()"]
+        assert answer in stripe_account.accepted(env, key).evidence["v1.balance.retrieve()"]
     finally:
         dashboard.dashboard("faults")
 
@@ -106,31 +109,34 @@ def test_events_that_are_not_taken_are_found_and_sent_again(env: PropertyPulse) 
     _, made = dashboard.intent(token)
     dashboard.cancel(dashboard.held("STRIPE_SECRET_KEY"), made["payment"]["providerIntentId"])
     dashboard.dashboard("deliveries", enabled=True)
-    missed = webhook.undelivered(stripe, began, began + 60)
-    assert len(missed) == 1 and not webhook.all_taken(stripe, began, began + 60)[0]
-    webhook.deliver(stripe, webhook.endpoint(env, stripe), began).do()
-    assert webhook.all_taken(stripe, began, began + 60) == (True, [])
+    untaken = event.untaken(stripe, began, began + 60)
+    assert untaken.ok is False and len(untaken.evidence) == 1
+    event.deliver(stripe, endpoint.enabled(env, stripe), began).do()
+    assert event.untaken(stripe, began, began + 60)
     dashboard.dashboard("faults", status=500, times=9)
-    taken, rows = webhook.all_taken(stripe, began, began + 60)
-    assert not taken and "not known" in str(rows)
+    untaken = event.untaken(stripe, began, began + 60)
+    assert not untaken and "not known" in str(untaken.evidence)
     dashboard.dashboard("faults")
 
 
 def test_the_live_route_is_asked_with_good_and_bad_signatures(env: PropertyPulse) -> None:
     secret = dashboard.held("STRIPE_WEBHOOK_SECRET")
-    found = webhook.answers(env, {"good": secret, "bad": "whsec_bad", "none": ""})
-    assert {name: row["answer"] for name, row in found.items()} == {
-        "good": "taken ×8",
-        "bad": "refused ×8",
-        "good, 400 s old": "refused ×8",
-    }
-    assert webhook.judged(found, {"good": "taken", "bad": "refused"})[0]
-    assert not webhook.judged(found, {"bad": "taken"})[0]
+    answer = webhook.tells(env, takes={"good": secret, "none": ""}, refuses={"bad": "whsec_bad"})
+    assert answer
+    assert [(one.signature, one.taken, one.refused) for one in answer.evidence] == [
+        ("good", 8, 0),
+        ("bad", 0, 8),
+        ("one made up", 0, 8),
+        ("good, 400 s old", 0, 8),
+    ]
+    assert not webhook.tells(env, takes={"good": secret}, refuses={"good too": secret})
+    assert not webhook.tells(env, takes={"good": secret, "bad": "whsec_bad"})
+    assert not webhook.tells(env, takes={"bad": "whsec_bad"})
 
 
 def test_what_was_asked_of_the_live_route_is_no_delivery_to_who_reads_the_log(env: PropertyPulse) -> None:
     begun = time.time()
-    webhook.answers(env, {"good": dashboard.held("STRIPE_WEBHOOK_SECRET"), "bad": "whsec_bad"})
+    webhook.tells(env, takes={"good": dashboard.held("STRIPE_WEBHOOK_SECRET")})
 
     def logged() -> list[trace.Trace]:
         return trace.read(env, trace.beginnings(position for worker in pm2.workers(env) for position in worker.logs))
@@ -152,11 +158,11 @@ def test_what_retry_after_asks_for_is_waited_for(env: PropertyPulse, monkeypatch
     stripe = stripe_account.client(env, dashboard.create_key())
     dashboard.dashboard("faults", status=429, retry_after=7)
     dashboard.dashboard("faults", status=429)
-    balance, problem = stripe_account.said(lambda: stripe.v1.balance.retrieve())
+    balance, problem = stripe_account.ask(lambda: stripe.v1.balance.retrieve())
     assert balance and not problem
     assert waits == [7, 2]
     dashboard.dashboard("faults", status=429, retry_after=3600)
-    assert stripe_account.said(lambda: stripe.v1.balance.retrieve()) == (
+    assert stripe_account.ask(lambda: stripe.v1.balance.retrieve()) == (
         None,
         "Stripe limits the rate, still after 0 s (HTTP 429), and asks for 3600 s more",
     )

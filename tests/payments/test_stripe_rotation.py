@@ -4,17 +4,21 @@ import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from opslib import propertypulse
 from opslib.deployment import env_file
-from opslib.payments import stripe_rotation, stripe_stage
-from opslib.payments.stripe_rotation import Rotation, Stage
+from opslib.deployment.staged import Staged
+from opslib.payments import stripe_readiness, stripe_rotation
+from opslib.payments.stripe_rotation import Rotation
 from opslib.propertypulse import PropertyPulse
+from opslib.runbook.answer import Answer
 from opslib.runbook.errors import BadEnvironment, BadParameter
 from tests.place import Place
 
+What = Literal["key", "webhook"]
 OLD, NEW, NEXT = "sk_test_old1", "rk_test_new2", "sk_test_next3"
 DOTENV = f"# Stripe\nSTRIPE_SECRET_KEY={OLD}\nSTRIPE_WEBHOOK_SECRET='whsec_old'\r\nPORT=5000\r\n"
 
@@ -29,31 +33,42 @@ def _env(place: Place, monkeypatch: pytest.MonkeyPatch) -> PropertyPulse:
     return propertypulse.load("test")
 
 
-def begin(env: PropertyPulse, stage: Stage, value: str | None = None) -> Rotation:
-    """Begin a stage with a new value where the environment's reference points."""
+def begin(env: PropertyPulse, what: What, value: str | None = None) -> Rotation:
+    """Begin a rotation with a new value where the environment's reference points."""
     for name in ("NEW_STRIPE_SECRET_KEY", "NEW_STRIPE_WEBHOOK_SECRET"):
         os.environ.pop(name, None)
         if value is not None:
             os.environ[name] = value
-    return stripe_rotation.begin(env, stage)
+    return stripe_rotation.of_key(env) if what == "key" else stripe_rotation.of_secret(env)
 
 
-def obstacle(rotation: Rotation, last_used: str = "") -> str:
-    return stripe_stage.obstacle(rotation, last_used=last_used)
+def obstacle(rotation: Rotation) -> str:
+    """Why it may not begin; empty if it may."""
+    answer = stripe_readiness.begins(rotation)
+    assert bool(answer) != bool(answer.otherwise)
+    return answer.otherwise
 
 
 def write(env: PropertyPulse, rotation: Rotation) -> None:
     """What the rollout writes."""
-    env_file.edit(env.api.env_file, rotation.values())
+    env_file.edit(env.api.env_file, rotation.values)
 
 
-def bring(env: PropertyPulse, stage: Stage, value: str) -> Rotation:
-    """Carry out a stage, but for the workers."""
-    rotation = begin(env, stage, value)
-    rotation.keep().do()
+def bring(env: PropertyPulse, what: What, value: str) -> Rotation:
+    """Carry out a rotation, but for the workers."""
+    rotation = begin(env, what, value)
+    stripe_rotation.keep(rotation).do()
     write(env, rotation)
-    rotation.close().do()
+    stripe_rotation.finish(rotation).do()
     return rotation
+
+
+@pytest.fixture(name="stripe")
+def _stripe(monkeypatch: pytest.MonkeyPatch) -> dict[str, Answer]:
+    """What Stripe says of the old key: that it takes it, until a test says otherwise."""
+    said = {"refused": Answer(False)}
+    monkeypatch.setattr(stripe_readiness, "refused", lambda environment, key: said["refused"])
+    return said
 
 
 @pytest.mark.parametrize(
@@ -71,7 +86,7 @@ def bring(env: PropertyPulse, stage: Stage, value: str) -> Rotation:
         ("webhook", "whsec_n%@:/#'\" ü" + "x" * 200, ""),
     ],
 )
-def test_a_value_must_be_of_its_kind(env: PropertyPulse, stage: Stage, value: str, said: str) -> None:
+def test_a_value_must_be_of_its_kind(env: PropertyPulse, stage: What, value: str, said: str) -> None:
     found = obstacle(begin(env, stage, value))
     assert said in found and bool(said) == bool(found)
     assert value not in found
@@ -84,32 +99,35 @@ def test_without_a_value_it_is_refused(env: PropertyPulse) -> None:
         begin(env.model_copy(update={"stripe": None}), "key")
 
 
-def test_the_stages_follow_one_another(env: PropertyPulse) -> None:
+def test_a_rotation_begins_when_the_one_before_is_retired(env: PropertyPulse, stripe: dict[str, Answer]) -> None:
     bring(env, "key", NEW)
     assert env_file.read(env.api.env_file)["STRIPE_SECRET_KEY"] == NEW
     assert "not retired yet" in obstacle(begin(env, "key", NEXT))
     assert obstacle(begin(env, "key", NEW)) == ""  # done over
-    retire = begin(env, "retire-key")
-    assert (retire.new, retire.old, retire.values()) == (NEW, OLD, {})
-    assert "Wait, then run again" in obstacle(retire)
-    assert obstacle(retire, "leaked") == ""
-    retire.close().do()
-    assert begin(env, "retire-key").old == ""
-    assert obstacle(begin(env, "retire-key")) == ""
+    staged = Staged(env, "STRIPE_SECRET_KEY")
+    assert stripe_readiness.retires(staged, "rotate_stripe_key")
+    assert "Wait, then run again" in stripe_readiness.quiet(env, staged, "").otherwise
+    assert stripe_readiness.quiet(env, staged, "leaked")
+    assert not stripe_readiness.expired(env, staged)
+    stripe["refused"] = Answer(True)
+    assert stripe_readiness.quiet(env, staged, "")  # nobody uses what Stripe refuses
+    assert stripe_readiness.expired(env, staged)
+    stripe_rotation.forget(staged).do()
+    assert staged.previous == "" and stripe_readiness.expired(env, staged) and stripe_readiness.quiet(env, staged, "")
     assert obstacle(begin(env, "key", NEXT)) == ""
 
 
 def test_the_old_secret_is_kept_where_the_api_reads_it_until_it_is_retired(env: PropertyPulse) -> None:
-    assert bring(env, "webhook", "whsec_new").values() == {
+    assert bring(env, "webhook", "whsec_new").values == {
         "STRIPE_WEBHOOK_SECRET": "whsec_new",
         "STRIPE_WEBHOOK_SECRET_PREVIOUS": "whsec_old",
     }
-    retire = begin(env, "retire-webhook")
-    assert retire.values() == {"STRIPE_WEBHOOK_SECRET_PREVIOUS": None}
-    assert retire.answers_after["the one before"] == "refused"
+    retire = stripe_rotation.retirement(env)
+    assert retire.values == {"STRIPE_WEBHOOK_SECRET_PREVIOUS": None}
+    assert (retire.new, retire.old) == ("whsec_new", "whsec_old")
     write(env, retire)
-    assert begin(env, "retire-webhook").resumed
-    retire.close().do()
+    assert stripe_rotation.retirement(env).resumed
+    stripe_rotation.forget(retire.staged).do()
     assert env.api.env_file.read_bytes() == DOTENV.replace("'whsec_old'", "whsec_new").encode()
 
 
@@ -117,19 +135,19 @@ def test_a_wrong_secret_is_given_up_for_the_right_one_and_the_old_one_stays(env:
     bring(env, "webhook", "whsec_wrong")
     again = begin(env, "webhook", "whsec_right")
     assert obstacle(again) == ""
-    assert again.values()["STRIPE_WEBHOOK_SECRET_PREVIOUS"] == "whsec_old"
-    again.keep().do()
-    assert again.keep().undo
+    assert again.values["STRIPE_WEBHOOK_SECRET_PREVIOUS"] == "whsec_old"
+    stripe_rotation.keep(again).do()
+    assert stripe_rotation.keep(again).undo
     again.staged.discard()
     assert again.staged.previous == "whsec_old"
     bring(env, "webhook", "whsec_right")
-    assert begin(env, "retire-webhook").old == "whsec_old"
+    assert stripe_rotation.retirement(env).old == "whsec_old"
 
 
 @pytest.mark.parametrize("given", [True, False], ids=["reference still there", "reference gone"])
 @pytest.mark.parametrize("killed", range(4))
 @pytest.mark.parametrize(("stage", "value"), [("key", NEW), ("webhook", "whsec_new")])
-def test_a_killed_run_is_carried_on(env: PropertyPulse, stage: Stage, value: str, killed: int, given: bool) -> None:
+def test_a_killed_run_is_carried_on(env: PropertyPulse, stage: What, value: str, killed: int, given: bool) -> None:
     first = begin(env, stage, value)
     steps: list[Callable[[], object]] = [
         lambda: first.staged.create(lambda: value),
@@ -141,28 +159,28 @@ def test_a_killed_run_is_carried_on(env: PropertyPulse, stage: Stage, value: str
         step()
     again = begin(env, stage, value if given or killed == 3 else None)
     assert obstacle(again) == ""
-    assert (again.new, again.old, again.values()) == (first.new, first.old, first.values())
+    assert (again.new, again.old, again.values) == (first.new, first.old, first.values)
     assert again.resumed == (killed >= 2)
-    again.keep().do()
+    stripe_rotation.keep(again).do()
     write(env, again)
-    again.close().do()
+    stripe_rotation.finish(again).do()
     assert (again.staged.current, again.staged.pending, again.staged.previous) == (value, "", first.old)
     assert env_file.edits(env.api.env_file) == []
 
 
 def test_what_was_staged_and_is_not_in_force_gives_way_to_another_value(env: PropertyPulse) -> None:
-    begin(env, "key", NEW).keep().do()
+    stripe_rotation.keep(begin(env, "key", NEW)).do()
     again = begin(env, "key", NEXT)
     assert obstacle(again) == ""
-    again.keep().do()
+    stripe_rotation.keep(again).do()
     assert (again.staged.pending, again.staged.previous) == (NEXT, OLD)
     write(env, again)
     assert "was begun and has not ended" in obstacle(begin(env, "key", NEW))
-    assert "was begun and has not ended" in obstacle(begin(env, "retire-key"))
+    assert "has begun and not ended" in stripe_readiness.retires(again.staged, "rotate_stripe_key").otherwise
 
 
 def test_undo_forgets_what_was_staged_and_both_stay_as_they_were(env: PropertyPulse) -> None:
-    keep = begin(env, "key", NEW).keep()
+    keep = stripe_rotation.keep(begin(env, "key", NEW))
     keep.do()
     keep.put_back()
     keep.put_back()
@@ -182,16 +200,23 @@ def test_undo_forgets_what_was_staged_and_both_stay_as_they_were(env: PropertyPu
     ],
     ids=["not said", "no time", "now", "today", "25 hours ago", "three days ago"],
 )
-def test_an_old_key_is_retired_when_it_was_quiet(env: PropertyPulse, used: str, said: str) -> None:
-    bring(env, "key", NEW)
-    file = begin(env, "retire-key").staged.file
+def test_an_old_key_is_retired_when_it_was_quiet(
+    env: PropertyPulse, stripe: dict[str, Answer], used: str, said: str
+) -> None:
+    staged = bring(env, "key", NEW).staged
+    file = staged.file
     since = (datetime.now(UTC) - timedelta(hours=30)).isoformat()
     env_file.edit(file, {"STRIPE_SECRET_KEY_SINCE": since})
-    found = obstacle(begin(env, "retire-key"), used)
-    assert said in found and bool(said) == bool(found)
+    answer = stripe_readiness.quiet(env, staged, used)
+    assert said in answer.otherwise and bool(answer) == (not said)
 
 
 def test_no_value_is_shown(env: PropertyPulse, tmp_path: Path) -> None:
     rotation = begin(env, "key", NEW)
-    shown = f"{rotation!r} {rotation.row()} {rotation.keep().describe()} {rotation.close().describe()}"
+    changes = [
+        stripe_rotation.keep(rotation),
+        stripe_rotation.finish(rotation),
+        stripe_rotation.forget(rotation.staged),
+    ]
+    shown = f"{rotation!r} {stripe_readiness.begins(rotation)} {[one.describe() for one in changes]}"
     assert NEW not in shown and OLD not in shown

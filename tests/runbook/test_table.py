@@ -1,7 +1,7 @@
 """Tables: any evidence becomes rows, and nothing in them is taken for Markdown or HTML."""
 
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -56,3 +56,8 @@ def test_plain_text_never_fails(rows: table.Rows) -> None:
 
 def test_columns_are_as_wide_as_they_look() -> None:
     assert table.plain([{"a": "日本", "b": "x"}, {"a": "abcd", "b": "y"}]) == "a     b\n日本  x\nabcd  y"
+
+
+def test_a_time_is_shown_to_the_second_and_in_utc_by_its_letter() -> None:
+    at = datetime(2026, 1, 31, 9, 5, 7, 123, tzinfo=UTC)
+    assert table.rows({"made": at, "paid": None}) == [{"made": "2026-01-31T09:05:07Z", "paid": ""}]

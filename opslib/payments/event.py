@@ -1,0 +1,134 @@
+"""Stripe's events: listed, those that were not taken, and sent again by Stripe."""
+
+import shlex
+import time
+from collections.abc import Callable, Collection, Iterator
+from datetime import UTC, datetime
+from functools import partial
+from itertools import islice
+from typing import Any
+from urllib.parse import quote
+
+from stripe import Event, StripeClient, WebhookEndpoint
+
+from opslib.database.postgres import Connection
+from opslib.deployment.environment import Deployment
+from opslib.payments.stripe_account import ask, pages, settings
+from opslib.payments.webhook import PROBE
+from opslib.runbook.act import Act, act
+from opslib.runbook.answer import Answer
+from opslib.runbook.change import Change, Kept
+from opslib.runbook.errors import ChangeFailed, RunbookError
+
+KEPT = 30 * 86400
+"""Seconds for which Stripe lists an event (docs.stripe.com/api/events)."""
+TAKEN = "SELECT id FROM webhook_events WHERE id = ANY(%s)"
+LATEST = "SELECT id FROM webhook_events WHERE id <> %s ORDER BY received_at DESC LIMIT 5"
+SETTLED = "SELECT 1 FROM payments WHERE provider_intent_id = %s AND status IN ('PAID', 'REFUNDED')"
+SUCCEEDED = "payment_intent.succeeded"
+LOOKED = 500
+"""Events among which one is looked for that would change nothing."""
+
+
+def listed(
+    stripe: StripeClient,
+    *,
+    since: float,
+    before: float | None = None,
+    types: Collection[str] = (),
+    undelivered: bool = False,
+) -> Iterator[Event]:
+    """Give the events made in that time (seconds since 1970), newest first, page by page; of these types, or of all.
+
+    `undelivered` are those that not every endpoint has taken; Stripe counts what it is still trying among them. Raise
+    RunbookError if Stripe does not say.
+    """
+    created = {"gte": int(since)} | ({} if before is None else {"lt": int(before)})
+    asked: dict[str, Any] = {"created": created} | ({"types": [*types]} if types else {})
+    return pages(stripe.v1.events.list, **asked, **({"delivery_success": False} if undelivered else {}))
+
+
+def untaken(stripe: StripeClient, since: float, before: float) -> Answer:
+    """Whether every event of that time was taken; with those that were not, oldest first."""
+    try:
+        events = [*listed(stripe, since=since, before=before, undelivered=True)][::-1]
+    except RunbookError as error:
+        return Answer(False, {"not known": str(error)}, "Run again when Stripe answers.")
+    found = [
+        {
+            "event": one.id,
+            "type": one.type,
+            "made": datetime.fromtimestamp(one.created, UTC),
+            "pending": one.pending_webhooks,
+        }
+        for one in events
+    ]
+    return Answer(not found, found, "By hand: stripe events resend EVENT --webhook-endpoint ENDPOINT")
+
+
+def resend(stripe: StripeClient, event: str, target: WebhookEndpoint) -> Act:
+    """Make the act that has Stripe send an event to an endpoint once more, as `stripe events resend` does.
+
+    The API must take an event twice without effect, as Stripe demands anyway.
+    """
+
+    def run() -> None:
+        if problem := ask(_retry(stripe, event, target))[1]:
+            raise ChangeFailed(
+                f"{event} was not sent again: {problem}. By hand: stripe events resend {shlex.quote(event)} "
+                f"--webhook-endpoint {target.id}, with --live in live mode."
+            )
+
+    return act(f"POST /v1/events/{event}/retry webhook_endpoint={target.id}", run=run)
+
+
+def deliver(stripe: StripeClient, target: WebhookEndpoint, since: float, *, newest: bool = False) -> Change:
+    """Make the change that has Stripe send again what was not taken since then, and if asked its newest event too."""
+
+    def do() -> None:
+        again = [one.id for one in listed(stripe, since=since, before=time.time() + 1, undelivered=True)][::-1]
+        if newest and not again:
+            found, problem = ask(lambda: stripe.v1.events.list({"limit": 1}).data)
+            if found is None:
+                raise ChangeFailed(f"the newest event is not known: {problem}")
+            again = [one.id for one in found]
+        for event in again:
+            resend(stripe, event, target).run()
+
+    extra = ", else for the newest event" if newest else ""
+    return Change(
+        "Have Stripe send again what was not taken",
+        [
+            act(
+                "v1.events.list({'delivery_success': False, 'created': {'gte': ‹since›}})",
+                f"{resend(stripe, 'EVENT', target).shown} for each{extra}",
+                run=do,
+            )
+        ],
+        undo=Kept("an event that was taken stays taken", matters=False),
+        replaces=lambda: f"endpoint {target.id} ({target.url})",
+    )
+
+
+def harmless(environment: Deployment, stripe: StripeClient, database: Connection) -> str:
+    """Give an event that the API has taken before, else one that it does not act on, else of a payment that is paid.
+
+    Raise RunbookError if Stripe has neither, or does not say.
+    """
+    for row in database.execute(LATEST, [PROBE]).fetchall():
+        if ask(partial(stripe.v1.events.retrieve, row["id"]))[0] is not None:
+            return str(row["id"])
+    acted_on = settings(environment).handles
+    for event in islice(listed(stripe, since=time.time() - KEPT), LOOKED):
+        if event.type not in acted_on:
+            return str(event.id)
+        if event.type == SUCCEEDED and database.execute(SETTLED, [event.data.object.id]).fetchone():
+            return str(event.id)
+    raise RunbookError(
+        "found no event at Stripe that would change nothing, expected one that the API has taken in the last 30 days. "
+        "Send one from the Dashboard (Developers > Events > Resend), and look into the API's log."
+    )
+
+
+def _retry(stripe: StripeClient, event: str, target: WebhookEndpoint) -> Callable[[], object]:
+    return lambda: stripe.raw_request("post", f"/v1/events/{quote(event, safe='')}/retry", webhook_endpoint=target.id)
