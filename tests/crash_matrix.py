@@ -65,8 +65,8 @@ class Case:
 
     subject: Subject
     kills: Sequence[Kill]
-    late: bool = False
-    """Whether the last change has begun by then, so that a run after it may find nothing left to do."""
+    last: str = ""
+    """The last change: once a killed run has begun it, a run after that may find nothing left to do."""
 
     def __str__(self) -> str:
         return f"{self.subject}: {'; '.join(map(str, self.kills))}"
@@ -160,7 +160,7 @@ def cases(subject: Subject) -> Iterator[Case]:
             took = steps[shown][0] - at
             moments = [took * part for part in (INSIDE if took >= SHORT else INSIDE[1:2])]
             kills += [Kill(next(victim), shown, after, f"{where} after {after:.3f} s") for after in moments]
-        yield from (Case(subject, (kill,), late=shown >= begins[-1]) for kill in kills)
+        yield from (Case(subject, (kill,), last=steps[begins[-1] - 1][1]["title"]) for kill in kills)
 
 
 def sample(all_cases: list[Case], size: int | None) -> list[Case]:
@@ -182,13 +182,16 @@ def shard(all_cases: list[Case], which: str, turn: int = 0) -> list[Case]:
 def survive(case: Case) -> Result:
     """Kill a run as the case says, run the procedure again, and say how that ended and what is wrong then."""
     case.subject.prepare()
+    shown: list[Step] = []
     for kill in case.kills:
-        if problem := _kill(_start(case.subject), kill):
+        shown, problem = _kill(_start(case.subject), kill)
+        if problem:
             return Result("not killed", [problem])
     again = _start(case.subject)
     out, ended, err = _ended(again)
     steps = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
-    if ended and case.late and case.subject.over in _refused_by(steps):
+    late = any(step["title"] == case.last and step.get("state") == "applying" for step in shown)
+    if ended and late and case.subject.over in _refused_by(steps):
         return Result("over", case.subject.problems())
     if not ended or again.returncode not in GOOD:
         last = steps[-2].get("title", "") if len(steps) > 1 else ""
@@ -196,27 +199,33 @@ def survive(case: Case) -> Result:
     return Result(GOOD[again.returncode], case.subject.problems())
 
 
-def _kill(process: "subprocess.Popen[str]", kill: Kill) -> str:
-    """Kill a run, and wait until runner and kernel are gone; say what went wrong with that, if anything."""
+def _kill(process: "subprocess.Popen[str]", kill: Kill) -> tuple[list[Step], str]:
+    """Kill a run, and wait until runner and kernel are gone; give what it has shown, and what went wrong with that.
+
+    It may show more than it was to be killed at: a kill takes its time.
+    """
     assert process.stdout
-    kernel = None
-    for shown, line in enumerate(iter(process.stdout.readline, ""), 1):
+    kernel, shown = None, []
+    for line in iter(process.stdout.readline, ""):
         kernel = kernel or _kernel(process)
-        if kill.shown in (shown, json.loads(line).get("state") == "applying" and json.loads(line)["title"]):
+        shown.append(json.loads(line))
+        if kill.shown in (len(shown), shown[-1].get("state") == "applying" and shown[-1]["title"]):
             break
     select.select([process.stdout], [], [], kill.after)  # sooner, if the change ends before that
     victim = psutil.Process(process.pid) if kill.victim == "runner" else kernel
     if victim is None or not victim.is_running() or victim.status() == psutil.STATUS_ZOMBIE:
-        return f"there was no {kill.victim} to kill any more"
+        return shown, f"there was no {kill.victim} to kill any more"
     victim.kill()
-    if not _ended(process)[1]:
-        return f"the runner lives on {RUN_SECONDS} s after its {kill.victim} was killed"
+    out, ended, _ = _ended(process)
+    shown += [json.loads(line) for line in out.splitlines() if line.startswith("{") and line.endswith("}")]
+    if not ended:
+        return shown, f"the runner lives on {RUN_SECONDS} s after its {kill.victim} was killed"
     try:
         if kernel:
             kernel.wait(DEATH_SECONDS)
     except psutil.TimeoutExpired:
-        return f"the kernel lives on {DEATH_SECONDS} s after its runner"
-    return ""
+        return shown, f"the kernel lives on {DEATH_SECONDS} s after its runner"
+    return shown, ""
 
 
 def _undisturbed(subject: Subject) -> Iterator[tuple[float, Step]]:

@@ -1,9 +1,15 @@
 """The contract: what a notebook may import."""
 
+import ast
+import importlib
+import json
+import pkgutil
+import re
 import types
+from collections.abc import Iterator
 
 import opslib
-from opslib.runbook import errors
+from opslib.runbook import errors, procedure
 
 
 def test_all_is_sorted_and_equal_to_the_public_names() -> None:
@@ -11,6 +17,22 @@ def test_all_is_sorted_and_equal_to_the_public_names() -> None:
         n for n, value in vars(opslib).items() if not n.startswith("_") and not isinstance(value, types.ModuleType)
     ]
     assert sorted(opslib.__all__) == opslib.__all__ == sorted(public)
+
+
+def test_it_names_what_notebooks_import_and_nothing_else() -> None:
+    code = "\n".join(
+        "".join(cell["source"])
+        for file in (procedure.root() / "notebooks").glob("*.ipynb")
+        for cell in json.loads(file.read_text())["cells"]
+        if cell["cell_type"] == "code"
+    )
+    imported = [
+        n.name
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, ast.ImportFrom) and node.module == "opslib"
+        for n in node.names
+    ]
+    assert sorted({*imported}) == opslib.__all__
 
 
 def test_every_outcome_has_an_exit_code() -> None:
@@ -26,7 +48,23 @@ def test_every_outcome_has_an_exit_code() -> None:
 
 
 def test_the_tree_of_errors_is_drawn_in_full() -> None:
-    raised = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, Exception)]
-    assert all(issubclass(one, errors.RunbookError) for one in raised)
+    importlib.import_module("papermill")  # which loads our engine, and must be whole by then
+    for module in pkgutil.walk_packages(opslib.__path__, "opslib."):
+        importlib.import_module(module.name)
+    assert {(one.__name__, depth) for one, depth in below(errors.RunbookError)} == {
+        (name, len(indent) // 4) for indent, name in drawing()
+    }
+
+
+def below(error: type[Exception], depth: int = 0) -> Iterator[tuple[type[Exception], int]]:
+    yield error, depth
+    for one in error.__subclasses__():
+        if one.__module__.startswith("opslib.") and not one.__name__.startswith("_"):
+            yield from below(one, depth + 1)
+
+
+def drawing() -> list[tuple[str, str]]:
+    """The lines of the tree in the docstring: what stands before each name, and the name."""
     assert errors.__doc__
-    assert [one.__name__ for one in raised if one.__name__ not in errors.__doc__] == []
+    tree = errors.__doc__[errors.__doc__.index("\nRunbookError") :]
+    return re.findall(r"^((?:[│├└─ ]{4})*)(\w+)", tree, re.M)

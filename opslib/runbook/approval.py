@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from opslib.runbook import change as changes, program, record
+from opslib.runbook import change as changes, listing, program, record
 from opslib.runbook.environment import Environment
 from opslib.runbook.errors import CommandFailed, NotApproved, Refused
 
@@ -34,13 +34,13 @@ class Approval:
     signature: str
 
 
-def plan(digest: str) -> tuple[record.Summary, dict[str, Any]]:
+def plan(digest: str) -> tuple[listing.Summary, dict[str, Any]]:
     """Give the newest record that shows the plan of this digest, and the step that shows it.
 
     What is shown is what is approved: a step whose content does not have its digest is passed over. Raise Refused if
     no record shows that plan.
     """
-    for one in record.records():
+    for one in listing.records():
         for step in record.steps(json.loads(one.path.read_bytes())):
             whole = str(step.get("digest", "")) if step["step"] == "plan" and "context" in step else ""
             if digest in (whole, changes.short(whole)) and changes.digest(step["context"], step["changes"]) == whole:

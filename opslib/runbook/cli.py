@@ -17,7 +17,7 @@ from opslib.runbook.errors import Outcome, Refused, RunbookError
 from opslib.runbook.step import Step, line
 
 if TYPE_CHECKING:
-    from opslib.runbook.record import Summary
+    from opslib.runbook.listing import Summary
 
 MOST_ROWS = 20
 """Rows of a step's evidence that the terminal shows."""
@@ -110,9 +110,9 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _records(options: argparse.Namespace) -> int:
-    from opslib.runbook import record
+    from opslib.runbook import listing
 
-    found = record.records(environment=options.environment, procedure=options.procedure, incident=options.incident)
+    found = listing.records(environment=options.environment, procedure=options.procedure, incident=options.incident)
     for one in found:
         print(json.dumps(_json(one)) if options.json else _row(one))
     return 0
@@ -128,17 +128,17 @@ def _row(one: "Summary") -> str:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from opslib.runbook import export, record
+    from opslib.runbook import export, listing
 
-    print(export.html(record.find(options.record)))
+    print(export.html(listing.find(options.record)))
     return 0
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from opslib.runbook import record
+    from opslib.runbook import ledger, listing
 
-    only = [record.find(name) for name in options.records] or None
-    wrong = record.problems(only)
+    only = [listing.find(name) for name in options.records] or None
+    wrong = ledger.problems(only)
     for problem in wrong:
         print(problem)
     if not wrong:

@@ -7,14 +7,17 @@ RunbookError
 │   ├── NotApproved
 │   └── Held             another run holds the environment
 ├── CheckFailed          an answer was not yes
+│   └── Damaged          backups: an archive is not, to the last byte, what its manifest says
 ├── PlanVoid             the world has overtaken the plan
 ├── ChangeFailed
 ├── UndoFailed
 ├── VerifyFailed
-├── EnvFileError         an `.env` cannot be read or edited safely (also a ValueError)
 ├── CommandFailed        an outside program failed; carries its exit code and output
 │   └── TimedOut         it had not ended by then; what it has done by then is done
-└── RunFailed            raised by the papermill engine when a run did not end well
+├── RunFailed            raised by the papermill engine when a run did not end well
+├── EnvFileError         deployment: an `.env` cannot be read or edited safely (also a ValueError)
+├── UrlError             database: a URL is none that can be used (also a ValueError)
+└── LoginFailed          database: nobody could log in; says of what kind that is
 """
 
 from enum import StrEnum

@@ -22,7 +22,7 @@ from nbformat import NotebookNode, from_dict  # noqa: E402
 if _absent is None:
     del sys.modules[_CHECKER]
 
-from opslib.runbook import record  # noqa: E402
+from opslib.runbook import ledger, record  # noqa: E402
 from opslib.runbook.environment import Limits  # noqa: E402
 from opslib.runbook.errors import FOUND, Outcome, RunbookError  # noqa: E402
 from opslib.runbook.kernel import Kernel  # noqa: E402
@@ -254,7 +254,7 @@ class Execution:
         self._unsaved = True
         try:
             self.save()
-            record.seal(self.path)
+            ledger.seal(self.path)
             self.sealed = True
         except RunbookError as error:
             self.why += f" {error}"

@@ -12,9 +12,9 @@ from nbconvert.exporters import HTMLExporter
 from nbformat import reads
 from pygments.formatters import HtmlFormatter
 
-from opslib.runbook import record
+from opslib.runbook import ledger, listing, record
 from opslib.runbook.errors import Outcome, Refused
-from opslib.runbook.step import Step, line, standing
+from opslib.runbook.step import Step, findings, line, standing
 from opslib.runbook.table import Rows
 
 MEANINGS: dict[str, str] = {
@@ -98,7 +98,7 @@ def html(file: Path) -> Path:
 
 
 def _summary(file: Path, about: dict[str, Any], steps: list[Step]) -> str:
-    one = record.summary(file)
+    one = listing.summary(file)
     state = one.outcome if one else "not started"
     good = state in (Outcome.PLANNED, Outcome.APPLIED)
     means = MEANINGS.get(state, state)
@@ -106,7 +106,9 @@ def _summary(file: Path, about: dict[str, Any], steps: list[Step]) -> str:
         "Procedure": f"{about['procedure']} ({'carries its plan out' if about.get('apply') else 'plan only'})",
         "Environment": about["environment"],
         "Why it ended so": about.get("why"),
+        "Found wrong": "; ".join(f"{one['title']} ({one['note']})" for one in findings(steps)),
         "Changed, not undone": "" if good or state == Outcome.FAILED else "; ".join(standing(steps)),
+        "Approved": "; ".join(one["note"] for one in steps if one["step"] == "plan" and one.get("approved")),
         "Operator": about.get("operator"),
         "Reason": about.get("reason"),
         "Incident": about.get("incident"),
@@ -123,10 +125,10 @@ def _summary(file: Path, about: dict[str, Any], steps: list[Step]) -> str:
 
 
 def _seal(file: Path) -> str:
-    wrong = record.problems([file])
+    wrong = ledger.problems([file])
     if wrong:
         return f"NOT INTACT: {'; '.join(wrong)}"
-    return "sealed, and unaltered since" if record.is_sealed(file) else "not sealed: it is not finished"
+    return "sealed, and unaltered since" if ledger.is_sealed(file) else "not sealed: it is not finished"
 
 
 def _timeline(steps: Iterable[Step]) -> str:

@@ -11,7 +11,7 @@ from jupyterlab.commands import get_workspaces_dir
 from jupyterlab_server.workspaces_handler import WorkspacesManager
 from tornado.web import authenticated
 
-from opslib.runbook import environment as environments, procedure as procedures, record, runner, working_copy
+from opslib.runbook import environment as environments, listing, procedure as procedures, runner, working_copy
 from opslib.runbook.errors import BadParameter, Refused, RunbookError
 from opslib.runbook.mask import mask
 from opslib.runbook.procedure import Parameter, Procedure
@@ -153,7 +153,7 @@ def _recent(base: str) -> str:
         f"<tr><td>{escape(one.started[:16].replace('T', ' '))}<td>{escape(one.environment)}"
         f'<td><a href="{base}lab/tree/{quote(one.path.relative_to(procedures.root()).as_posix())}">'
         f"{escape(one.procedure or one.path.name)}</a><td>{escape(one.outcome)}<td>{escape(one.operator)}"
-        for one in islice(record.records(), RECENT)
+        for one in islice(listing.records(), RECENT)
     ]
     return f"<h2>Last runs</h2>\n<table>{''.join(rows)}</table>\n<small>Times are UTC.</small>" if rows else ""
 

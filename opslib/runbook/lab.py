@@ -21,7 +21,7 @@ from tornado.web import HTTPError
 from tornado.websocket import WebSocketClosedError
 from traitlets import default
 
-from opslib.runbook import form, procedure, record, working_copy
+from opslib.runbook import form, ledger, listing, procedure, record, working_copy
 from opslib.runbook.errors import Refused
 from opslib.runbook.scratch import Scratch
 
@@ -127,13 +127,13 @@ class Contents(AsyncFileContentsManager):
             return f"this is the procedure itself; open a working copy: /runbook/{file.stem}"
         if not file.is_relative_to(record.folder()) or working_copy.is_open(file):
             return ""
-        if record.is_sealed(file):
+        if ledger.is_sealed(file):
             return f"this record is sealed; open a new copy: /runbook/{(record.head(file) or {}).get('procedure', '')}"
         return "" if file.is_dir() else "only working copies are saved among the records; open one at /runbook"
 
     def _unused(self, path: str) -> bool:
         file = self._file(path)
-        return file.is_file() and working_copy.is_open(file) and record.summary(file) is None
+        return file.is_file() and working_copy.is_open(file) and listing.summary(file) is None
 
     def _file(self, path: str) -> Path:
         return Path(os.path.abspath(self._get_os_path(path.strip("/"))))

@@ -1,6 +1,5 @@
 """The lock on an environment: one run at a time changes it, and a dead one blocks nobody."""
 
-import fcntl
 import json
 import os
 from pathlib import Path
@@ -14,13 +13,15 @@ def hold(path: Path, holder: dict[str, Any]) -> IO[str]:
 
     Raise Held, with the holder's words, while another process has it.
     """
+    import portalocker  # only a run that applies needs it
+
     try:
         file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+", encoding="utf-8")
     except OSError as error:
         raise Refused(f"{path}: cannot be opened for the environment's lock: {error.strerror}") from None
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        portalocker.lock(file, portalocker.LOCK_EX | portalocker.LOCK_NB)
+    except portalocker.AlreadyLocked:
         with file:
             raise Held(_held(file.read())) from None
     file.seek(0)

@@ -10,7 +10,7 @@ from nbformat import NotebookNode
 from papermill.engines import Engine
 from papermill.iorw import LocalHandler, papermill_io
 
-from opslib.runbook import procedure, record, runner
+from opslib.runbook import ledger, procedure, record, runner
 from opslib.runbook.errors import Outcome, Refused, RunFailed
 
 
@@ -63,7 +63,7 @@ class _Files(LocalHandler):  # type: ignore[misc]
     def write(self, text: str, path: str) -> None:
         if path in self.returned:
             self.returned.discard(path)
-        elif record.is_sealed(Path(path)):
+        elif ledger.is_sealed(Path(path)):
             raise Refused(f"{path}: is a sealed record, and nothing writes over it. Give the output another name.")
         else:
             super().write(text, path)

@@ -128,6 +128,24 @@ class Procedure:
         """Give the number of the code cell with this source, -1 if there is none."""
         return next((number for number, own in enumerate(self._code()) if own.strip() == source.strip()), -1)
 
+    def has(self, source: str) -> bool:
+        """Whether a cell with this source is one of the procedure's own, or only gives values to its parameters."""
+        if self.cell(source) >= 0 or not source.strip():
+            return True
+        try:
+            return all(self._is_value(line) for line in ast.parse(source).body)
+        except SyntaxError:
+            return False
+
+    def _is_value(self, line: ast.stmt) -> bool:
+        match line:
+            case (
+                ast.Assign(targets=[ast.Name(id=name)], value=value)
+                | ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value)
+            ):
+                return name in self.parameters and isinstance(value, ast.Constant | ast.UnaryOp)
+        return False
+
     def bind(self, given: Mapping[str, object]) -> dict[str, Any]:
         """Check the given values against the declared parameters; give all of them, defaults filled in."""
         for name in given:

@@ -1,28 +1,24 @@
-"""A record: the executed notebook of a run, saved whole, sealed at the end, and chained in a ledger."""
+"""A record: the executed notebook of a run, saved whole, with the steps that were seen in it."""
 
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import socket
-import stat
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from importlib import metadata
-from itertools import count
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from opslib.runbook.errors import Outcome, Refused, RunbookError
+from opslib.runbook.errors import RunbookError
 from opslib.runbook.procedure import root
-from opslib.runbook.step import Step, is_step, now, told
+from opslib.runbook.step import Step, is_step, told
 
 PACKAGES = ("opslib", "papermill", "nbclient", "ipykernel", "psycopg", "boto3", "stripe", "pandas")
 PARTIAL = ".opslib.tmp"
@@ -35,6 +31,12 @@ _BEGINNING = 1 << 16
 def folder() -> Path:
     """The folder of all records."""
     return root() / "records"
+
+
+def named(file: Path) -> str:
+    """Give a record's name: where it lies in the folder of all records, or its whole path."""
+    file = file.resolve()
+    return str(file.relative_to(folder())) if file.is_relative_to(folder()) else str(file)
 
 
 def path(environment: str, procedure: str, started: str, run: str) -> Path:
@@ -75,7 +77,7 @@ def save(file: Path, content: bytes, *, durable: bool = True) -> None:
 
     Raise RunbookError, with what is in place left as it was, if the disk is full or the folder closed.
     """
-    with _saving(file):
+    with saving(file):
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         partial = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
         try:
@@ -94,31 +96,15 @@ def save(file: Path, content: bytes, *, durable: bool = True) -> None:
 @contextmanager
 def alone(where: Path) -> Iterator[None]:
     """Look at a folder of records and write there while no other claim or save of a copy does. Raise RunbookError."""
-    with _saving(where):
+    with saving(where):
         where.mkdir(parents=True, exist_ok=True, mode=0o700)
         held = os.open(where, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        with _saving(where):
+        with saving(where):
             fcntl.flock(held, fcntl.LOCK_EX)
         yield
     finally:
         os.close(held)
-
-
-def claim(file: Path, content: bytes) -> None:
-    """Have the first content of a run's record in its place: from then on no other run writes there.
-
-    A file that is no record is replaced, as papermill does with its outputs, unless it lies among the records. Raise
-    Refused, with a name that is free, where a record of any state is, or was: the ledger keeps its name.
-    """
-    with alone(file.parent):
-        with _saving(file):
-            why = _taken(file)
-        if why:
-            others = (file.with_stem(f"{file.stem}-{number}") for number in count(2))
-            free = next(other for other in others if not os.path.lexists(other) and not _taken(other))
-            raise Refused(f"{file}: {why}, and nothing writes over it. Give the record another name, as {free.name}.")
-        save(file, content, durable=False)
 
 
 def sweep(where: Path) -> None:
@@ -128,38 +114,6 @@ def sweep(where: Path) -> None:
             fcntl.flock(left, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if time.time() - os.fstat(left.fileno()).st_mtime > FRESH:
                 partial.unlink()
-
-
-def seal(file: Path) -> None:
-    """Enter the digest of a finished record into the ledger, behind the digest of the entry before.
-
-    Raise Refused if a record of this name was sealed before: that seal holds. Raise RunbookError, with the ledger left
-    as it was, if it cannot be written.
-    """
-    ledger, name = folder() / "ledger.jsonl", _relative(file)
-    try:
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()
-        ledger.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with os.fdopen(os.open(ledger, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "rb+", buffering=0) as entries:
-            fcntl.flock(entries, fcntl.LOCK_EX)
-            whole, end, _ = entries.read().rpartition(b"\n")  # what follows was cut short by a kill: no entry
-            if _has(whole, name):
-                raise Refused(f"{name}: is not sealed: a record of this name was sealed before, and that seal holds.")
-            previous = hashlib.sha256(whole.rpartition(b"\n")[2]).hexdigest() if whole else ""
-            entry = {"record": name, "sha256": digest, "sealed": now(), "previous": previous}
-            size = entries.seek(len(whole + end))
-            try:
-                entries.truncate()
-                line = json.dumps(entry).encode() + b"\n"
-                if entries.write(line) != len(line):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                os.fsync(entries.fileno())
-            except OSError:
-                with suppress(OSError):
-                    entries.truncate(size)
-                raise
-    except OSError as error:
-        raise RunbookError(f"{ledger}: the record is not sealed: {error.strerror}.") from None
 
 
 def steps(notebook: dict[str, Any]) -> list[Step]:
@@ -197,99 +151,6 @@ def shown(cell: dict[str, Any]) -> list[Step]:
     return [one for one in said if is_step(one)]
 
 
-@dataclass(frozen=True)
-class Summary:
-    """One line of a listing. `outcome` is `running` while the run's process lives."""
-
-    path: Path
-    procedure: str
-    environment: str
-    incident: str
-    operator: str
-    apply: bool
-    started: str
-    finished: str
-    outcome: str
-
-
-def records(*, environment: str = "", procedure: str = "", incident: str = "") -> Iterator[Summary]:
-    """Give the records that match, newest first."""
-    for file in sorted(folder().glob("*/*.ipynb"), key=lambda f: f.name, reverse=True):
-        one = summary(file) if environment in ("", file.parent.name) else None
-        if one and procedure in ("", one.procedure) and incident in ("", one.incident):
-            yield one
-
-
-def summary(file: Path) -> Summary | None:
-    """Say what a record is; None for a working copy that was never started."""
-    about = head(file)
-    if about is None:
-        return Summary(file, "", file.parent.name, "", "", False, "", "", "unreadable")
-    if not about.get("started"):
-        return None
-    outcome = about.get("outcome") or ("running" if _alive(about.get("process")) else Outcome.INTERRUPTED.value)
-    texts = {key: str(about.get(key) or "") for key in ("procedure", "environment", "incident", "operator")}
-    times = {key: str(about.get(key) or "") for key in ("started", "finished")}
-    return Summary(file, apply=bool(about.get("apply")), outcome=outcome, **texts, **times)
-
-
-def find(name: str) -> Path:
-    """Give the file of a record named by its path, its file name or the end of it. Raise Refused if none or several."""
-    given = Path(name)
-    if given.is_file():
-        return given.resolve()
-    fits = [file for file in folder().glob("*/*.ipynb") if file.stem.endswith(given.stem)]
-    if len(fits) != 1:
-        found = ", ".join(_relative(file) for file in fits[:5]) or "none"
-        raise Refused(f"{name[:120]!a} names {len(fits)} records ({found}). `runbook records` lists them.")
-    return fits[0]
-
-
-def problems(only: list[Path] | None = None) -> list[str]:
-    """Check the ledger and the records against each other; give what is wrong, in sentences."""
-    wrong = []
-    sealed: dict[Path, str] = {}
-    ledger = folder() / "ledger.jsonl"
-    previous = ""
-    *lines, rest = _ledger().split(b"\n")
-    if rest:
-        wrong.append(f"{ledger}:{len(lines) + 1}: is cut short: sealing was, or the ledger was cut")
-    for number, line in enumerate(lines, 1):
-        try:
-            entry = json.loads(line)
-            file, digest = _absolute(entry["record"]), str(entry["sha256"])
-            follows = entry["previous"] == previous
-        except (ValueError, KeyError, TypeError):
-            follows = False
-        else:
-            if file in sealed:
-                wrong.append(f"{ledger}:{number}: seals {entry['record']} once more: its first seal holds")
-            sealed.setdefault(file, digest)
-        if not follows:
-            wrong.append(f"{ledger}:{number}: does not follow the entry before it: the ledger was cut or altered")
-        previous = hashlib.sha256(line).hexdigest()
-    for file in sealed.keys() | set(folder().glob("*/*.ipynb")):
-        if only is not None and file not in only:
-            continue
-        if not file.exists():
-            wrong.append(f"{_relative(file)}: is in the ledger and missing on disk")
-        elif file in sealed:
-            if hashlib.sha256(file.read_bytes()).hexdigest() != sealed[file]:
-                wrong.append(f"{_relative(file)}: was altered after it was sealed")
-        elif (one := summary(file)) and one.outcome == "unreadable":
-            wrong.append(f"{_relative(file)}: is not a record that can be read")
-        elif one and one.finished:
-            wrong.append(
-                f"{_relative(file)}: finished, and not in the ledger: the ledger was cut, or sealing was cut short"
-            )
-    return sorted(wrong)
-
-
-def is_sealed(file: Path) -> bool:
-    """Whether the ledger has this record."""
-    return _has(_ledger(), _relative(file))
-
-
 def head(file: Path) -> dict[str, Any] | None:
     """Give what a record says of its run; None if it cannot be read."""
     try:
@@ -308,42 +169,9 @@ def head(file: Path) -> dict[str, Any] | None:
     return about if isinstance(about, dict) else None
 
 
-def _taken(file: Path) -> str:
-    """Say why a run's record cannot lie here; empty if it can."""
-    if is_sealed(file):
-        return "is the name of a record that was sealed"
-    if not os.path.lexists(file):
-        return ""
-    if not stat.S_ISREG(file.lstat().st_mode):
-        return "is no regular file"
-    about = head(file)
-    if not about:
-        return "lies among the records" if file.resolve().is_relative_to(folder()) else ""
-    one = summary(file)
-    states = {"running": "is under way", "interrupted": "was cut short"}
-    return f"is the record of a run that {states.get(one.outcome, 'has ended')}" if one else "is a working copy"
-
-
-def _ledger() -> bytes:
-    ledger = folder() / "ledger.jsonl"
-    return ledger.read_bytes() if ledger.is_file() else b""
-
-
-def _has(entries: bytes, name: str) -> bool:
-    """Whether a record of this name was sealed."""
-    needle = json.dumps(name).encode()
-    return needle in entries and any(_name(line) == name for line in entries.splitlines() if needle in line)
-
-
-def _name(line: bytes) -> object:
-    try:
-        return json.loads(line)["record"]
-    except (ValueError, KeyError, TypeError):
-        return None
-
-
 @contextmanager
-def _saving(file: Path) -> Iterator[None]:
+def saving(file: Path) -> Iterator[None]:
+    """Say what to do where a record cannot be saved. Raise RunbookError."""
     try:
         yield
     except OSError as error:
@@ -366,22 +194,3 @@ def _finite(tree: Any) -> Any:
     if isinstance(tree, list | tuple):
         return [_finite(value) for value in tree]
     return str(tree) if isinstance(tree, float) and not isfinite(tree) else tree
-
-
-def _alive(process: Any) -> bool:
-    try:
-        if process["host"] != socket.gethostname():
-            return False
-        age: float = psutil.Process(process["pid"]).create_time() - process["created"]
-    except (psutil.Error, LookupError, TypeError):
-        return False
-    return abs(age) < 1
-
-
-def _relative(file: Path) -> str:
-    file = file.resolve()
-    return str(file.relative_to(folder())) if file.is_relative_to(folder()) else str(file)
-
-
-def _absolute(name: str) -> Path:
-    return folder() / name

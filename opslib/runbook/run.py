@@ -3,6 +3,7 @@
 import atexit
 import getpass
 import hashlib
+import json
 import linecache
 import os
 import shlex
@@ -17,6 +18,7 @@ from typing import IO, Any
 from opslib.runbook import (
     change as changes,
     environment as environments,
+    ledger,
     lock,
     mask as masking,
     procedure,
@@ -86,6 +88,8 @@ class Run:
         """The changes that were begun and not undone, oldest first."""
         self._done: dict[str, Step] = {}
         self._checks: dict[str, bool] = {}
+        self._answers: dict[str, Any] = {}
+        """What each check was answered with, as the plan's digest has it."""
         self._failed: dict[str, str] = {}
         """What was to be looked at and failed, and why. After the last verify that undoes nothing."""
         self._passed: set[int] = set()
@@ -93,6 +97,7 @@ class Run:
         self._reached = (-1, 0)
         self._planned: dict[str, dict[str, Any]] = {}
         self._found: dict[str, Finding] = {}
+        self._planned_cells: list[str] = []
         self._digest = ""
         self._approval = approval
         self._approved = ""
@@ -110,7 +115,7 @@ class Run:
         except Refused as error:
             self.stop(error)
             raise
-        self.show_start()
+        self.show_start(note=self._cut_short() if apply else "")
 
     def check(
         self,
@@ -131,6 +136,7 @@ class Run:
         self._reach()
         if not asked:
             self._checks.pop(title, None)
+            self._answers[title] = "not asked"
             self._show(step("check", title, None, note="not asked"))
             return
         given = given() if callable(given) else given
@@ -138,6 +144,7 @@ class Run:
         answer = answered(given if isinstance(given, Answer) else given is True, evidence, otherwise)
         if answer or accept or not self.verified:
             self._checks[title] = bool(answer) or accept
+        self._answers[title] = [answer.ok, accept, table.rows(answer.evidence, lasting=True)]
         self._show(step("check", title, answer.ok, **_more(answer, accept)), answer.evidence)
         if not answer and not accept:
             found = "cannot tell" if answer.ok is None else "not so"
@@ -149,6 +156,7 @@ class Run:
         Raise CheckFailed while a check of this run stands answered no.
         """
         self._open()
+        self._need_parameters()
         if wrong := [title for title, ok in self._checks.items() if not ok]:
             raise CheckFailed(f"no plan while a check is not answered yes: {'; '.join(wrong)}. Ask it again first.")
         titles = [one.title for one in planned]
@@ -162,13 +170,18 @@ class Run:
         context = {key: value for key, value in self.parameters.items() if key not in settled}
         described = environments.file(self.environment.name).read_bytes()
         context |= {"procedure": self.procedure.name, "source": self.procedure.digest, "code": procedure.code()}
-        context |= {"environment's file": hashlib.sha256(described).hexdigest()}
+        context |= {"environment's file": hashlib.sha256(described).hexdigest(), "answers": dict(self._answers)}
+        if strange := self._strange():
+            context["cells that are not the procedure's"] = strange
+        self._planned_cells = strange
         self._digest = changes.digest(context, rows)
         title = f"Plan {changes.short(self._digest)}"
         shown = step("plan", title, None, digest=self._digest, context=context, changes=rows)
         shown["note"] = f"{len(rows)} change{'s' * (len(rows) != 1)}, " + (
             "none of them made yet" if self.applies else "none of which this run makes"
         )
+        if strange:
+            shown["note"] += f"; {len(strange)} cells ran that the procedure does not have"
         numbered = enumerate(zip(planned, rows, strict=True), 1)
         self._show(shown, [line for number, (one, row) in numbered for line in one.lines(number, row["to"])])
         if self.applies:
@@ -194,6 +207,12 @@ class Run:
                 raise NotApproved(
                     f"plan {changes.short(self._digest)} is not approved. Approve it above, then run this cell again."
                 )
+            if self._policy != "none" and self._strange() != self._planned_cells:
+                raise NotApproved(
+                    "a cell that is not the procedure's, or was edited, ran after the plan was shown: what is approved "
+                    "is what runs. Run the plan cell again, and approve what it shows then."
+                )
+            self._need_parameters()
             self._make(one)
 
     def verify(
@@ -282,7 +301,7 @@ class Run:
     def finish(self) -> None:
         """End a run whose checks all held; its record is complete. Asked again in JupyterLab, say how it ended."""
         if self.ended and not headless():
-            Display().show(self._closing)
+            Display().show(self._closing, text=self._way_on)
             return
         self._open()
         self._reach()
@@ -420,6 +439,18 @@ class Run:
         return first + masking.mask.text(shlex.join(words))
 
     @property
+    def _way_on(self) -> str:
+        """For who has read a plan in JupyterLab: the link to a copy that carries it out, with all its parameters."""
+        copy = _copy()
+        if copy is None or self.ended is not Outcome.PLANNED or not self._planned:
+            return ""
+        from opslib.runbook import record
+
+        form = (record.head(copy) or {}).get("carried_out_by", "")
+        approval = f"&approval={changes.short(self._digest)}" if self._policy != "none" else ""
+        return f"**[Open a copy that carries this plan out]({form}{approval})**" if form else ""
+
+    @property
     def _unseen(self) -> str:
         return "not seen: " + "; ".join(f"{title} ({why})" for title, why in self._failed.items())
 
@@ -462,7 +493,7 @@ class Run:
         last = step("end", f"{outcome.capitalize()}: {why}", good, outcome=outcome.value, why=why, **more)
         # A cell that was run again has lost its earlier output, so the last step repeats them all.
         self._closing = {**last, "steps": [*self.steps, last]}
-        Display().show(self._closing)
+        Display().show(self._closing, text=self._way_on)
 
     # What a run needs
 
@@ -473,6 +504,35 @@ class Run:
         variables = kernel.user_ns if kernel is not None else {}
         declared = {name: variables[name] for name in self.procedure.parameters if name in variables}
         return declared | {name: value for name, value in said.items() if name in self.procedure.parameters}
+
+    def _cut_short(self) -> str:
+        """Say which run of this procedure this one goes on from, if the last that applied left something open."""
+        from opslib.runbook import listing, record
+
+        found = listing.records(environment=self.environment.name, procedure=self.procedure.name)
+        last = next((one for one in found if one.apply and not one.path.stem.endswith(self.id)), None)
+        if last is None or (last.finished and last.outcome != Outcome.NEEDS_PERSON):
+            return ""
+        ended = "needs a person" if last.finished else "was cut short"
+        happened = record.steps(json.loads(last.path.read_bytes()))
+        came = [one["title"] for one in happened if one["step"] not in ("start", "end")]
+        after = f", after: {came[-1]}" if came else ""
+        return f"the run of {last.started[:16].replace('T', ' ')} UTC {ended}{after}; this one goes on from there"
+
+    def _strange(self) -> list[str]:
+        """Give the digest of each cell that this kernel was given and that is not the procedure's."""
+        kernel = shell()
+        given = kernel.history_manager.input_hist_raw if kernel is not None and kernel.history_manager else []
+        return sorted({hashlib.sha256(one.encode()).hexdigest() for one in given if not self.procedure.has(one)})
+
+    def _need_parameters(self) -> None:
+        """Raise PlanVoid if a parameter has been given another value since the run began."""
+        kernel = shell()
+        given = {} if kernel is None else kernel.user_ns
+        declared = self.procedure.parameters
+        changed = [n for n, value in self.parameters.items() if declared[n].accept(given.get(n, value)) != value]
+        if changed:
+            raise PlanVoid(f"since the run began, {', '.join(changed)} was given another value. Run its start again.")
 
     def _hold(self) -> None:
         self._lock = lock.hold(
@@ -544,9 +604,8 @@ def _refuse_closed_copy(name: str) -> None:
     copy = _copy()
     if copy is None:
         return
-    from opslib.runbook import record
 
-    if (_current is not None and _current.ended) or record.is_sealed(copy):
+    if (_current is not None and _current.ended) or ledger.is_sealed(copy):
         raise Refused(f"the run in this copy has ended and its record is closed. Open a new copy: /runbook/{name}")
 
 

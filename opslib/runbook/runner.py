@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from opslib.runbook import environment as environments, procedure as procedures, record
+from opslib.runbook import environment as environments, ledger, procedure as procedures, record
 from opslib.runbook.environment import Environment, Limits
 from opslib.runbook.errors import BadParameter, Refused, RunbookError
 from opslib.runbook.kernel import Kernel
@@ -42,7 +42,7 @@ async def run(
     refusal, values, kernel = "", {}, None
     about = {"id": identity, "procedure": procedure.name, "environment": environment.name, "started": started}
     unbegun = {**about, "process": record.process()}
-    record.claim(path, record.dumps({"metadata": {"opslib": unbegun}, "cells": []}))
+    ledger.claim(path, record.dumps({"metadata": {"opslib": unbegun}, "cells": []}))
     try:
         mask.know(environment.values())
         values = bind(procedure, given)

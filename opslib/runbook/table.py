@@ -14,16 +14,20 @@ Rows = list[dict[str, str]]
 _MARKDOWN = str.maketrans({c: "\\" + c for c in "\\`*_[]<>|$~#"} | {"\n": " "})
 
 
-def rows(evidence: Any) -> Rows:
-    """Give evidence as rows: a mapping is one row, a list one row for each item, anything else a row of text."""
+def rows(evidence: Any, *, lasting: bool = False) -> Rows:
+    """Give evidence as rows: a mapping is one row, a list one row for each item, anything else a row of text.
+
+    `lasting` leaves out what passes while a plan stays the same, as an uptime does: fields that are not compared.
+    """
     if evidence is None:
         return []
     if isinstance(evidence, Mapping):
         return [{str(key): _cell(value) for key, value in evidence.items()}]
     if dataclasses.is_dataclass(evidence) and not isinstance(evidence, type):
-        return rows({f.name: getattr(evidence, f.name) for f in dataclasses.fields(evidence) if f.repr})
+        shown = [f.name for f in dataclasses.fields(evidence) if f.repr and (f.compare or not lasting)]
+        return rows({name: getattr(evidence, name) for name in shown})
     if isinstance(evidence, Iterable) and not isinstance(evidence, str | bytes):
-        return [row for item in evidence for row in rows(item)]
+        return [row for item in evidence for row in rows(item, lasting=lasting)]
     return [{"": _cell(evidence)}]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from opslib.runbook import environment as environments, record, runner
+from opslib.runbook import environment as environments, ledger, record, runner
 from opslib.runbook.errors import Outcome, Refused, RunbookError
 from opslib.runbook.mask import mask
 from opslib.runbook.procedure import Procedure
@@ -30,7 +30,9 @@ def make(procedure: Procedure, given: Mapping[str, object], *, base: str = "/") 
     notebook = procedure.copy(values)
     forms = f"{base}runbook/"
     at = next((i for i, cell in enumerate(notebook["cells"]) if cell["id"] == "parameters-of-this-run"), 0) + 1
-    notebook["cells"].insert(at, _next_copy(procedure, values, forms))
+    declared = procedure.parameters
+    told = {key: value for key, value in values.items() if key == "environment" or value != declared[key].default}
+    notebook["cells"].insert(at, _next_copy(f"{forms}{procedure.name}", told))
     for cell in notebook["cells"]:
         # A key pressed by mistake must not change what runs. Whoever wants other code can add a cell, and it shows.
         cell["metadata"] |= {"editable": False, "deletable": False}
@@ -39,6 +41,8 @@ def make(procedure: Procedure, given: Mapping[str, object], *, base: str = "/") 
             cell["source"] = _LINK.sub(to, "".join(cell["source"]))
     opened, identity = now(), uuid.uuid4().hex[:8]
     about = {"id": identity, "opened": opened, **runner.describe(procedure, environment, values)}
+    if values.get("apply") is False:
+        about["carried_out_by"] = f"{forms}{procedure.name}?{urlencode({**told, 'apply': 'true'})}"
     notebook["metadata"] = {
         "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
         "opslib": {**about, "packages": record.provenance()["packages"]},
@@ -72,7 +76,7 @@ def refresh(notebook: dict[str, Any]) -> bool:
 
 def is_open(file: Path) -> bool:
     """Whether this is a working copy whose record is not closed: the only file under records/ that may be saved."""
-    return "opened" in (record.head(file) or {}) and not record.is_sealed(file)
+    return "opened" in (record.head(file) or {}) and not ledger.is_sealed(file)
 
 
 def keep(file: Path, notebook: dict[str, Any]) -> None:
@@ -91,19 +95,12 @@ def keep(file: Path, notebook: dict[str, Any]) -> None:
         over = refresh(notebook)
         record.save(file, record.dumps(mask.tree(notebook)))
         if over:
-            record.seal(file)
+            ledger.seal(file)
 
 
-def _next_copy(procedure: Procedure, values: Mapping[str, Any], forms: str) -> dict[str, Any]:
-    told = {key: value for key, value in values.items() if value != procedure.parameters[key].default}
-    told |= {key: values[key] for key in ("environment",) if key in values}
-    form = f"{forms}{procedure.name}?"
-    text = (
-        f"This is a working copy; it becomes the record. [Open another]({form}{urlencode(told)}) to change a parameter."
-    )
-    if values.get("apply") is False:
-        act = urlencode({**told, "apply": "true"})
-        text += f" It only shows its plan; to carry that out, [open one that applies it]({form}{act})."
+def _next_copy(form: str, told: Mapping[str, Any]) -> dict[str, Any]:
+    text = "This is a working copy; it becomes the record. "
+    text += f"[Open another]({form}?{urlencode(told)}) to change a parameter."
     return {"cell_type": "markdown", "id": "another-copy", "metadata": {"tags": ["added-by-lab"]}, "source": text}
 
 

@@ -15,7 +15,7 @@ import pytest
 from opslib import propertypulse
 from opslib.api import pm2
 from opslib.deployment import env_file
-from opslib.runbook import procedure, record
+from opslib.runbook import listing, procedure
 from tests import sandbox
 from tests.place import states
 from tests.sandbox import pm2 as standin
@@ -156,7 +156,7 @@ def test_secret_that_is_gone_from_the_env_file_is_named_before_a_worker_is_taken
 def test_killed_half_way_it_is_run_again() -> None:
     with in_the_middle() as process:
         process.send_signal(signal.SIGKILL)
-    newest = next(record.records(procedure="restart_api"))
+    newest = next(listing.records(procedure="restart_api"))
     assert newest.outcome == "interrupted"
     code, made, _ = restart()
     assert (code, made["metadata"]["opslib"]["outcome"]) == (0, "applied")

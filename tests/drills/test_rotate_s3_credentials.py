@@ -17,7 +17,7 @@ import pytest
 
 from opslib import propertypulse
 from opslib.aws import aws, upload
-from opslib.runbook import procedure, record
+from opslib.runbook import listing, procedure, record
 from tests import leaks, sandbox
 from tests.aws_front import Front
 from tests.drills import access_key
@@ -206,5 +206,5 @@ def kill(whom: str, line: str, later: float) -> None:
                     if "ipykernel_launcher" in " ".join(child.cmdline()):
                         child.kill()
         process.stdout.read()
-    newest = next(record.records(procedure="rotate_s3_credentials"))
+    newest = next(listing.records(procedure="rotate_s3_credentials"))
     assert newest.outcome in ("interrupted", "needs-person", "failed")

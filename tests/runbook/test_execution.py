@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from opslib.runbook import record
+from opslib.runbook import ledger, listing, record
 from tests.place import Place, states
 
 CHECK = "run.check('The sky is blue', True)"
@@ -311,10 +311,25 @@ def test_a_run_ends_as_its_record_says(
     value = run.place.folder / "value"
     assert (value.read_text() if value.exists() else "nothing") == case.value
     monkeypatch.setenv("RUNBOOK_ROOT", str(run.place.folder))
-    assert record.problems() == []
-    assert [one.outcome for one in record.records()] == [case.outcome]
+    assert ledger.problems() == []
+    assert [one.outcome for one in listing.records()] == [case.outcome]
     assert not list(run.path.parent.glob(".*"))
     assert run.path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_run_says_which_one_it_goes_on_from(place: Place) -> None:
+    place.write("act", CHECK, SET, "Path('waiting').touch(); time.sleep(60)", FINISH)
+    with place.start("run", "act", "--apply", cwd=place.folder) as process:
+        wait_for(place.folder / "waiting", process)
+        process.kill()
+    with place.start("run", "act", "--apply", cwd=place.folder) as process:
+        assert process.stdout
+        said = process.stdout.readline()
+        process.send_signal(INT)
+        process.communicate(timeout=60)
+    assert re.search(
+        r"— the run of 2\d{3}-\d\d-\d\d \d\d:\d\d UTC was cut short(, after: .+)?; this one goes on from there$", said
+    )
 
 
 def kinds(notebook: dict[str, Any]) -> str:
@@ -558,8 +573,8 @@ def test_papermill_makes_the_same_record(place: Place, monkeypatch: pytest.Monke
         assert looked["metadata"]["opslib"]["why"].startswith(HELD)
         assert_true_cells(looked, letters)
     files = [place.folder / f"records/{name}.ipynb" for name in done]
-    assert record.problems(files) == []
-    assert all(record.is_sealed(file) for file in files)
+    assert ledger.problems(files) == []
+    assert all(ledger.is_sealed(file) for file in files)
 
 
 def test_papermill_refuses_what_is_not_declared(place: Place) -> None:
@@ -581,7 +596,7 @@ def test_papermill_writes_over_no_record(place: Place, monkeypatch: pytest.Monke
     assert [ends(one)[0] for one in first] == [0, 0]  # what is no record is replaced, as papermill always did
     files = [place.folder / "records/act.ipynb", place.folder / "out.ipynb"]
     before = [file.read_bytes() for file in files]
-    assert all(record.is_sealed(file) for file in files)
+    assert all(ledger.is_sealed(file) for file in files)
     (place.folder / "ran").unlink()
     late = "--no-request-save-on-cell-execute"
     again = [papermill(place, "act"), papermill(place, "act", late), papermill(place, "act", late, output="out.ipynb")]
@@ -596,7 +611,7 @@ def test_papermill_writes_over_no_record(place: Place, monkeypatch: pytest.Monke
         assert "is a sealed record, and nothing writes over it" in said
     assert [file.read_bytes() for file in files] == before
     assert not (place.folder / "ran").exists()
-    assert record.problems() == []
+    assert ledger.problems() == []
 
 
 def test_two_runs_onto_one_name(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -605,7 +620,7 @@ def test_two_runs_onto_one_name(place: Place, monkeypatch: pytest.MonkeyPatch) -
     codes = sorted(ends(one)[0] for one in [papermill(place, "act"), papermill(place, "act")])
     assert codes == [0, 4]
     assert [entry.name for entry in (place.folder / "records").iterdir()].count("act.ipynb") == 1
-    assert record.problems() == []
+    assert ledger.problems() == []
 
 
 def test_the_tests_leave_no_kernel_behind() -> None:

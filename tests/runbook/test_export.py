@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from opslib.runbook import export, record
+from opslib.runbook import export, ledger, listing, record
 from opslib.runbook.errors import Refused
 from tests.place import SECRET, Place
 
@@ -102,8 +102,8 @@ def test_page_is_whole_in_itself_and_harmless(place: Place) -> None:
 def test_page_beside_the_record_changes_nothing_else(place: Place) -> None:
     place.write("look", "run.finish()")
     file, _ = _render(place, "look")
-    assert record.problems() == []
-    assert [one.path for one in record.records()] == [file]
+    assert ledger.problems() == []
+    assert [one.path for one in listing.records()] == [file]
 
 
 def test_altered_and_unfinished(place: Place) -> None:

@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 from tornado.websocket import WebSocketClosedError
 
-from opslib.runbook import lab as lab_server
+from opslib.runbook import lab as lab_server, record as records
 from tests.place import SECRET, Place, states
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -207,8 +207,9 @@ def test_copy(lab: Lab) -> None:
     assert about["parameters"]["settle_seconds"] == 7
     assert not about.keys() & {"started", "finished", "outcome", "process"}
     assert "[the other](/runbook/mend?environment=test)" in notebook["cells"][0]["source"]
-    again = "settle_seconds=7&environment=test&apply=true"
-    assert again in "".join(cell["source"] for cell in notebook["cells"]).replace("incident=I1&", "")
+    again = "/runbook/look?environment=test&incident=I1&settle_seconds=7"
+    assert f"[Open another]({again})" in "".join(cell["source"] for cell in notebook["cells"])
+    assert about["carried_out_by"] == f"{again}&apply=true"
     assert set(states(notebook)) == {"pending"}
     assert lab.listed(copy) == ""
     assert lab.ask(f"/api/contents/{copy.relative_to(lab.place.folder)}", "DELETE")[0] == 204
@@ -398,6 +399,17 @@ def test_approval_by_the_panel(lab: Lab, opened: Callable[[str], Copy]) -> None:
     assert "widget-view" not in copy.file.read_text()
     copy.quiet()
     mark.unlink()
+
+
+def test_a_plan_ends_with_the_way_to_carry_it_out(lab: Lab, opened: Callable[[str], Copy]) -> None:
+    copy = opened("mend?environment=strict&reason=drill")
+    copy.run()
+    link = copy.page.get_by_role("link", name="Open a copy that carries this plan out")
+    link.wait_for()
+    plan = next(one for one in records.steps(copy.until(_sealed(lab))) if one["step"] == "plan")
+    to = f"/runbook/mend?environment=strict&reason=drill&apply=true&approval={plan['digest'][:16]}"
+    assert str(link.get_attribute("href")).endswith(to)
+    copy.quiet()
 
 
 def test_a_check_is_mended_and_cells_run_again(lab: Lab, opened: Callable[[str], Copy]) -> None:

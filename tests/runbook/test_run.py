@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from IPython.core.interactiveshell import ExecutionResult, InteractiveShell
 from traitlets.config import Config
 
 from opslib import Answer, Change, Kept, RunbookError, UndoFailed, act, start
-from opslib.runbook import errors, run as runs
+from opslib.runbook import errors, procedure, run as runs
 from opslib.runbook.run import Run
 from opslib.runbook.step import contradiction, line as shown_line
 from tests.place import Place
@@ -427,3 +428,77 @@ def test_a_failed_cell_ends_a_run_that_nobody_watches(
         cell(name)
     variables = InteractiveShell.instance().user_ns
     assert (variables["calls"], variables["run"].ended) == (["do", "undo"], "undone")
+
+
+GUARDED = [
+    "from opslib import Change, Kept, act\ndone = []\nput = Change('Set it', [act('set', run=lambda: done.append(1))],"
+    " undo=Kept('fine', matters=False), replaces=lambda: 'old')",
+    "run.plan(put)",
+    "run.apply(put)",
+    "run.verify('It is set', lambda: done == [1])",
+]
+
+
+@pytest.fixture
+def guarded(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[InteractiveShell]:
+    """The shell of a notebook whose environment asks for an approved plan, with its plan approved."""
+    place = Place(tmp_path_factory.mktemp("guarded") / "place", approval="digest")
+    place.write("guarded", *GUARDED, parameters="seconds: int = 1  # [1..9] how long")
+    monkeypatch.setenv("RUNBOOK_ROOT", str(place.folder))
+    shell = InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}}))
+    own = [cell["source"] for cell in procedure.load("guarded").notebook["cells"] if cell["cell_type"] == "code"]
+    for source in (own[0], "# Parameters of this run\napply = True\nseconds = 3", *own[1:4]):
+        shell.run_cell(source, store_history=True).raise_error()
+    shell.user_ns["run"].approve(shell.user_ns["run"]._digest)
+    yield shell
+    InteractiveShell.clear_instance()
+
+
+def test_what_is_approved_runs_as_it_was_shown(guarded: InteractiveShell) -> None:
+    for source in [*GUARDED[2:], "run.finish()"]:
+        guarded.run_cell(source, store_history=True).raise_error()
+    assert guarded.user_ns["run"].ended is errors.Outcome.APPLIED
+
+
+@pytest.mark.parametrize(
+    ("source", "then", "said"),
+    [
+        ("put.acts[0].run()\nrun.apply(put)", "", "ran after the plan was shown"),
+        ("put = Change('Set it', put.acts, put.undo, put.replaces)", GUARDED[2], "ran after the plan was shown"),
+        ("run.apply( put )", "", "ran after the plan was shown"),
+        ("seconds = 4", GUARDED[2], "seconds was given another value"),
+        ("apply = False", GUARDED[2], "apply was given another value"),
+    ],
+)
+def test_a_cell_edited_after_the_approval_is_not_approved(
+    guarded: InteractiveShell, source: str, then: str, said: str
+) -> None:
+    first = guarded.user_ns["run"]._digest
+    result = guarded.run_cell(source, store_history=True)
+    if then:
+        result = guarded.run_cell(then, store_history=True)
+    assert said in str(result.error_in_exec)
+    assert guarded.user_ns["run"].in_force == []
+    if "value" not in said:
+        guarded.run_cell(GUARDED[1], store_history=True)
+        assert guarded.user_ns["run"]._digest != first
+        assert "ran that the procedure does not have" in guarded.user_ns["run"].steps[-1]["note"]
+
+
+def test_what_a_check_rested_on_is_approved_with_the_plan(world: World) -> None:
+    @dataclass(frozen=True)
+    class Seen:
+        workers: int
+        uptime: int = field(compare=False)
+
+    def digest(*answers: Answer, **options: Any) -> str:
+        run = begin(apply=False)
+        for number, answer in enumerate(answers):
+            run.check(f"Question {number}", answer, **options)
+        run.plan(world.change())
+        return str(run.steps[-1]["digest"])
+
+    one = digest(Answer(True, Seen(2, uptime=7)))
+    assert one == digest(Answer(True, Seen(2, uptime=8)))
+    others = [digest(Answer(True, Seen(3, uptime=7))), digest(), digest(Answer(False, Seen(2, uptime=7)), accept=True)]
+    assert len({one, *others, digest(Answer(True), asked=False)}) == 5

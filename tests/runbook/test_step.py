@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from opslib.runbook import record
+from opslib.runbook import ledger, record
 from opslib.runbook.environment import Limits
 from opslib.runbook.execution import Execution, _Client
 from opslib.runbook.kernel import Kernel
@@ -177,7 +177,7 @@ def test_no_message_makes_an_outcome_better_than_the_truth(ground: Ground, event
     execution = ground.execute(f"carry_out({str(file)!r})")
     stands = json.loads(file.read_text())
     assert execution.sealed, execution.why
-    assert record.problems([execution.path]) == []
+    assert ledger.problems([execution.path]) == []
     content = json.loads(execution.path.read_bytes(), parse_constant=pytest.fail)
     about, told = content["metadata"]["opslib"], record.steps(content)
     assert about["finished"] and about["outcome"] == execution.outcome and content["cells"]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from opslib.runbook import procedure, record, working_copy
+from opslib.runbook import ledger, procedure, record, working_copy
 from opslib.runbook.errors import Refused
 from opslib.runbook.step import Step, standing, step
 from tests.place import Place
@@ -50,7 +50,7 @@ def test_what_a_copy_once_showed_it_tells_for_ever(copy: Path) -> None:
     saved = keep(copy, [START], [], [])
     assert [one.get("state") for one in record.steps(saved)] == [None, "applied"]
     assert standing(record.steps(saved)) == ["Set it"]
-    assert not record.is_sealed(copy)
+    assert not ledger.is_sealed(copy)
 
 
 @pytest.mark.parametrize(
@@ -69,8 +69,8 @@ def test_an_end_is_taken_at_its_word_only_if_the_steps_bear_it_out(copy: Path, l
     keep(copy, [START], [MADE], [])
     saved = keep(copy, [START], [], [last])
     assert saved["metadata"]["opslib"]["outcome"] == outcome, saved["metadata"]["opslib"]["why"]
-    assert record.is_sealed(copy)
-    assert record.problems() == []
+    assert ledger.is_sealed(copy)
+    assert ledger.problems() == []
 
 
 @pytest.mark.parametrize("last", [[], "end", {"step": "end"}, {**end("applied", True), "steps": 3}, {"step": ["end"]}])
