@@ -190,7 +190,7 @@ def survive(case: Case) -> Result:
     again = _start(case.subject)
     out, ended, err = _ended(again)
     steps = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
-    late = any(step["title"] == case.last and step.get("state") == "applying" for step in shown)
+    late = any(step.get("title") == case.last and step.get("state") == "applying" for step in shown)
     if ended and late and case.subject.over in _refused_by(steps):
         return Result("over", case.subject.problems())
     if not ended or again.returncode not in GOOD:
