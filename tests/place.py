@@ -17,7 +17,8 @@ reason: str = ""  # why, for the record
 incident: str = ""  # the incident that this run belongs to"""
 
 START = """\
-from opslib import Change, Kept, UndoFailed, act, start
+from opslib import Change, Kept, act, start
+from opslib.runbook.errors import UndoFailed
 
 run = start("{name}", environment=environment, apply=apply, approval=approval, reason=reason, incident=incident)"""
 

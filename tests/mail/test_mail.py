@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
-from opslib import Answer, Severity, propertypulse
+from opslib import propertypulse
 from opslib.api import log
 from opslib.api.pm2 import Worker
 from opslib.mail import mail
 from opslib.mail.mail import Sends, Webhook
 from opslib.mail.suppression import Suppression
+from opslib.runbook.answer import Answer
+from opslib.runbook.finding import Severity
 
 ENV = propertypulse.load("sandbox")
 WELL = Webhook("https://api.example.com/api/webhooks/sendgrid", True, True, "")

@@ -10,8 +10,10 @@ import pytest
 from IPython.core.interactiveshell import ExecutionResult, InteractiveShell
 from traitlets.config import Config
 
-from opslib import Answer, Change, Kept, RunbookError, UndoFailed, act, start
+from opslib import Change, Kept, act, start
 from opslib.runbook import errors, procedure, run as runs
+from opslib.runbook.answer import Answer
+from opslib.runbook.errors import RunbookError, UndoFailed
 from opslib.runbook.run import Run
 from opslib.runbook.step import contradiction, line as shown_line
 from tests.place import Place
@@ -174,7 +176,7 @@ def test_two_changes_of_one_title_are_refused(world: World) -> None:
 def test_findings_stand_at_the_end_the_worst_first_each_with_what_mends_it(place: Place) -> None:
     place.write(
         "look",
-        "from opslib import Finding, Severity\n"
+        "from opslib.runbook.finding import Finding, Severity\n"
         "run.find(Finding('a key is old', 'rotate', {'stage': 'key'}, severity=Severity.RISK))",
         "run.find(Finding('8 events are missing', do='Have them sent again.'))",
         "run.plan()\nrun.finish()",
