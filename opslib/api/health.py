@@ -21,7 +21,7 @@ class Response:
     """What one request got: `status` is 0 where none came, `problem` then says why."""
 
     status: int
-    seconds: float
+    seconds: float = field(compare=False)
     problem: str = ""
     late: bool = field(default=False, repr=False)
     """Whether none came in time, which tells nothing: the machine may be too busy."""
@@ -52,14 +52,12 @@ def ask(url: str) -> Response:
     return Response(got.status, _since(begun), problem, body=body if isinstance(body, dict) else {})
 
 
-def steady(url: str, times: int = 10) -> tuple[bool, list[Response]]:
-    """Whether this many requests in a row are answered 200; with the answers, up to the first that was not."""
-    answers = []
-    for _ in range(times):
-        answers.append(ask(url))
-        if not answers[-1].well:
-            return False, answers
-    return True, answers
+def steady(url: str, times: int = 10) -> Answer:
+    """Whether this many requests in a row are answered 200; with what each got, up to the first that was not."""
+    got: list[Response] = []
+    while len(got) < times and all(response.well for response in got):
+        got.append(ask(url))
+    return Answer(got[-1].well, got, f"{url} does not answer well: see why with restart_api.")
 
 
 def away(url: str, times: int = 20) -> bool:
@@ -86,6 +84,7 @@ class Watch:
     def __init__(self, url: str, *, every: float = 0.05) -> None:
         self.asked = 0
         self.failed = 0
+        self.late = 0  # no answer in time, which tells nothing: the machine may be too busy
         self.slowest = 0.0  # seconds
         self.away = 0.0  # seconds: the longest time between two good answers that had a bad one between them
         self.problems: list[dict[str, str]] = []
@@ -103,11 +102,17 @@ class Watch:
     def counts(self) -> dict[str, str]:
         """A row of evidence."""
         row = {"asked": str(self.asked), "failed": str(self.failed), "slowest": f"{self.slowest:.3f} s"}
+        row |= {"no answer in time": str(self.late)} if self.late else {}
         return row | ({"first failure": " ".join(self.problems[0].values())} if self.problems else {})
 
     def none_failed(self) -> Answer:
         """Whether every request so far was answered 200."""
-        return Answer(self.failed == 0, self.counts, "See what failed, and why, in the workers' logs.")
+        ok = False if self.failed else None if self.late else True
+        return Answer(
+            ok,
+            self.counts,
+            "See in the workers' logs what failed, and why; one that is only late may have been served.",
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -128,7 +133,8 @@ class Watch:
                 good, failing = time.monotonic(), False
             else:
                 failing = True
-                self.failed += 1
+                self.failed += not answer.late
+                self.late += answer.late
                 if len(self.problems) < 20:
                     self.problems.append({"at": now(), "problem": answer.problem})
 

@@ -126,8 +126,8 @@ class Login:
 
     def anew(self, since: datetime) -> Answer:
         """Whether each worker, having answered, has logged in anew."""
-        steady, answers = health.steady(self.environment.api.health_url, 4)
-        return self.moved(pm2.workers(self.environment), since) if steady else Answer(False, answers)
+        steady = health.steady(self.environment.api.health_url, 4)
+        return self.moved(pm2.workers(self.environment), since) if steady else steady
 
     def answering(self) -> Answer:
         """Whether each worker, asked, has a session, and every one is of the login in force."""

@@ -183,7 +183,7 @@ def none(environment: Deployment, database: str, workers: Sequence[Worker]) -> A
         ).fetchall()
     mine = [one for _, one in by_worker(workers, found)]
     others = [one.row() for one in found if one not in mine] + rest
-    return Answer(not others, others, f"{len(others)} others use {database}: stop them.")
+    return Answer(not others, others, f"{len(others)} others use {database}: stop them; they would be disconnected.")
 
 
 def logged_in(environment: Deployment, database: str, workers: Sequence[Worker]) -> Answer:

@@ -83,10 +83,21 @@ def test_api_is_away_only_if_that_is_beyond_doubt(api: Api, monkeypatch: pytest.
 
 
 def test_steady_stops_at_the_first_failure(api: Api) -> None:
-    assert health.steady(url(api), 3)[0]
+    assert health.steady(url(api), 3)
     api.status = 500
-    well, answers = health.steady(url(api), 3)
-    assert (well, len(answers)) == (False, 1)
+    got = health.steady(url(api), 3)
+    assert (got.ok, len(got.evidence)) == (False, 1)
+
+
+def test_a_late_answer_is_no_failure_and_cannot_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "TIMEOUT", urllib3.Timeout(total=0.1))
+    with socket.create_server(("127.0.0.1", 0)) as mute:  # accepts, and is too busy to answer
+        watch = health.Watch(f"http://127.0.0.1:{mute.getsockname()[1]}/health")
+        while not watch.asked:
+            time.sleep(0.01)
+        watch.stop()
+    assert (watch.failed, watch.none_failed().ok) == (0, None)
+    assert watch.none_failed().evidence["no answer in time"] == str(watch.late)
 
 
 def test_watch_counts_what_failed(api: Api) -> None:

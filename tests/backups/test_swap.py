@@ -10,7 +10,7 @@ from psycopg import sql
 from opslib import propertypulse
 from opslib.api import pm2
 from opslib.backups import acceptance, database_copy, swap
-from opslib.database import admin, database_session, database_settings, prisma
+from opslib.database import admin, database_settings, prisma, sessions
 from opslib.runbook.answer import Answer
 from opslib.runbook.errors import BadParameter, ChangeFailed, RunbookError
 from tests.sandbox import postgres
@@ -188,9 +188,10 @@ def test_others_are_told_from_the_workers(monkeypatch: pytest.MonkeyPatch) -> No
     workers = pm2.quiet(ENV)
     url = Credentials.load().database_url.partition("?")[0]
     with psycopg.connect(url, application_name="month-end"):
-        found = database_session.others(ENV, "propertypulse", workers)
-    assert [one["application"] for one in found] == ["month-end"]
-    assert database_session.present(ENV, "kiosk", workers)[0] is False
+        found = sessions.none(ENV, "propertypulse", workers)
+    assert not found
+    assert [one["application"] for one in found.evidence] == ["month-end"]
+    assert not sessions.logged_in(ENV, "kiosk", workers)
 
 
 def test_copy_is_tried_as_the_api_would_use_it() -> None:

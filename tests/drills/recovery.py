@@ -113,7 +113,7 @@ def lose(count: int) -> None:
 def problems() -> list[str]:
     """Say what is wrong after a run that has ended by itself; nothing if the API is well and nothing is stray."""
     env, wrong = propertypulse.load("sandbox"), backups.strays()
-    if not health.steady(env.api.health_url, 10)[0]:
+    if not health.steady(env.api.health_url, 10):
         wrong.append("the API is not well")
     found = database_copy.listed(env)
     wrong += [f"{one.name} is left" for one in found if one.kind == "new"]
@@ -138,7 +138,7 @@ def clean() -> None:
     backups.empty()
     backups.forget()
     ends = time.monotonic() + 30
-    while not health.steady(env.api.health_url, 10)[0] and time.monotonic() < ends:
+    while not health.steady(env.api.health_url, 10) and time.monotonic() < ends:
         with contextlib.suppress(Exception):
             fault.mend()
     pm2.quiet(env)

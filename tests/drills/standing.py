@@ -95,7 +95,7 @@ def problems() -> list[str]:
         f"the workers are not {INSTANCES} that are online: {workers}": len(workers) == INSTANCES
         and {worker.status for worker in workers} == {"online"},
         f"not all of the workers {pids} answer": health.answering(env.api.health_url, pids) == pids,
-        "the API does not answer ten times in a row": health.steady(env.api.health_url, 10)[0],
+        "the API does not answer ten times in a row": health.steady(env.api.health_url, 10),
         "a copy of the .env or of the staging file is left": not [*file.resolve().parent.glob(".env.*.*")],
     }
     return [problem for problem, well in wrong.items() if not well]

@@ -45,7 +45,7 @@ def test_an_api_that_is_well_is_only_stopped_where_that_is_accepted() -> None:
     assert (code, made["metadata"]["opslib"]["outcome"]) == (0, "applied"), shown
     assert "Nobody is served any more, so nothing is lost — accepted by the operator" in shown
     assert not before & {worker.pid for worker in workers()}
-    assert health.steady(propertypulse.load("sandbox").api.health_url)[0]
+    assert health.steady(propertypulse.load("sandbox").api.health_url)
 
 
 def test_release_that_does_not_start_is_undone() -> None:

@@ -120,7 +120,7 @@ def leaking(most: int = 60) -> Iterator[list[psycopg.Connection]]:
 def _well(within: float = 30) -> bool:
     ends = time.monotonic() + within
     url = propertypulse.load("sandbox").api.health_url
-    while not (well := health.steady(url, 5)[0]) and time.monotonic() < ends:
+    while not (well := bool(health.steady(url, 5))) and time.monotonic() < ends:
         time.sleep(0.5)
     return well
 
