@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import psutil
-from psycopg import sql
 
 from opslib.database import database_url, postgres
 from opslib.database.database_url import UrlError
@@ -89,11 +88,6 @@ def size(connection: Connection) -> int:
 def exists(connection: Connection, name: str) -> bool:
     """Whether the cluster has a database of this name."""
     return connection.execute("SELECT FROM pg_database WHERE datname = %s", [name]).fetchone() is not None
-
-
-def drop(connection: Connection, name: str) -> None:
-    """Drop a database with the sessions that it has; well if there is none."""
-    connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 def data(connection: Connection) -> Path | None:
