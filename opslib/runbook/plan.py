@@ -43,16 +43,14 @@ def foreign(procedure: Procedure) -> list[str]:
     return sorted(hashlib.sha256(one.encode()).hexdigest() for one in others)
 
 
-def command(
-    procedure: Procedure, environment: Environment, parameters: Mapping[str, Any], about: Mapping[str, str], digest: str
-) -> str:
-    """Give what is typed to carry a plan out; where it needs an approval, with that, or how to get it."""
+def command(procedure: Procedure, environment: Environment, given: Mapping[str, Any], digest: str) -> str:
+    """Give what is typed to carry a plan out, with `…` for what has still to be given, and how to get an approval."""
     declared, policy = procedure.parameters, environment.policy(procedure.name)
     words = ["runbook", "run", procedure.name, "-e", environment.name]
-    for name, value in parameters.items():
-        if name not in (*SETTLED, "environment") and value != declared[name].default:
+    for name, value in given.items():
+        if name in declared and name not in (*SETTLED, "environment") and value != declared[name].default:
             words += ["-p", name, str(value)]
-    words += [word for name in ("reason", "incident") if about[name] for word in (f"--{name}", about[name])]
+    words += [word for name in ("reason", "incident") if given[name] for word in (f"--{name}", given[name])]
     words += ["--apply", *(["--approval", short(digest)] if policy != "none" else [])]
     signed = f"once somebody else has signed it (runbook approve {short(digest)}), "
     return (signed if policy == "second-person" else "") + mask.text(shlex.join(words))

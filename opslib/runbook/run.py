@@ -91,6 +91,8 @@ class Run:
         self._passed: set[int] = set()
         """The cells that have run to their end, and since the last change that comes before them."""
         self._reached = (-1, 0)
+        self._to_apply: set[str] = set()
+        """The parameters that only a run that applies needs."""
         self._planned: dict[str, dict[str, Any]] = {}
         self._found: dict[str, Finding] = {}
         self._foreign: list[str] = []
@@ -122,20 +124,24 @@ class Run:
         otherwise: str = "",
         accept: bool = False,
         asked: bool = True,
-        to_apply: bool = False,
+        to_apply: str = "",
     ) -> None:
         """Record a question about the world that must be answered yes. Raise CheckFailed if it is not.
 
         `evidence` is shown as a table; `otherwise` says what to do where the answer is not yes. With `accept` the
-        operator goes on with any answer, which the record says. One that is not `asked` is shown so; one that must only
-        be yes `to_apply` (a name that is typed, a reason) is not asked in a plan, and no part of it.
+        operator goes on with any answer, which the record says. One that is not `asked` is shown so. `to_apply` names a
+        parameter that only a run that applies needs (a name that is typed, a reason): neither it nor the question is
+        part of the plan.
         """
         self._open()
         self._reach()
+        if to_apply:
+            self._to_apply.add(to_apply)
         if not asked or (to_apply and not self.applies):
             self._checks.pop(title, None)
             self._answer(title, "not asked", to_apply)
-            self._show(step("check", title, None, note="asked in a run that applies" if asked else "not asked"))
+            note = f"asked in a run that applies, with {to_apply}" if asked else "not asked"
+            self._show(step("check", title, None, note=note))
             return
         given = given() if callable(given) else given
         # Anything else than a plain yes is no: an object that happens to be true answers nothing.
@@ -164,7 +170,8 @@ class Run:
             )
         rows = [one.describe() for one in planned]
         self._planned = {t: r for t, r in self._planned.items() if t in self._done} | {r["change"]: r for r in rows}
-        context = plans.context(self.procedure, self.environment, self.parameters, self._answers)
+        settled = {name: value for name, value in self.parameters.items() if name not in self._to_apply}
+        context = plans.context(self.procedure, self.environment, settled, self._answers)
         self._foreign = plans.foreign(self.procedure)
         self._digest = plans.digest(context, rows)
         title = f"Plan {plans.short(self._digest)}"
@@ -310,7 +317,9 @@ class Run:
         if self.applies:
             self._end(Outcome.APPLIED, held)
         elif self._planned:
-            carry_out = plans.command(self.procedure, self.environment, self.parameters, self._about, self._digest)
+            needed = {name: self.parameters[name] or "…" for name in sorted(self._to_apply)}
+            given = {**self.parameters, **self._about, **needed}
+            carry_out = plans.command(self.procedure, self.environment, given, self._digest)
             self._end(Outcome.PLANNED, f"{held}. Nothing was changed. To carry it out: {carry_out}")
         else:
             self._end(Outcome.PLANNED, f"{held}. Nothing was changed, and nothing is planned.")
@@ -483,7 +492,7 @@ class Run:
 
         return listing.left_open(self.environment.name, self.procedure.name, besides=self.id)
 
-    def _answer(self, title: str, said: Any, to_apply: bool) -> None:
+    def _answer(self, title: str, said: Any, to_apply: str) -> None:
         """Keep what the plan's digest has of an answer."""
         if not to_apply:
             self._answers[title] = said

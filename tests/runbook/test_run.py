@@ -145,13 +145,15 @@ def test_what_is_not_asked_has_no_answer(world: World) -> None:
     run.verify("It was gone before", lambda: pytest.fail("asked"), asked=False)
     run.finish()
     plan = begin(apply=False)
-    plan.check("There is a reason", lambda: pytest.fail("asked"), to_apply=True)
+    plan.check("There is a reason", lambda: pytest.fail("asked"), to_apply="reason")
     plan.plan(world.change())
     run_of_it = begin(reason="why")
-    run_of_it.check("There is a reason", True, to_apply=True)
+    run_of_it.check("There is a reason", True, to_apply="reason")
     run_of_it.plan(world.change())
     assert plan.steps[-1]["digest"] == run_of_it.steps[-1]["digest"]
-    assert shown_line(plan.steps[-2]) == "· There is a reason — asked in a run that applies"
+    assert shown_line(plan.steps[-2]) == "· There is a reason — asked in a run that applies, with reason"
+    plan.finish()
+    assert plan._closing["why"].endswith("To carry it out: runbook run act -e test --reason '…' --apply")
     said = [shown_line(one) for one in run.steps if one["step"] in ("check", "verify")]
     assert said == ["· The name was typed — not asked", "· It was gone before — not asked"]
 
