@@ -1,5 +1,6 @@
 """The two grounds that tests stand on: a place of their own, and the stand-in, started once."""
 
+import itertools
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from tests import leaks, sandbox as standin
 from tests.place import Place
+from tests.shards import SHARDS
 
 # Where tests run in the background these are ignored, and so they would be in the runs that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -19,9 +21,16 @@ FIRST = ("notebooks", "execution", "crash_matrix", "restart_api", "repair_paymen
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first; before all, what notebooks show, with a stand-in to which nothing has happened yet."""
+    """The longest files first; before all, what notebooks show, with a stand-in to which nothing has happened yet.
+
+    A shard takes the tests of one file, but of what notebooks show each shard takes its part.
+    """
     places = {f"test_{name}.py": place for place, name in enumerate(FIRST)}
     items.sort(key=lambda item: places.get(item.path.name, len(FIRST)))
+    outputs = itertools.cycle(f"outputs {number}" for number in range(SHARDS))
+    for item in items:
+        of_outputs = getattr(item, "originalname", "") == "test_outputs_are_still_true"
+        item.add_marker(pytest.mark.xdist_group(next(outputs) if of_outputs else item.path.name))
 
 
 @pytest.fixture

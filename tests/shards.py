@@ -1,8 +1,8 @@
 """Tests in shards side by side, as most of their time is waiting: `python -m tests.shards [PYTEST'S ARGUMENTS]`.
 
-A shard takes one file of tests after the other. Ports and folders of the stand-in are fixed: so each shard has
-namespaces of its own, in which it has the ports, and in memory the stand-in's state and the records. Where these may
-not be made (that takes root) the tests run one after the other, as plain pytest has them.
+A shard takes one file of tests after the other, and of what notebooks show its part. Ports and folders of the stand-in
+are fixed: so each shard has namespaces of its own, in which it has the ports, and in memory the stand-in's state and
+the records. Where these may not be made (that takes root) the tests run one after the other, as plain pytest has them.
 """
 
 import os
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
     toolchain.install()
     if SHARDS > 1 and allowed():
         python = join([*INSIDE, sys.executable])
-        arguments += ["--dist=loadfile", "--no-loadscope-reorder", f"--tx={SHARDS}*popen//python={python}"]
+        arguments += ["--dist=loadgroup", "--no-loadscope-reorder", f"--tx={SHARDS}*popen//python={python}"]
     return pytest.main(arguments)
 
 
