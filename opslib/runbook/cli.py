@@ -78,7 +78,7 @@ def _show_line(step: Step) -> None:
     if step["step"] == "plan":
         for row in rows:
             _say(f"  {row['change']:>4}  {row['']}")
-    elif rows and (step["step"] == "note" or step["ok"] is False):  # of what is well, one line is enough
+    elif rows and step["ok"] is not True:  # of what is well, one line is enough
         from opslib.runbook import table
 
         left = f"… {len(rows) - MOST_ROWS} more in the record" if len(rows) > MOST_ROWS else ""
