@@ -12,7 +12,6 @@ from typing import IO, Any
 
 from opslib.runbook import (
     environment as environments,
-    ledger,
     lock,
     mask as masking,
     plan as plans,
@@ -574,6 +573,7 @@ def _refuse_closed_copy(name: str) -> None:
     copy = session.copy()
     if copy is None:
         return
+    from opslib.runbook import ledger
 
     if (_current is not None and _current.ended) or ledger.is_sealed(copy):
         raise Refused(f"the run in this copy has ended and its record is closed. Open a new copy: /runbook/{name}")
