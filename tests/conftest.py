@@ -20,6 +20,7 @@ FIRST = ("notebooks", "execution", "crash_matrix", "restart_api", "repair_paymen
 """The longest files of tests, which are begun first, so that the shards end together."""
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first; before all, what notebooks show, with a stand-in to which nothing has happened yet.
 

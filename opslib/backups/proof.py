@@ -73,7 +73,8 @@ class Taking:
                 ),
             ],
             undo=[*restore.cleared(archive), restore.drop(self.environment, self._scratch)],
-            replaces=self._beside,
+            # What a killed run has left there is dropped by the change before, or by this one.
+            replaces=lambda: f"{admin.database(self.environment)}, beside it: {self._scratch}, this host's own",
         )
 
     def close(self) -> Change:
@@ -105,11 +106,6 @@ class Taking:
         made = self.backup
         there = any(isinstance(place, Bucket) for place in backup.holding(made, self._places))
         return Answer(there, [{"copy": where} for where in (*made.where, *([] if there else [self.problem]))])
-
-    def _beside(self) -> str:
-        with admin.connect(self.environment) as superuser:
-            there = self._scratch if admin.exists(superuser, self._scratch) else "nothing"
-        return f"{admin.database(self.environment)}, beside it: {there}"
 
     def _take(self) -> None:
         _, self.problem = dump.take(self.environment, self._run, self._places)

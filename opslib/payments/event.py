@@ -101,7 +101,7 @@ def deliver(stripe: StripeClient, target: WebhookEndpoint, since: float, *, newe
         [
             act(
                 "v1.events.list({'delivery_success': False, 'created': {'gte': ‹since›}})",
-                f"{resend(stripe, 'EVENT', target).shown} for each{extra}",
+                f"{resend(stripe, '‹event›', target).shown} for each{extra}",
                 run=do,
             )
         ],

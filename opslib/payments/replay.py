@@ -57,8 +57,8 @@ class Replay:
         if not self._due:
             return []
         how = {
-            "stripe": f"{events.resend(self.stripe, 'EVENT', self.target).shown}, as `stripe events resend` does",
-            "here": "GET /v1/events/EVENT; POST its body to the API's route, signed now with the secret in force",
+            "stripe": f"{events.resend(self.stripe, '‹event›', self.target).shown}, as `stripe events resend` does",
+            "here": f"POST {webhook.route(self.environment)} with its body, signed now with the secret in force",
         }
         size = len(self._due)
         shown = f"for each, oldest first, unless webhook_events has it: {how[self.way]}"

@@ -123,11 +123,16 @@ def asked_besides(environment: Deployment, cases: Sequence[Case], found: Sequenc
     return besides
 
 
+def route(environment: Deployment) -> str:
+    """Give where the API takes Stripe's events on this machine."""
+    return f"{environment.api.url}{settings(environment).webhook}"
+
+
 def send(environment: Deployment, payload: bytes, signature: str | None, url: str = "") -> str:
     """Send an event to the live route, or to another address; give TAKEN, REFUSED, or what came instead."""
     headers = {"Content-Type": "application/json", "Connection": "close"}
     headers |= {} if signature is None else {"Stripe-Signature": signature}
-    url = url or f"{environment.api.url}{settings(environment).webhook}"
+    url = url or route(environment)
     try:
         got = urllib3.request("POST", url, body=payload, headers=headers, timeout=health.TIMEOUT, retries=False)
     except urllib3.exceptions.HTTPError as error:

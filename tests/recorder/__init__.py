@@ -49,7 +49,8 @@ def _shows(line: str, ran: str) -> bool:
         return call in line or bool(key and key in line)
     if kind == "http":
         path = rest.partition(" ")[2]
-        return path in line or all(part in line for part in path.rstrip("/").split("/")[-2:])
+        named = any(_fits(word, path, r"‹[^›]*›") for word in line.split() if word.startswith("/"))
+        return named or path in line or all(part in line for part in path.rstrip("/").split("/")[-2:])
     return _fits(line, ran, r"‹[^›]*›") or _fits(ran, line, r"%s|%\(\w+\)s")
 
 
