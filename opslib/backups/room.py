@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -35,6 +35,15 @@ class Need:
     bytes: float
 
 
+@dataclass(frozen=True)
+class Room:
+    """What one need finds at its place."""
+
+    what: str
+    needed: str = field(compare=False)  # this and the next change with every row that is written
+    free: str = field(compare=False)
+
+
 def for_backup(environment: Deployment, connection: Connection) -> Answer:
     """Whether a backup of the database of this connection, and its proof, have room."""
     whole, folder, data = admin.size(connection), settings(environment).folder, admin.data(connection)
@@ -63,14 +72,14 @@ def for_recovery(environment: Deployment, backup: Backup) -> Answer:
 
 def enough(needs: Sequence[Need]) -> Answer:
     """Whether each disk has what all together need there. A place that is not known says so, and does not count."""
-    rows, lacking = [], False
+    found, lacking = [], False
     for one in needs:
         free = psutil.disk_usage(str(_existing(one.place))).free if one.place else None
         beside = [other.bytes for other in needs if one.place and other.place and same_disk(one.place, other.place)]
         lacking |= free is not None and free < sum(beside)
-        needed = f"about {Bytes(one.bytes)}"
-        rows.append({"for": one.what, "needed": needed, "free": "not known" if free is None else Bytes(free)})
-    return Answer(not lacking, rows, "Delete what is not needed, or name another folder in the environment.")
+        known = "not known" if free is None else str(Bytes(free))
+        found.append(Room(one.what, f"about {Bytes(one.bytes)}", known))
+    return Answer(not lacking, found, "Delete what is not needed, or name another folder in the environment.")
 
 
 def beside(environment: Deployment, connection: Connection) -> str:

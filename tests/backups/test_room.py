@@ -32,7 +32,7 @@ def test_needs_that_fit_each_and_not_together_lack_room_on_the_disk_that_they_sh
 def test_a_place_that_is_not_known_says_so_and_does_not_count(disks: dict[str, Path]) -> None:
     found = room.enough([Need("backups", disks["a"] / "to/be/made", 60), Need("the database", None, 1e12)])
     assert found
-    assert [str(row["free"]) for row in found.evidence] == ["100 B", "not known"]
+    assert [one.free for one in found.evidence] == ["100 B", "not known"]
 
 
 def test_a_folder_shares_the_disk_of_the_one_that_it_would_be_made_in(tmp_path: Path) -> None:
