@@ -46,7 +46,7 @@ DUMP = (
 
 def lines(places: Sequence[Store]) -> list[str]:
     """Say what `take` runs and writes; TIME is that of the snapshot, RUN the run."""
-    archive = f"TIME-RUN-OWNER{ARCHIVE}"
+    archive = f"‹TIME-RUN-OWNER›{ARCHIVE}"
     return [
         f"{shlex.join(DUMP)} --snapshot=‹TIME› | zstd -{LEVEL}, with the rows of each table counted in that snapshot",
         *(f"write {place.address(archive)}" for place in places),

@@ -63,7 +63,8 @@ class Taking:
             "Restore it into a scratch database",
             [
                 act(
-                    f"fetch {first.address(f'TIME-RUN-OWNER{ARCHIVE}')} and check it to its last byte", run=self._fetch
+                    f"fetch {first.address(f'‹TIME-RUN-OWNER›{ARCHIVE}')} and check it to its last byte",
+                    run=self._fetch,
                 ),
                 *restore.acts(self.environment, archive, about, self._scratch),
                 *restore.cleared(archive),
@@ -84,7 +85,7 @@ class Taking:
             [
                 restore.drop(self.environment, self._scratch),
                 *(
-                    act(f"write {place.address(f'TIME-RUN-OWNER{PROVEN}')}", run=partial(self._prove, place))
+                    act(f"write {place.address(f'‹TIME-RUN-OWNER›{PROVEN}')}", run=partial(self._prove, place))
                     for place in self._places
                 ),
             ],

@@ -5,7 +5,7 @@ on from what it finds there.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from opslib.api import health, pm2
@@ -20,6 +20,15 @@ from opslib.runbook.procedure import located
 KEY = admin.KEY
 PROCEDURES = {"alternate": "rotate_database_password", "single": "change_database_password"}
 """What replaces the login, by its method: two roles in turn, or one that gets another password."""
+
+
+@dataclass(frozen=True)
+class LoggedIn:
+    """Which role one of the API's workers is logged in with, and the oldest session of that."""
+
+    worker: str
+    role: str
+    since: datetime | None = field(compare=False)  # a pool begins sessions and ends them as it likes
 
 
 @dataclass(frozen=True)
@@ -117,9 +126,10 @@ class Login:
         wanted, before = database_url.user(self.new), database_url.user(self.old or self.new)
         found = admin.carry_out(self.environment, lambda connection: sessions.of(connection, wanted, before))
         mine = sessions.by_worker(workers, found)
-        rows = [
-            {"worker": str(id), "role": s.role, "session began": f"{s.backend_start:%H:%M:%S} UTC"} for id, s in mine
-        ]
+        begun: dict[tuple[str, str], datetime | None] = {}
+        for id, one in sorted(mine, key=lambda each: str(each[1].backend_start)):
+            begun.setdefault((str(id), one.role), one.backend_start)
+        rows = [LoggedIn(*of, since=oldest) for of, oldest in sorted(begun.items())]
         fresh = all(s.role == wanted and (not since or (s.backend_start and s.backend_start > since)) for _, s in mine)
         everyone = {id for id, _ in mine} == {worker.id for worker in workers}
         return Answer(fresh and everyone, rows, "A worker with an old session has not read the new .env.")

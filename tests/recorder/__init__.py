@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
+OPEN = r"‹[^›]*›"
+"""What is only known once the act runs."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +46,22 @@ def recording(file: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Reco
 
 def _shows(line: str, ran: str) -> bool:
     kind, _, rest = ran.partition(" ")
+    words = line.replace("s3://", "/").split()  # as a path of S3's: /BUCKET/KEY
     if kind == "aws":
         call, _, key = rest.partition(" ")
-        return call in line or bool(key and key in line)
+        return call in line or (bool(key) and any(_ends(word, key) for word in words))
     if kind == "http":
         path = rest.partition(" ")[2]
-        named = any(_fits(word, path, r"‹[^›]*›") for word in line.split() if word.startswith("/"))
-        return named or path in line or all(part in line for part in path.rstrip("/").split("/")[-2:])
-    return _fits(line, ran, r"‹[^›]*›") or _fits(ran, line, r"%s|%\(\w+\)s")
+        return any(_ends(word, path) for word in words) or all(
+            part in line for part in path.rstrip("/").split("/")[-2:]
+        )
+    return _fits(line, ran, OPEN) or _fits(ran, line, r"%s|%\(\w+\)s")
+
+
+def _ends(word: str, address: str) -> bool:
+    """Whether a word of a line is this address or ends with it, whatever it has for what was left open."""
+    parts = [re.escape(part) for part in re.split(OPEN, word)]
+    return word.endswith(address) or ("/" in word and re.search(f"{'.+'.join(parts)}$", f"/{address}") is not None)
 
 
 def _fits(text: str, within: str, open_: str) -> bool:
