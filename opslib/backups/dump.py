@@ -48,7 +48,8 @@ def lines(places: Sequence[Store]) -> list[str]:
     """Say what `take` runs and writes; TIME is that of the snapshot, RUN the run."""
     archive = f"‹TIME-RUN-OWNER›{ARCHIVE}"
     return [
-        f"{shlex.join(DUMP)} --snapshot=‹TIME› | zstd -{LEVEL}, with the rows of each table counted in that snapshot",
+        f"{shlex.join(DUMP)} --snapshot=‹snapshot›",
+        f"| zstd -{LEVEL}, while the rows of each table are counted in that snapshot",
         *(f"write {place.address(archive)}" for place in places),
         *(f"write {place.address(archive.removesuffix(ARCHIVE) + MANIFEST)}" for place in places),
     ]

@@ -25,7 +25,8 @@ class Recorded:
     @property
     def unshown(self) -> list[str]:
         """What ran and stands in none of its lines."""
-        lines = [" ".join(line.split()) for act in self.shown for line in act.splitlines() if line.strip()]
+        said = [line.partition(" -- ")[0] for act in self.shown for line in act.splitlines()]  # less a comment
+        lines = [" ".join(line.split()) for line in said if line.strip()]
         return [one for one in self.ran if not any(_shows(line, one) for line in [*lines, " ".join(lines)])]
 
 
@@ -61,7 +62,7 @@ def _shows(line: str, ran: str) -> bool:
 def _ends(word: str, address: str) -> bool:
     """Whether a word of a line is this address or ends with it, whatever it has for what was left open."""
     parts = [re.escape(part) for part in re.split(OPEN, word)]
-    return word.endswith(address) or ("/" in word and re.search(f"{'.+'.join(parts)}$", f"/{address}") is not None)
+    return word.endswith(address) or ("/" in word and re.search(f"{'.+'.join(parts)}$", address) is not None)
 
 
 def _fits(text: str, within: str, open_: str) -> bool:

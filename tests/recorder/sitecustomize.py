@@ -86,7 +86,8 @@ def _botocore(module: Any) -> None:
     def called(client: Any, operation: str, parameters: dict[str, Any]) -> None:
         if not READS.match(operation):
             name = re.sub(r"(?<!^)(?=[A-Z])", "_", operation).lower()
-            _note(f"aws {client.meta.service_model.service_name}.{name} {parameters.get('Key', '')}")
+            address = f"/{parameters['Bucket']}/{parameters['Key']}" if "Key" in parameters else ""
+            _note(f"aws {client.meta.service_model.service_name}.{name} {address}")
 
     _before(module.BaseClient, "_make_api_call", called)
 
