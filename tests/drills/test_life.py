@@ -172,13 +172,14 @@ def undo_payment_repair(operator: Operator) -> None:
 
 
 def triage_stripe_webhooks(operator: Operator) -> None:
-    """Stripe has delivered nothing for a while."""
+    """Stripe has delivered nothing for a while: what triage finds, a replay mends."""
     sandbox.break_("webhook-backlog")
     operator.apply("triage_stripe_webhooks", retrying_minutes=0)
+    operator.apply("replay_stripe_events", retrying_minutes=0)
 
 
 def replay_stripe_events(operator: Operator) -> None:
-    """As the triage says."""
+    """As triage says, sent from here."""
     sandbox.break_("webhook-backlog")
     operator.apply("replay_stripe_events", retrying_minutes=0)
 
