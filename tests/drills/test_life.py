@@ -181,7 +181,7 @@ def triage_stripe_webhooks(operator: Operator) -> None:
 def replay_stripe_events(operator: Operator) -> None:
     """As triage says, sent from here."""
     sandbox.break_("webhook-backlog")
-    operator.apply("replay_stripe_events", retrying_minutes=0)
+    operator.apply("replay_stripe_events", sent_by="here", retrying_minutes=0)
 
 
 def enable_webhook_endpoint(operator: Operator) -> None:
