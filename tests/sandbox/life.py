@@ -191,7 +191,7 @@ class Living(Sender):
         headers = {"Authorization": f"Bearer {self.credentials.stripe_admin_token}"}
         async with self.elsewhere.get(f"{url(SENDGRID)}/_sandbox/messages", headers=headers) as answer:
             messages = await answer.json()
-        return {to["email"] for mail in messages for person in mail["personalizations"] for to in person["to"]}
+        return {to["email"] for mail in messages for person in mail["personalizations"] for to in person.get("to", [])}
 
 
 if __name__ == "__main__":
