@@ -149,12 +149,6 @@ def reloads(environment: Deployment, before: Sequence[Worker]) -> list[str]:
     return [_typed(environment, ["pm2", "reload", str(worker.id)]) for worker in before]
 
 
-def replace(environment: Deployment, before: Sequence[Worker], *, settle: float) -> None:
-    """Reload these workers one at a time, each only when the one before it has settled and all the others answer."""
-    for worker in before:
-        reload(environment, worker, settle=settle).run()
-
-
 def reload(environment: Deployment, worker: Worker, *, settle: float | None = None) -> Act:
     """Make the act that replaces this worker; in fork mode PM2 restarts it instead.
 

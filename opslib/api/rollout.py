@@ -67,10 +67,15 @@ def rollout(
     )
 
 
-def tidy(environment: Deployment) -> None:
-    """Remove the backups of the `.env`, which hold secrets, once no undo needs them any more."""
-    for made in env_file.edits(environment.api.env_file):
-        env_file.drop(made)
+def tidy(environment: Deployment) -> Act:
+    """Make the act that removes the backups of the `.env`, which hold secrets, once no undo needs them any more."""
+    file = environment.api.env_file
+
+    def run() -> None:
+        for made in env_file.edits(file):
+            env_file.drop(made)
+
+    return act(f"remove the backups of {located(file)}", run=run)
 
 
 def closing(environment: Deployment, noted: Act) -> Change:
@@ -80,7 +85,7 @@ def closing(environment: Deployment, noted: Act) -> Change:
     """
     return Change(
         "Close the rotation",
-        [act(f"remove the backups of {located(environment.api.env_file)}", run=lambda: tidy(environment)), noted],
+        [tidy(environment), noted],
         undo=Kept("what was changed is proven and in force: run this procedure again"),
         replaces=lambda: located(environment.staged),
     )

@@ -4,7 +4,6 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
 from typing import Any
 
 from psycopg import errors
@@ -71,10 +70,7 @@ def swap(
     text = database_copy.noted(comment, **note, incoming=incoming, before=before, state="swapped")
     cleared = now.comment if now and now.note else None
     first = exchange(environment, incoming, aside if now else "", before=cleared, after=text)
-    reloads = [
-        acts.act(line, run=partial(pm2.replace, environment, [worker], settle=SETTLE))
-        for line, worker in zip(pm2.reloads(environment, workers), workers, strict=True)
-    ]
+    reloads = [pm2.reload(environment, worker, settle=SETTLE) for worker in workers]
     back = exchange(
         environment,
         Later(f"{live}_{aside}_TIME", lambda: _named(environment, before)),

@@ -113,7 +113,7 @@ def keep(login: Login) -> Change:
     staged = located(login.secret.file)
     # What says that it has ended is written last: a run after that would refuse to begin, and clear nothing.
     acts = [
-        act(f"remove the backups of {located(login.environment.api.env_file)}", run=lambda: tidy(login.environment)),
+        tidy(login.environment),
         *([act(f"forget the old verifier in {staged}", run=login.verifier.discard)] if over else []),
         act(f"say in {staged} that the new {KEY} is in force, and keep the old one", run=login.secret.finish),
         *([act(f"forget the old {KEY} in {staged}", run=login.secret.retire)] if over else []),
@@ -167,9 +167,7 @@ def forget(login: Login) -> Change:
     return Change(
         "Forget the old URL",
         [
-            act(
-                f"remove the backups of {located(login.environment.api.env_file)}", run=lambda: tidy(login.environment)
-            ),
+            tidy(login.environment),
             act(f"forget the old verifier in {staged}", run=login.verifier.discard),
             act(f"forget the old {KEY} in {staged}", run=login.secret.retire),
         ],

@@ -5,7 +5,7 @@ and the old one is forgotten last, when Stripe or the API have been seen to refu
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from opslib.api.rollout import tidy
@@ -13,7 +13,7 @@ from opslib.deployment import env_file, reference
 from opslib.deployment.environment import Deployment
 from opslib.deployment.staged import Staged
 from opslib.payments.stripe_account import settings
-from opslib.runbook.act import act
+from opslib.runbook.act import Act, act
 from opslib.runbook.change import Change, Kept
 from opslib.runbook.errors import BadParameter
 
@@ -101,27 +101,22 @@ def keep(rotation: Rotation) -> Change:
 def finish(rotation: Rotation) -> Change:
     """Make the change that notes the new value as the one in force."""
     staged = rotation.staged
-    return Change(
-        f"Note that the new {staged.key} is in force",
-        [
-            act(f"remove {staged.key}_PENDING from {staged.file.name}, and note the time", run=staged.finish),
-            act("remove the backups of the .env, which hold secrets", run=lambda: tidy(rotation.environment)),
-        ],
-        undo=Kept("this cannot be taken back"),
-        replaces=lambda: f"{staged.key}_PREVIOUS fingerprint {named(rotation.old)}",
-    )
+    noted = act(f"remove {staged.key}_PENDING from {staged.file.name}, and note the time", run=staged.finish)
+    return _ended(staged, f"Note that the new {staged.key} is in force", noted, lambda: rotation.old)
 
 
 def forget(staged: Staged) -> Change:
     """Make the change that forgets the old value."""
+    noted = act(f"remove {staged.key}_PREVIOUS from {staged.file.name}", run=staged.retire)
+    return _ended(staged, f"Forget the old {staged.key}", noted, lambda: staged.previous)
+
+
+def _ended(staged: Staged, title: str, noted: Act, previous: Callable[[], str]) -> Change:
     return Change(
-        f"Forget the old {staged.key}",
-        [
-            act(f"remove {staged.key}_PREVIOUS from {staged.file.name}", run=staged.retire),
-            act("remove the backups of the .env, which hold secrets", run=lambda: tidy(staged.environment)),
-        ],
+        title,
+        [noted, tidy(staged.environment)],
         undo=Kept("this cannot be taken back"),
-        replaces=lambda: f"{staged.key}_PREVIOUS fingerprint {named(staged.previous)}",
+        replaces=lambda: f"{staged.key}_PREVIOUS fingerprint {named(previous())}",
     )
 
 

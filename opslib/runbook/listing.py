@@ -1,6 +1,7 @@
 """The listing of records: what each run was, when, and how it ended."""
 
 import json
+import re
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ import psutil
 
 from opslib.runbook.errors import Outcome, Refused
 from opslib.runbook.record import folder, head, named, steps
+
+_NAME = re.compile(r"\d{8}T\d{6}Z-(?P<procedure>\w+)-[0-9a-f]{8}")  # as `record.path` makes it
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,9 @@ class Summary:
 def records(*, environment: str = "", procedure: str = "", incident: str = "") -> Iterator[Summary]:
     """Give the records that match, newest first."""
     for file in sorted(folder().glob("*/*.ipynb"), key=lambda f: f.name, reverse=True):
-        one = summary(file) if environment in ("", file.parent.name) else None
+        known = _NAME.fullmatch(file.stem)  # of other procedures nothing has to be read
+        fits = environment in ("", file.parent.name) and (not known or procedure in ("", known["procedure"]))
+        one = summary(file) if fits else None
         if one and procedure in ("", one.procedure) and incident in ("", one.incident):
             yield one
 

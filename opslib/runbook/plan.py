@@ -16,14 +16,21 @@ SETTLED = ("apply", "approval", "reason", "incident")
 
 
 def context(
-    procedure: Procedure, environment: Environment, parameters: Mapping[str, Any], answers: Mapping[str, Any]
+    procedure: Procedure,
+    environment: Environment,
+    parameters: Mapping[str, Any],
+    answers: Mapping[str, Any],
+    others: Sequence[str],
 ) -> dict[str, Any]:
-    """Give what the changes of a plan rest on: parameters, answers, and each thing that will carry them out."""
+    """Give what the changes of a plan rest on: parameters, answers, and each thing that will carry them out.
+
+    `others` are the cells that are `foreign` to the procedure.
+    """
     described = environments.file(environment.name).read_bytes()
     rests = {key: value for key, value in parameters.items() if key not in SETTLED}
     rests |= {"procedure": procedure.name, "source": procedure.digest, "code": procedures.code()}
     rests |= {"environment's file": hashlib.sha256(described).hexdigest(), "answers": dict(answers)}
-    return rests | ({"cells that are not the procedure's": others} if (others := foreign(procedure)) else {})
+    return rests | ({"cells that are not the procedure's": list(others)} if others else {})
 
 
 def digest(context: Mapping[str, Any], rows: Sequence[dict[str, Any]]) -> str:

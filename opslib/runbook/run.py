@@ -170,8 +170,8 @@ class Run:
         rows = [one.describe() for one in planned]
         self._planned = {t: r for t, r in self._planned.items() if t in self._done} | {r["change"]: r for r in rows}
         settled = {name: value for name, value in self.parameters.items() if name not in self._to_apply}
-        context = plans.context(self.procedure, self.environment, settled, self._answers)
         self._foreign = plans.foreign(self.procedure)
+        context = plans.context(self.procedure, self.environment, settled, self._answers, self._foreign)
         self._digest = plans.digest(context, rows)
         title = f"Plan {plans.short(self._digest)}"
         shown = step("plan", title, None, digest=self._digest, context=context, changes=rows)
@@ -288,10 +288,10 @@ class Run:
 
     def find(self, *found: Finding) -> None:
         """Record what is wrong, each with what mends it, or that nothing is. What is found stands at the run's end."""
-        if not found:
-            self.note("Nothing was found wrong")
         self._open()
         self._reach()
+        if not found:
+            self._show(step("note", "Nothing was found wrong"))
         for one in found:
             self._found[one.what] = one
             self._show(step("finding", one.what, False, **one.describe(self.environment.name)))
@@ -600,11 +600,9 @@ def _more(answer: Answer, accepted: bool) -> dict[str, Any]:
     if answer:
         return {}
     unknown = {"unknown": True} if answer.ok is None else {}
-    return (
-        {"otherwise": "accepted by the operator", "accepted": True, **unknown}
-        if accepted
-        else {"otherwise": answer.otherwise, **unknown}
-    )
+    if accepted:
+        return {"otherwise": "accepted by the operator", "accepted": True, **unknown}
+    return {"otherwise": answer.otherwise, **unknown}
 
 
 def _said(error: BaseException) -> str:

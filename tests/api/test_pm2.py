@@ -109,7 +109,7 @@ def test_worker_stays_while_another_does_not_answer(
         with pytest.raises(
             RunbookError, match=r"worker 0 was not taken away: of the others worker 1 \((stopped|online)"
         ):
-            pm2.replace(env, [kept], settle=0)
+            pm2.reload(env, kept, settle=0).run()
         assert pm2.workers(env)[0].pid == kept.pid
         assert silent == "hangs" or [worker.id for worker in pm2.quiet(env)] == [1, 0]
     finally:

@@ -143,4 +143,4 @@ def test_edit_that_is_refused_changes_nothing(env: PropertyPulse, played: Played
     change.put_back()
     assert env.api.env_file.read_bytes() == before
     assert [worker.pid for worker in played.workers] == pids
-    tidy(env)
+    tidy(env).run()

@@ -1,7 +1,9 @@
 """A slow query to be tuned: a table of the API's that grew, and statements that read it end to end."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import psycopg
 
@@ -70,3 +72,10 @@ def ask(connection: psycopg.Connection, statement: str = SLOW, values: tuple[obj
     """Run it a few times, as the API would."""
     for _ in range(3):
         psycopg.ClientCursor(connection).execute(statement, values)
+
+
+def said(made: dict[str, Any], title: str) -> str:
+    """The evidence of the last step whose title begins so."""
+    outputs = [out for cell in made["cells"] for out in cell.get("outputs", [])]
+    steps = [step for out in outputs if (step := out.get("metadata", {}).get("opslib"))]
+    return json.dumps([s.get("evidence", []) for s in steps if s["title"].startswith(title)][-1], ensure_ascii=False)

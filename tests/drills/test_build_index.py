@@ -1,22 +1,19 @@
 """Drills of `build_index`: a seeded slow query made fast, builds that fail, are killed or do not help."""
 
-import json
 import os
 import re
 import signal
 import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
 from opslib.database import admin, index, index_build, index_proposal, statement
-from tests.drills import slow_query
-from tests.drills.slow_query import INDEX, seeded
+from tests.drills import backups, slow_query
+from tests.drills.slow_query import INDEX, said, seeded
 from tests.drills.standing import sandbox
 from tests.sandbox import postgres
 from tests.sandbox.credentials import Credentials
@@ -28,22 +25,12 @@ pytestmark = pytest.mark.usefixtures("sandbox")
 
 def command(name: str = INDEX) -> list[str]:
     """The words of a run that applies."""
-    return [sys.executable, "-m", "opslib.runbook.cli", "run", "build_index", "--apply", "-p", "name", name]
+    return backups.command("-p", "name", name, name="build_index")
 
 
 def create(name: str = INDEX) -> tuple[int, dict[str, Any], str]:
     """Let it build the index; give its exit code, its record, and what the terminal showed."""
-    done = subprocess.run(command(name), capture_output=True, text=True, timeout=300)
-    assert "Traceback" not in done.stderr, done.stderr
-    made: dict[str, Any] = json.loads(Path(done.stdout.splitlines()[-1]).read_text())
-    return done.returncode, made, done.stdout
-
-
-def said(made: dict[str, Any], title: str) -> str:
-    """The evidence of the last step whose title begins so."""
-    outputs = [out for cell in made["cells"] for out in cell.get("outputs", [])]
-    steps = [step for out in outputs if (step := out.get("metadata", {}).get("opslib"))]
-    return json.dumps([s.get("evidence", []) for s in steps if s["title"].startswith(title)][-1], ensure_ascii=False)
+    return backups.run("-p", "name", name, name="build_index")
 
 
 def state(name: str = INDEX) -> str:

@@ -1,9 +1,6 @@
 """Drills of `tune_queries`: a seeded slow query and useless indexes named with what mends them, and no extension."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -11,8 +8,8 @@ import pytest
 
 from opslib.database import admin, index, statement
 from tests import sandbox
-from tests.drills import slow_query, standing
-from tests.drills.slow_query import INDEX, seeded
+from tests.drills import backups, slow_query, standing
+from tests.drills.slow_query import INDEX, said, seeded
 from tests.sandbox import postgres
 from tests.sandbox.credentials import Credentials
 
@@ -21,23 +18,7 @@ pytestmark = pytest.mark.usefixtures("sandbox")
 
 def run() -> tuple[int, dict[str, Any], str]:
     """Run it, counting for a second; give its exit code, its record, and what the terminal showed."""
-    return carry_out("tune_queries", "-p", "seconds", "1")
-
-
-def carry_out(*words: str) -> tuple[int, dict[str, Any], str]:
-    """Run a procedure."""
-    command = [sys.executable, "-m", "opslib.runbook.cli", "run", *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert "Traceback" not in done.stderr, done.stderr
-    made: dict[str, Any] = json.loads(Path(done.stdout.splitlines()[-1]).read_text())
-    return done.returncode, made, done.stdout
-
-
-def said(made: dict[str, Any], title: str) -> str:
-    """The evidence of the last step whose title begins so."""
-    outputs = [out for cell in made["cells"] for out in cell.get("outputs", [])]
-    steps = [step for out in outputs if (step := out.get("metadata", {}).get("opslib"))]
-    return json.dumps([s.get("evidence", []) for s in steps if s["title"].startswith(title)][-1], ensure_ascii=False)
+    return backups.run("-p", "seconds", "1", name="tune_queries", apply=False)
 
 
 def test_a_slow_statement_is_named_with_the_index_that_mends_it() -> None:
@@ -58,7 +39,7 @@ def test_an_invalid_index_is_a_finding_and_dropped() -> None:
         code, _, shown = run()
         assert code == 5
         assert f"runbook run drop_invalid_index -e sandbox -p name {slow_query.BROKEN}" in shown
-        assert carry_out("drop_invalid_index", "--apply", "-p", "name", slow_query.BROKEN)[0] == 0
+        assert backups.run("-p", "name", slow_query.BROKEN, name="drop_invalid_index")[0] == 0
         code, _, shown = run()
         assert "drop_invalid_index" not in shown
 
