@@ -14,7 +14,7 @@ from pygments.formatters import HtmlFormatter
 
 from opslib.runbook import ledger, listing, record
 from opslib.runbook.errors import Outcome, Refused
-from opslib.runbook.step import Step, findings, line, standing
+from opslib.runbook.step import Step, accepted, findings, line, standing
 from opslib.runbook.table import Rows
 
 MEANINGS: dict[str, str] = {
@@ -100,14 +100,21 @@ def html(file: Path) -> Path:
 def _summary(file: Path, about: dict[str, Any], steps: list[Step]) -> str:
     one = listing.summary(file)
     state = one.outcome if one else "not started"
-    good = state in (Outcome.PLANNED, Outcome.APPLIED)
+    found, gone_on = findings(steps), accepted(steps)
+    ended_well = state in (Outcome.PLANNED, Outcome.APPLIED)
     means = MEANINGS.get(state, state)
+    if gone_on and state == Outcome.APPLIED:
+        means = "Applied: every change was made, and the operator went on with an answer that was not yes."
+    if found and ended_well:
+        means += " It found something wrong."
+    good = ended_well and not found and not gone_on
     rows = {
         "Procedure": f"{about['procedure']} ({'carries its plan out' if about.get('apply') else 'plan only'})",
         "Environment": about["environment"],
         "Why it ended so": about.get("why"),
-        "Found wrong": "; ".join(f"{one['title']} ({one['note']})" for one in findings(steps)),
-        "Changed, not undone": "" if good or state == Outcome.FAILED else "; ".join(standing(steps)),
+        "Found wrong": "; ".join(f"{one['title']} ({one['note']})" for one in found),
+        "Accepted all the same": "; ".join(gone_on),
+        "Changed, not undone": "" if ended_well or state == Outcome.FAILED else "; ".join(standing(steps)),
         "Approved": "; ".join(one["note"] for one in steps if one["step"] == "plan" and one.get("approved")),
         "Operator": about.get("operator"),
         "Reason": about.get("reason"),

@@ -36,7 +36,7 @@ from opslib.runbook.errors import (
 )
 from opslib.runbook.finding import Finding
 from opslib.runbook.procedure import Procedure
-from opslib.runbook.step import Display, Step, now, shell, step
+from opslib.runbook.step import Display, Step, accepted as accepted_in, now, shell, step
 
 _current: "Run | None" = None
 
@@ -307,7 +307,10 @@ class Run:
             raise CheckFailed(f"a check is not answered yes: {'; '.join(wrong)}. Ask it again first.")
         if missing := self._missing:
             raise ChangeFailed(f"planned and not applied: {'; '.join(missing)}. Run the cells that apply them.")
-        held = "what had to hold held" if self._failed or self._found else "all checks held"
+        accepted = accepted_in(self.steps)
+        held = "what had to hold held" if self._failed or self._found or accepted else "all checks held"
+        if accepted:
+            held += f"; accepted by the operator: {'; '.join(accepted)}"
         if self._found:
             worst_first = sorted(self._found.values(), key=lambda one: one.severity)
             held += f"; found wrong: {'; '.join(one.what for one in worst_first)}"

@@ -93,6 +93,12 @@ def findings(happened: Iterable[Step]) -> list[Step]:
     return sorted(found.values(), key=lambda one: int(one["severity"]))
 
 
+def accepted(happened: Iterable[Step]) -> list[str]:
+    """Give the titles of the questions that were not answered yes, and with which the operator went on all the same."""
+    asked = {one["title"]: one for one in happened if one["step"] in ("check", "verify")}
+    return [title for title, one in asked.items() if one.get("accepted")]
+
+
 def contradiction(happened: Sequence[Step], outcome: str) -> str:
     """Say why a run cannot have ended well, with this outcome, after these steps; empty if it can have."""
     starts = [i for i, one in enumerate(happened) if one["step"] == "start"]

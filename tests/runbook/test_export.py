@@ -83,6 +83,22 @@ def test_outcomes(place: Place, do: str, undo: str, said: str) -> None:
     assert ("Changed, not undone" in page) == ("Needs a person" in said)
 
 
+def test_what_was_found_or_gone_on_with_is_not_called_well(place: Place) -> None:
+    gone_on = 'run.check("A reload drops no request", False, accept=True)'
+    place.write("act", CHANGE.format(do="1", undo="lambda: None"), gone_on, "run.apply(change)", "run.finish()")
+    _, page = _render(place, "act", "--apply")
+    assert "Applied: every change was made, and the operator went on with an answer that was not yes." in page
+    assert dict(_rows(page))["Accepted all the same"] == "A reload drops no request"
+    found = "from opslib.runbook.finding import Finding\nrun.find(Finding('a key is old', 'rotate'))"
+    place.write("look", found, "run.finish()")
+    _, page = _render(place, "look")
+    assert (
+        '<p class="outcome bad">Planned: it only showed what it would do, and changed nothing. It found something wrong'
+        in page
+    )
+    assert dict(_rows(page))["Found wrong"] == "a key is old (runbook run rotate -e test)"
+
+
 def test_page_is_whole_in_itself_and_harmless(place: Place) -> None:
     show = f"from IPython.display import HTML, Markdown, display\n\ndisplay(HTML({NASTY!r}), Markdown({NASTY!r}))"
     source = place.write("show", show, f"print({NASTY!r}, open('app/.env').read())", "run.finish()")

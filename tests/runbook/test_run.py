@@ -134,6 +134,8 @@ def test_an_answer_of_no_that_the_operator_accepts_is_shown_as_that(world: World
     asked = [one for one in run.steps if one["step"] in ("check", "verify")]
     assert [(one["ok"], one["accepted"], bool(one["evidence"])) for one in asked] == [(False, True, True)] * 2
     assert contradiction(run.steps, "applied") == ""
+    why = "what had to hold held; accepted by the operator: A reload drops no request; No request failed"
+    assert run._closing["why"] == why
 
 
 def test_what_is_not_asked_has_no_answer(world: World) -> None:
