@@ -226,7 +226,7 @@ def test_migrations_are_up_to_date() -> None:
 def test_a_reload_under_load_loses_no_request() -> None:
     with stand_in.Traffic(rate=200, writes=True) as traffic:
         time.sleep(0.5)
-        pm2.run("-s", "reload", pm2.APPLICATION)
+        pm2.reload()
         time.sleep(0.5)
     assert traffic.result.failed == 0 and traffic.result.lossless, traffic.result
     assert len({pid for pid, _ in traffic.result.workers}) == 4
@@ -283,7 +283,7 @@ def test_a_failing_release_takes_the_api_down_at_its_reload(broken: Callable[[st
     broken(fault)
     assert CURRENT.resolve().name == release.sha_of(fault)
     assert problems()["api"] is None, "the running workers are untouched"
-    pm2.run("-s", "reload", pm2.APPLICATION)
+    pm2.reload()
     assert problems()["api"]
     assert_mended()
 

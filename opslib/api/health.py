@@ -53,10 +53,13 @@ def ask(url: str) -> Response:
 
 
 def steady(url: str, times: int = 10) -> Answer:
-    """Whether this many requests in a row are answered 200; with what the first got that was not."""
+    """Whether this many requests in a row are answered 200; with what the first got that was not.
+
+    It cannot be told where that one got no answer in time.
+    """
     for _ in range(times):
         if not (got := ask(url)).well:
-            return Answer(False, got, f"{url} does not answer well: restart_api says why.")
+            return Answer(None if got.late else False, got, f"{url} does not answer well: restart_api says why.")
     return Answer(True, {"answered 200": times})
 
 

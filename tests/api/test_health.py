@@ -96,6 +96,7 @@ def test_a_late_answer_is_no_failure_and_cannot_be_told(monkeypatch: pytest.Monk
         while not watch.asked:
             time.sleep(0.01)
         watch.stop()
+        assert health.steady(f"http://127.0.0.1:{mute.getsockname()[1]}/health", 3).ok is None
     assert (watch.failed, watch.none_failed().ok) == (0, None)
     assert watch.none_failed().evidence["no answer in time"] == str(watch.late)
 

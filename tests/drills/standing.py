@@ -38,7 +38,7 @@ def put(values: Values, staged: Values) -> None:
     ends = time.monotonic() + pm2.RELOAD_LOCK + 5
     while True:
         try:
-            standin.run("-s", "reload", env.api.name)  # by name: by id, PM2 waits for the whole of listen_timeout
+            standin.reload()  # by name: by id, PM2 waits for the whole of listen_timeout
             break
         except SandboxError:  # a reload that was cut short by a kill
             if time.monotonic() > ends:

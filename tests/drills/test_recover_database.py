@@ -510,7 +510,7 @@ def test_passwords_with_every_character_work_and_leak_nowhere() -> None:
                 connection.execute(sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(role), sql.Literal(made)))
             write_private(DOTENV, dotenv.replace(f"DATABASE_URL={credentials.database_url}", f"DATABASE_URL='{url}'"))
             write_private(file, admins)
-            standin.run("-s", "reload", standin.APPLICATION)
+            standin.reload()
             proven()
             code, record, said = recover()
             places = [Path(record_folder()), cluster_logs(), PM2_HOME / "logs", LOGS]
@@ -524,7 +524,7 @@ def test_passwords_with_every_character_work_and_leak_nowhere() -> None:
                 connection.execute(sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(role), sql.Literal(made)))
             write_private(DOTENV, dotenv)
             write_private(file, given)
-            standin.run("-s", "reload", standin.APPLICATION)
+            standin.reload()
     assert (code, outcome(record)) == (0, "applied"), said
     assert found == []
     assert quote(SPECIAL, safe="") not in said

@@ -100,7 +100,7 @@ def _change_in_place() -> None:
 def _run(branch: str) -> Callable[[], None]:
     def apply() -> None:
         _flip_to(branch)()
-        pm2.run("-s", "reload", pm2.APPLICATION)
+        pm2.reload()
 
     return apply
 
@@ -110,7 +110,7 @@ def _run_also(branch: str) -> Callable[[], None]:
 
     def apply() -> None:
         release.make_current(release.add_defect(branch))
-        pm2.run("-s", "reload", pm2.APPLICATION)
+        pm2.reload()
         process.wait(_all_current, "the workers to run the release")
 
     return apply
@@ -195,12 +195,12 @@ def _restore_jwt_secret() -> None:
 
 def _change_webhook_secret() -> None:
     _set_aside("STRIPE_WEBHOOK_SECRET", f"whsec_{secrets.token_hex(16)}")
-    pm2.run("-s", "reload", pm2.APPLICATION)
+    pm2.reload()
 
 
 def _restore_webhook_secret() -> None:
     if _put_back("STRIPE_WEBHOOK_SECRET") and pm2.workers():
-        pm2.run("-s", "reload", pm2.APPLICATION)
+        pm2.reload()
 
 
 def _set_aside(name: str, value: str | None) -> None:

@@ -78,6 +78,11 @@ def start(ecosystem: Path = ECOSYSTEM) -> None:
     process.wait(lambda: problem() is None, "the API to be healthy", log=PM2_HOME / "pm2.log")
 
 
+def reload() -> None:
+    """Reload the API, also where a reload that was killed less than 30 s ago has left PM2's mark of one under way."""
+    run("-s", "reload", APPLICATION, "--force")
+
+
 def workers() -> list[dict[str, Any]]:
     """Return what PM2 says of each of the API's workers; none if PM2 does not run."""
     # Any pm2 command would spawn the daemon.
