@@ -7,7 +7,7 @@ from psycopg import errors
 from opslib.database import admin, database_url, postgres, prisma, role
 from opslib.database.postgres import Connection
 from opslib.database.settings import Database
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.runbook.answer import Answer
 from opslib.runbook.mask import mask
 

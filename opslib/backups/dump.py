@@ -26,7 +26,7 @@ from opslib.backups.backup import Backup
 from opslib.backups.multipart import Upload
 from opslib.backups.store import ARCHIVE, MANIFEST, Bucket, Folder, Store, owner
 from opslib.database import admin, pg_tool
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.runbook import progress
 from opslib.runbook.act import Act, act
 from opslib.runbook.errors import RunbookError

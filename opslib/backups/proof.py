@@ -9,7 +9,7 @@ from opslib.backups import backup, dump, manifest, restore, source
 from opslib.backups.backup import Backup, Damaged
 from opslib.backups.store import ARCHIVE, PROVEN, Bucket, Folder, Store, owner
 from opslib.database import admin
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.runbook.act import act
 from opslib.runbook.answer import Answer
 from opslib.runbook.change import Change, Kept

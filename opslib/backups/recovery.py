@@ -14,7 +14,7 @@ from opslib.backups.backup import Backup
 from opslib.backups.store import ARCHIVE, Folder, Store, stores
 from opslib.database import admin, database_settings, prisma
 from opslib.database.settings import RecoveryGoals
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.runbook.act import Act, act, sql
 from opslib.runbook.answer import Answer
 from opslib.runbook.change import Change, Kept

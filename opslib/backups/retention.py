@@ -9,7 +9,7 @@ from opslib.backups.backup import Backup
 from opslib.backups.settings import Backups
 from opslib.backups.store import MANIFEST, Store, owner, settings
 from opslib.database import admin
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.runbook.act import Act, act
 from opslib.runbook.change import Change, Kept
 

@@ -12,7 +12,7 @@ from opslib.backups.backup import Backup
 from opslib.backups.store import settings
 from opslib.database import admin
 from opslib.database.postgres import Connection
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.runbook.answer import Answer
 from opslib.runbook.progress import Bytes
 

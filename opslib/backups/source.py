@@ -8,7 +8,7 @@ from datetime import datetime
 from opslib.backups import manifest
 from opslib.database import admin, pg_tool, postgres
 from opslib.database.postgres import Connection
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.runbook.answer import Answer
 
 

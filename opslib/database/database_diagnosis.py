@@ -10,7 +10,7 @@ from opslib.database.blocking import Blocking, Node
 from opslib.database.sessions import IDLE, Session
 from opslib.database.settings import Database
 from opslib.database.slots import Limit
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.runbook.answer import Answer
 from opslib.runbook.finding import Finding, Severity
 

@@ -16,7 +16,7 @@ from opslib.database.blocking import Blocking
 from opslib.database.postgres import Connection
 from opslib.database.sessions import IDLE, Session, read
 from opslib.database.slots import Limit
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.runbook.act import act
 from opslib.runbook.answer import Answer
 from opslib.runbook.change import Change, Kept

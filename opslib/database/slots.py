@@ -8,7 +8,7 @@ from typing import LiteralString
 from opslib.database import admin, postgres
 from opslib.database.postgres import Connection
 from opslib.database.sessions import Session, read
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.runbook.answer import Answer
 
 CROWDED = 0.8

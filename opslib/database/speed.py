@@ -18,7 +18,7 @@ from opslib.database.index_proposal import Proposal, uses
 from opslib.database.postgres import Connection
 from opslib.database.statement import shown
 from opslib.database.statement_plan import prepared
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.runbook.answer import Answer
 
 TIMES = 5

@@ -8,7 +8,7 @@ from email.utils import parsedate_to_datetime
 import urllib3
 
 from opslib.api import health
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.payments.stripe_account import settings
 from opslib.runbook.answer import Answer
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import urllib3
 from stripe import StripeClient, WebhookEndpoint
 
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.payments import webhook
 from opslib.payments.cause import Cause
 from opslib.payments.stripe_account import ask, pages, settings

@@ -12,7 +12,7 @@ from urllib.parse import quote
 from stripe import Event, StripeClient, WebhookEndpoint
 
 from opslib.database.postgres import Connection
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.payments.stripe_account import ask, pages, settings
 from opslib.payments.webhook import PROBE
 from opslib.runbook.act import Act, act

@@ -10,7 +10,7 @@ from stripe import Event, StripeClient
 
 from opslib.database import postgres
 from opslib.deployment import env_file
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.payments import endpoint, event, stripe_account
 from opslib.payments.delivery import lacking
 from opslib.payments.event import KEPT

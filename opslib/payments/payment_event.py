@@ -6,7 +6,7 @@ from functools import partial
 
 from stripe import Event, StripeClient, WebhookEndpoint
 
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.payments import endpoint, event, intent, payment
 from opslib.payments.comparison import Comparison
 from opslib.payments.payment import OPEN

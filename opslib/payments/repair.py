@@ -12,8 +12,8 @@ from stripe import StripeClient
 
 from opslib.database import admin, database_url, postgres
 from opslib.database.postgres import Connection
+from opslib.deployment.deployment import Deployment
 from opslib.deployment.env_file import fingerprint
-from opslib.deployment.environment import Deployment
 from opslib.payments import audit, intent, payment
 from opslib.payments.comparison import Comparison
 from opslib.payments.stripe_account import ask, settings

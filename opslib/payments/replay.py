@@ -16,7 +16,7 @@ from stripe import StripeClient, WebhookEndpoint
 from opslib.api.log import Position
 from opslib.api.pm2 import Worker
 from opslib.database.postgres import Connection
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.payments import event as events, trace as traces, webhook
 from opslib.payments.delivery import Deliveries, Event
 from opslib.payments.event import TAKEN

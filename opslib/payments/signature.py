@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from opslib.api.log import Position
 from opslib.api.pm2 import Worker
-from opslib.deployment import reference
+from opslib.deployment import secret_reference
+from opslib.deployment.deployment import Deployment
 from opslib.deployment.env_file import fingerprint
-from opslib.deployment.environment import Deployment
 from opslib.payments import clock, delivery_diagnosis, trace as traces, webhook
 from opslib.payments.cause import FROM_ANYBODY, NEXT, Cause
 from opslib.payments.trace import Trace
@@ -134,7 +134,7 @@ def unasked(workers: Sequence[Worker], probed: Probed) -> list[Finding]:
 
 def compared(held: Mapping[str, str], endpoint_secret: str) -> list[Secret]:
     """Compare the webhook secrets of the `.env` with the endpoint's own, which a reference names."""
-    own = reference.resolve(endpoint_secret, "endpoint_secret") if endpoint_secret else ""
+    own = secret_reference.resolve(endpoint_secret, "endpoint_secret") if endpoint_secret else ""
     found = [Secret("the endpoint's", fingerprint(own), True)] if own else []
     for name in SECRETS:
         if value := held.get(name):

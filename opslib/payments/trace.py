@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from opslib.api import log
 from opslib.api.log import Position
 from opslib.api.pm2 import Worker
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.payments.cause import NEXT, Cause
 from opslib.payments.stripe_account import settings
 from opslib.payments.webhook import PROBE

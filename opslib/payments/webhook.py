@@ -11,7 +11,7 @@ import urllib3
 from stripe import SignatureVerificationError, WebhookSignature
 
 from opslib.api import health
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.payments.stripe_account import settings
 from opslib.runbook.answer import Answer
 

@@ -10,7 +10,7 @@ import pytest
 
 from opslib import propertypulse
 from opslib.deployment import env_file
-from opslib.deployment.staged import Staged
+from opslib.deployment.staged_secret import Staged
 from opslib.payments import stripe_readiness, stripe_rotation
 from opslib.payments.stripe_rotation import Rotation
 from opslib.propertypulse import PropertyPulse
