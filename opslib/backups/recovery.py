@@ -12,7 +12,7 @@ from pathlib import Path
 from opslib.backups import acceptance, backup as backups, database_copy, dump, restore, restore_point, retention, swap
 from opslib.backups.backup import Backup
 from opslib.backups.store import ARCHIVE, Folder, Store, stores
-from opslib.database import admin, database_settings, prisma
+from opslib.database import admin, carried_settings, prisma
 from opslib.database.settings import RecoveryGoals
 from opslib.deployment.deployment import Deployment
 from opslib.runbook.act import Act, act, sql
@@ -138,7 +138,7 @@ class Recovery:
         about, jobs = self.backup.manifest, self.environment.part(RecoveryGoals).jobs
         within = partial(admin.connect, self.environment, self.copy)
         with admin.connect(self.environment, admin.MAINTENANCE) as superuser:
-            carried = database_settings.statements(superuser, self.live, self.copy)
+            carried = carried_settings.statements(superuser, self.live, self.copy)
         return [
             act(
                 f"fetch {self.place.address(self.backup.name + ARCHIVE)} and check it to its last byte",

@@ -10,7 +10,7 @@ from psycopg import sql
 from opslib import propertypulse
 from opslib.api import pm2
 from opslib.backups import acceptance, database_copy, swap
-from opslib.database import admin, database_settings, prisma, sessions
+from opslib.database import admin, carried_settings, prisma, sessions
 from opslib.runbook.answer import Answer
 from opslib.runbook.errors import BadParameter, ChangeFailed, RunbookError
 from tests.sandbox import postgres
@@ -94,16 +94,16 @@ def test_settings_rights_limit_and_comment_are_carried_over() -> None:
             " AS settings FROM pg_database d WHERE datname = %s"
         )
         for _ in range(2):  # done again, it changes nothing
-            for one in database_settings.statements(superuser, LIVE, NEW):
+            for one in carried_settings.statements(superuser, LIVE, NEW):
                 superuser.execute(one)
             assert superuser.execute(read, [NEW]).fetchone() == superuser.execute(read, [LIVE]).fetchone()
 
 
 def test_database_with_nothing_of_its_own_has_an_owner_only() -> None:
     with admin.connect(ENV, "postgres") as superuser:
-        (only,) = database_settings.statements(superuser, LIVE, NEW)
+        (only,) = carried_settings.statements(superuser, LIVE, NEW)
         assert only.as_string(superuser) == f'ALTER DATABASE "{NEW}" OWNER TO "propertypulse"'
-        assert database_settings.statements(superuser, "nobody_has_this", NEW) == []
+        assert carried_settings.statements(superuser, "nobody_has_this", NEW) == []
 
 
 def test_exchange_gives_the_name_and_takes_it_back() -> None:

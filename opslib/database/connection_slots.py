@@ -1,4 +1,4 @@
-"""Slots: how many sessions PostgreSQL lets in, for whom the last ones are kept, and how many are taken."""
+"""Connection slots: how many sessions PostgreSQL lets in, for whom the last ones are kept, and how many are taken."""
 
 import time
 from collections.abc import Collection, Sequence

@@ -1,4 +1,4 @@
-"""Speed: how long a statement takes, tried with values of the table itself, before an index and after it.
+"""The speed of a statement: how long it takes, tried with values of the table itself, before an index and after it.
 
 Only what reads is tried, by the API's own login, in a transaction that may not write. The values are people's data and
 never shown.
