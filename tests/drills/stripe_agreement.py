@@ -14,7 +14,7 @@ from typing import Any
 import urllib3
 
 from opslib.deployment import env_file, staged_secret
-from opslib.payments import webhook
+from opslib.payments import webhook_route
 from opslib.propertypulse import PropertyPulse
 from opslib.runbook.step import now
 from tests.drills import standing
@@ -160,7 +160,7 @@ def problems(*retired: str) -> list[str]:
     wrong = standing.problems() + _key(env) + _secret(env)
     for value in retired:
         if value.startswith("whsec_"):
-            taken = not webhook.tells(env, takes={"current": held(SECRET)}, refuses={"retired": value})
+            taken = not webhook_route.tells(env, takes={"current": held(SECRET)}, refuses={"retired": value})
         else:
             taken = key_accepted(value)
         wrong += ["a retired value is still taken"] if taken else []
@@ -191,7 +191,7 @@ def _secret(env: PropertyPulse) -> list[str]:
     second = held(f"{SECRET}_PREVIOUS")
     current, previous = {"current": kept.current}, {"previous": kept.previous}
     takes, refuses = (current | previous, {}) if second else (current, previous)
-    if not (told := webhook.tells(env, takes=takes, refuses=refuses)):
+    if not (told := webhook_route.tells(env, takes=takes, refuses=refuses)):
         wrong.append(f"webhooks: {told.evidence}")
     if second and second != kept.previous:
         wrong.append("the .env takes a second webhook secret that is not the one kept as previous")

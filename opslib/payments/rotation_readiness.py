@@ -1,4 +1,4 @@
-"""Readiness: when a rotation of Stripe's key or webhook secret may begin, and when an old value may go."""
+"""Readiness of a rotation: when that of Stripe's key or webhook secret may begin, and when an old value may go."""
 
 from datetime import UTC, date, datetime, timedelta
 

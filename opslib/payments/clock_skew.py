@@ -1,4 +1,4 @@
-"""Clocks: by how much Stripe's, the API's and this machine's differ. A signature is good for five minutes only."""
+"""Clock skew, of Stripe's clock, the API's and this machine's: a signature is good for five minutes only."""
 
 import time
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ class Clock:
     ahead: Seconds | None
 
 
-def skew(times: Sequence[float], begun: float, ended: float) -> float | None:
+def measured(times: Sequence[float], begun: float, ended: float) -> float | None:
     """Give by how many seconds a clock is fast that has stamped these times, from our `begun` to our `ended`.
 
     0 where they lie between, or nearly: then it is as right as ours, for all that is known. None without a time.
