@@ -1,4 +1,4 @@
-"""The source of a backup: the API's database, who reads it, with which tools, and one snapshot of it."""
+"""The source database of a backup: the API's, who reads it, with which tools, and one snapshot of it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Acceptance: what a restored copy must stand before it takes the live database's place."""
+"""The acceptance of a copy: what one that was restored must stand before it takes the live database's place."""
 
 from collections.abc import Sequence
 

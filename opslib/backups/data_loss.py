@@ -1,4 +1,4 @@
-"""A loss: what a database holds now and a backup of it does not, table by table."""
+"""A loss of data: what a database holds now and a backup of it does not, table by table."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
