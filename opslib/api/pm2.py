@@ -19,7 +19,7 @@ import psutil
 from opslib.api import health, log
 from opslib.api.log import Position
 from opslib.deployment import env_file
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.runbook import program
 from opslib.runbook.act import Act, act
 from opslib.runbook.answer import Answer
