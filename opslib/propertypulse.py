@@ -4,7 +4,7 @@ from opslib.api.settings import Tokens
 from opslib.aws.settings import S3
 from opslib.backups.settings import Backups
 from opslib.database.settings import Database, RecoveryGoals
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.mail.settings import Mail
 from opslib.payments.settings import Stripe
 from opslib.runbook import environment

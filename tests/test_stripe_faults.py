@@ -10,7 +10,7 @@ import stripe._http_client
 from stripe import StripeClient
 
 from opslib import propertypulse
-from opslib.payments import endpoint, event, stripe_account
+from opslib.payments import event, stripe_account, webhook_endpoint
 from opslib.propertypulse import PropertyPulse
 from opslib.runbook.answer import Answer
 from opslib.runbook.errors import RunbookError
@@ -55,7 +55,7 @@ def belongs(env: PropertyPulse, key: str) -> Answer:
 
 
 def endpoints(env: PropertyPulse, key: str) -> Answer:
-    return Answer(endpoint.enabled(env, stripe_account.reader(env, key)).id == dashboard.ENDPOINT)
+    return Answer(webhook_endpoint.enabled(env, stripe_account.reader(env, key)).id == dashboard.ENDPOINT)
 
 
 def untaken(env: PropertyPulse, key: str) -> Answer:
@@ -143,7 +143,7 @@ def missed() -> float:
 @pytest.mark.parametrize("call", ["list", "retry"])
 def test_an_event_is_sent_again_in_spite_of_faults_or_the_person_is_told_how(env: PropertyPulse, call: str) -> None:
     stripe = stripe_account.reader(env, dashboard.held("STRIPE_SECRET_KEY"))
-    target, began = endpoint.enabled(env, stripe), missed()
+    target, began = webhook_endpoint.enabled(env, stripe), missed()
     (missing,) = event.untaken(stripe, began, time.time() + 1).evidence
     path = "/v1/events" if call == "list" else f"/v1/events/{missing['event']}/retry"
     deliver = event.deliver(stripe, target, began)
@@ -180,10 +180,10 @@ def test_the_reader_s_key_reads_events_where_the_api_s_may_not(env: PropertyPuls
         return stripe_account.reader(env.model_copy(update={"stripe": stripe}), weak)
 
     with pytest.raises(RunbookError, match="not permitted to this key"):
-        endpoint.enabled(env, client(""))
+        webhook_endpoint.enabled(env, client(""))
     assert "not permitted to this key" in str(event.untaken(client(""), time.time() - 1, time.time()).evidence)
     reader = client(dashboard.put(tmp_path, reading))
-    assert endpoint.enabled(env, reader).id == dashboard.ENDPOINT
+    assert webhook_endpoint.enabled(env, reader).id == dashboard.ENDPOINT
     assert event.untaken(reader, time.time() - 1, time.time())
     assert dashboard.dashboard("keys/last_used", secret=reading)["last_used"]
     with pytest.raises(RunbookError, match=r"STRIPE_READER: .*cannot be read"):

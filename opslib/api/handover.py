@@ -20,7 +20,7 @@ from typing import Any
 
 from opslib.api import log, pm2
 from opslib.api.pm2 import Worker
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.runbook.answer import Answer
 from opslib.runbook.errors import RunbookError
 

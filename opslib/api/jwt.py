@@ -16,7 +16,7 @@ from opslib.api.log import Position
 from opslib.api.pm2 import Worker
 from opslib.api.settings import Tokens
 from opslib.deployment import env_file
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.runbook.answer import Answer
 
 ASKS = 16

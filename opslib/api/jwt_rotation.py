@@ -21,8 +21,8 @@ from opslib.api import jwt
 from opslib.api.rollout import Value, closing, rollout
 from opslib.api.settings import Tokens
 from opslib.deployment import env_file
-from opslib.deployment.environment import Deployment
-from opslib.deployment.staged import Staged
+from opslib.deployment.deployment import Deployment
+from opslib.deployment.staged_secret import Staged
 from opslib.runbook.act import Later, act
 from opslib.runbook.answer import Answer
 from opslib.runbook.change import Change

@@ -18,7 +18,7 @@ import psutil
 from opslib.api import log
 from opslib.api.log import Position
 from opslib.deployment import env_file
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.runbook import program
 from opslib.runbook.answer import Answer
 from opslib.runbook.errors import CommandFailed, RunbookError, TimedOut

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from opslib.api import pm2
 from opslib.deployment import env_file
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.runbook import program
 from opslib.runbook.answer import Answer
 from opslib.runbook.errors import CommandFailed

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from opslib.api import handover, health, log, pm2, release
 from opslib.api.pm2 import BROKEN, Worker
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.runbook.act import Act, act
 from opslib.runbook.answer import Answer
 from opslib.runbook.change import Change

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 
 from opslib.api import pm2, release, replacement
 from opslib.deployment import env_file
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.runbook.act import Act, Later, act
 from opslib.runbook.change import Change, Kept
 from opslib.runbook.procedure import located

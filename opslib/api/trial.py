@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from opslib.api import health, log, pm2
 from opslib.api.pm2 import Worker
-from opslib.deployment.environment import Deployment, Trial
+from opslib.deployment.deployment import Deployment, Trial
 from opslib.runbook.act import act
 from opslib.runbook.change import Change, Kept
 from opslib.runbook.errors import RunbookError

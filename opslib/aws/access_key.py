@@ -18,7 +18,7 @@ from botocore.exceptions import BotoCoreError, ClientError, ConnectTimeoutError,
 
 from opslib.aws import aws
 from opslib.aws.key_pair import ID, SECRET, Pair, StagedPair, short
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.runbook.act import Act, Later, call
 from opslib.runbook.errors import RunbookError
 from opslib.runbook.mask import mask

@@ -15,8 +15,8 @@ from botocore.loaders import Loader
 
 from opslib.aws.key_pair import Pair
 from opslib.aws.settings import S3, Endpoint
-from opslib.deployment.environment import Deployment
-from opslib.deployment.reference import resolve
+from opslib.deployment.deployment import Deployment
+from opslib.deployment.secret_reference import resolve
 from opslib.runbook.errors import BadEnvironment, RunbookError
 from opslib.runbook.mask import mask
 

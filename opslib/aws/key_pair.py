@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from opslib.deployment import env_file, staged
-from opslib.deployment.environment import Deployment
+from opslib.deployment import env_file, staged_secret
+from opslib.deployment.deployment import Deployment
 from opslib.runbook.mask import mask
 from opslib.runbook.step import now
 
@@ -82,7 +82,7 @@ class StagedPair:
     def asked(self) -> Asked | None:
         """What was noted before the call for a new key whose answer has not been staged."""
         at = self._time("ASKED_SINCE")
-        return Asked(at, tuple(staged.read(self.environment).get(f"{ID}_ASKED", "").split())) if at else None
+        return Asked(at, tuple(staged_secret.read(self.environment).get(f"{ID}_ASKED", "").split())) if at else None
 
     def ask(self, at: datetime, known: Sequence[str]) -> None:
         """Note that a new key will be asked for now, so that one whose secret gets lost can be told."""
@@ -125,11 +125,11 @@ class StagedPair:
         self._write(previous=None, SINCE=None, INACTIVE_SINCE=None)
 
     def _staged(self, what: str) -> Pair | None:
-        found = staged.read(self.environment)
+        found = staged_secret.read(self.environment)
         return _pair(found.get(f"{ID}_{what}", ""), found.get(f"{SECRET}_{what}", ""))
 
     def _time(self, what: str) -> datetime | None:
-        text = staged.read(self.environment).get(f"{ID}_{what}")
+        text = staged_secret.read(self.environment).get(f"{ID}_{what}")
         return datetime.fromisoformat(text).astimezone(UTC) if text else None
 
     def _write(self, **values: Pair | str | None) -> None:
@@ -141,7 +141,7 @@ class StagedPair:
                 edit[f"{SECRET}_{what.upper()}"] = pair.secret if pair else None
             else:
                 edit[f"{ID}_{what}"] = value if isinstance(value, str) else None
-        staged.write(self.environment, edit)
+        staged_secret.write(self.environment, edit)
 
 
 def _pair(id: str, secret: str) -> Pair | None:

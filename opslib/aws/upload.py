@@ -13,8 +13,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from opslib.aws import aws
 from opslib.aws.key_pair import Pair
-from opslib.deployment.environment import Deployment
-from opslib.deployment.reference import resolve
+from opslib.deployment.deployment import Deployment
+from opslib.deployment.secret_reference import resolve
 from opslib.runbook.answer import Answer
 from opslib.runbook.errors import BadEnvironment, RunbookError
 from opslib.runbook.mask import mask

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from opslib.backups.manifest import Manifest
 from opslib.backups.store import ARCHIVE, MANIFEST, PROVEN, Store, stores
 from opslib.database.settings import RecoveryGoals
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.runbook import progress
 from opslib.runbook.errors import CheckFailed, RunbookError
 from opslib.runbook.finding import Finding, Severity

@@ -10,7 +10,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from opslib.aws import aws
 from opslib.backups.folder import NAME, PIECE, owner, settings
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.runbook.act import Act, call
 from opslib.runbook.errors import RunbookError
 

@@ -23,7 +23,7 @@ from psycopg.sql import Literal
 from opslib.database import admin
 from opslib.database.postgres import Connection
 from opslib.database.settings import RecoveryGoals
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.runbook.act import Act, sql
 from opslib.runbook.answer import Answer
 from opslib.runbook.errors import BadParameter, RunbookError

@@ -21,12 +21,12 @@ from pathlib import Path
 import psycopg
 import zstandard
 
-from opslib.backups import backup, manifest, source
+from opslib.backups import backup, manifest, source_database
 from opslib.backups.backup import Backup
 from opslib.backups.multipart import Upload
 from opslib.backups.store import ARCHIVE, MANIFEST, Bucket, Folder, Store, owner
 from opslib.database import admin, pg_tool
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.runbook import progress
 from opslib.runbook.act import Act, act
 from opslib.runbook.errors import RunbookError
@@ -64,8 +64,8 @@ def take(
     """
     folder = next(place for place in places if isinstance(place, Folder))
     bucket = next((place for place in places if isinstance(place, Bucket)), None)
-    role = source.api_role(environment)
-    with source.snapshot(environment, LOCK_WAIT) as seen, ThreadPoolExecutor(1) as beside:
+    role = source_database.api_role(environment)
+    with source_database.snapshot(environment, LOCK_WAIT) as seen, ThreadPoolExecutor(1) as beside:
         name = f"{seen.taken:%Y%m%dT%H%M%SZ}-{run}-{owner(environment)}"
         part = folder.part(name + ARCHIVE)
         upload = Upload(bucket, name + ARCHIVE, part, admin.size(seen.connection)) if bucket else None

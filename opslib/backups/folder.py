@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from opslib.backups.settings import Backups
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.runbook.act import Act, act
 from opslib.runbook.procedure import located
 

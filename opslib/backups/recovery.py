@@ -9,12 +9,21 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from opslib.backups import acceptance, backup as backups, database_copy, dump, restore, restore_point, retention, swap
+from opslib.backups import (
+    backup as backups,
+    copy_acceptance,
+    database_copy,
+    dump,
+    restore,
+    restore_point,
+    retention,
+    swap,
+)
 from opslib.backups.backup import Backup
 from opslib.backups.store import ARCHIVE, Folder, Store, stores
-from opslib.database import admin, database_settings, prisma
+from opslib.database import admin, carried_settings, prisma
 from opslib.database.settings import RecoveryGoals
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.runbook.act import Act, act, sql
 from opslib.runbook.answer import Answer
 from opslib.runbook.change import Change, Kept
@@ -68,20 +77,20 @@ class Recovery:
 
     def sound(self) -> Answer:
         """Whether its indexes and constraints are as the live ones."""
-        return acceptance.sound(self.environment, self.copy)
+        return copy_acceptance.sound(self.environment, self.copy)
 
     def usable(self) -> Answer:
         """Whether the API's login reads and writes in it."""
-        return acceptance.usable(self.environment, self.copy)
+        return copy_acceptance.usable(self.environment, self.copy)
 
     def expected(self) -> Answer:
         """Whether Prisma finds the schema of the release, or no more to come than what the backup has not."""
         pending = restore_point.pending(self.environment, self.backup)
-        return acceptance.current(self.environment, self.copy, pending)
+        return copy_acceptance.current(self.environment, self.copy, pending)
 
     def current(self) -> Answer:
         """Whether Prisma finds nothing to come any more."""
-        return acceptance.current(self.environment, self.copy)
+        return copy_acceptance.current(self.environment, self.copy)
 
     # The changes, of which there are none where a run that was killed has swapped already
 
@@ -121,7 +130,7 @@ class Recovery:
         pending = restore_point.pending(self.environment, self.backup)
         if self.swapped or not pending:
             return []
-        deploy = partial(prisma.deploy, self.environment, acceptance.url(self.environment, self.copy))
+        deploy = partial(prisma.deploy, self.environment, copy_acceptance.url(self.environment, self.copy))
         change = Change(
             "Migrate the copy to the schema of the release",
             [
@@ -138,7 +147,7 @@ class Recovery:
         about, jobs = self.backup.manifest, self.environment.part(RecoveryGoals).jobs
         within = partial(admin.connect, self.environment, self.copy)
         with admin.connect(self.environment, admin.MAINTENANCE) as superuser:
-            carried = database_settings.statements(superuser, self.live, self.copy)
+            carried = carried_settings.statements(superuser, self.live, self.copy)
         return [
             act(
                 f"fetch {self.place.address(self.backup.name + ARCHIVE)} and check it to its last byte",

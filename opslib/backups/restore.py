@@ -15,7 +15,7 @@ from opslib.backups.manifest import Manifest
 from opslib.backups.store import PART, removed
 from opslib.database import admin, pg_tool
 from opslib.database.postgres import Connection
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.runbook import program, progress
 from opslib.runbook.act import Act, act, sql
 from opslib.runbook.answer import Answer

@@ -8,7 +8,7 @@ from opslib.backups.backup import Backup, check, listed
 from opslib.backups.store import ARCHIVE, Store, stores
 from opslib.database import admin, prisma
 from opslib.database.settings import RecoveryGoals
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.runbook.answer import Answer
 from opslib.runbook.errors import BadParameter, RunbookError
 from opslib.runbook.progress import Bytes

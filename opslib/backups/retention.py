@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
-from opslib.backups import backup, proof, restore
+from opslib.backups import backup, backup_proof, restore
 from opslib.backups.backup import Backup
 from opslib.backups.settings import Backups
 from opslib.backups.store import MANIFEST, Store, owner, settings
 from opslib.database import admin
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.runbook.act import Act, act
 from opslib.runbook.change import Change, Kept
 
@@ -65,7 +65,7 @@ def left(environment: Deployment, places: Sequence[Store]) -> list[Act]:
     Whole backups are not among it.
     """
     acts = [one for place in places for one in (*place.unfinished(), *_halves(environment, place))]
-    scratch = proof.scratch(environment)
+    scratch = backup_proof.scratch(environment)
     with admin.connect(environment, admin.MAINTENANCE) as superuser:
         return [*acts, *([restore.drop(environment, scratch)] if admin.exists(superuser, scratch) else [])]
 

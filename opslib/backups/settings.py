@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from opslib.deployment.environment import Reference, Url
+from opslib.deployment.deployment import Reference, Url
 from opslib.runbook.environment import Part, Place
 
 

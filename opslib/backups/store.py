@@ -2,7 +2,7 @@
 
 from opslib.backups.bucket import Bucket
 from opslib.backups.folder import ARCHIVE, MANIFEST, NAME, PART, PROVEN, Folder, owner, removed, settings
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 
 __all__ = [
     "ARCHIVE",

@@ -14,7 +14,7 @@ from opslib.api.pm2 import Worker
 from opslib.backups import database_copy
 from opslib.database import admin
 from opslib.database.postgres import Connection
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.runbook import act as acts
 from opslib.runbook.act import Act, Later
 from opslib.runbook.answer import Answer

@@ -14,8 +14,8 @@ from opslib.database.database_url import UrlError
 from opslib.database.postgres import Connection
 from opslib.database.settings import Database
 from opslib.deployment import env_file
-from opslib.deployment.environment import Deployment
-from opslib.deployment.reference import resolve
+from opslib.deployment.deployment import Deployment
+from opslib.deployment.secret_reference import resolve
 from opslib.runbook.answer import Answer
 from opslib.runbook.errors import BadEnvironment
 

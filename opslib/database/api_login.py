@@ -12,7 +12,7 @@ from opslib.database import admin, database_url, postgres
 from opslib.database.database_url import UrlError
 from opslib.database.postgres import LoginFailed
 from opslib.database.settings import Database
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.runbook.answer import Answer
 
 Cause = Literal[

@@ -10,7 +10,7 @@ import psutil
 
 from opslib.api import pm2
 from opslib.database.sessions import Ends, Session
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.runbook.act import act
 from opslib.runbook.change import Change, Kept
 from opslib.runbook.errors import RunbookError

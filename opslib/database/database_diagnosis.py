@@ -4,13 +4,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from opslib.api import health
-from opslib.database import admin, api_login, freeing, sessions as all_sessions, slots
+from opslib.database import admin, api_login, connection_freeing, connection_slots, sessions as all_sessions
 from opslib.database.api_login import ApiLogin
 from opslib.database.blocking import Blocking, Node
+from opslib.database.connection_slots import Limit
 from opslib.database.sessions import IDLE, Session
 from opslib.database.settings import Database
-from opslib.database.slots import Limit
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.runbook.answer import Answer
 from opslib.runbook.finding import Finding, Severity
 
@@ -55,7 +55,7 @@ def look(environment: Deployment) -> Seen:
         return Seen(environment, login, administrator)
     with admin.connect(environment) as connection:
         found, roles = all_sessions.read(connection), all_sessions.roles(connection, url)
-        limits = slots.limits(connection, found, roles)
+        limits = connection_slots.limits(connection, found, roles)
     return Seen(environment, login, administrator, found, roles, limits)
 
 
@@ -98,7 +98,7 @@ def _blocks(seen: Seen, forest: Blocking, node: Node, older_than: float) -> Find
     what = f"Session {node.title} keeps {len(forest.behind(node.pid))} waiting: {node.does}"
     if node.session is None:
         return Finding(what, do="Look into pg_prepared_xacts, then ROLLBACK PREPARED it.")
-    why = freeing.kept(node.session, database=admin.database(seen.environment), roles=seen.roles)
+    why = connection_freeing.kept(node.session, database=admin.database(seen.environment), roles=seen.roles)
     if why:
         return Finding(what, do=f"It may not be ended from here ({why}): ask whose it is, or wait.")
     return Finding(what, "free_database_connections", {"older_than_seconds": f"{older_than:g}"})

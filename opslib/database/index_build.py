@@ -15,7 +15,7 @@ from opslib.database import admin
 from opslib.database.index import DROP, read
 from opslib.database.index_proposal import Proposal
 from opslib.database.postgres import NAME, Connection
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.runbook import progress
 from opslib.runbook.act import Act, act, composed, sql as statement
 from opslib.runbook.answer import Answer

@@ -12,8 +12,8 @@ from opslib.api import health, pm2
 from opslib.api.pm2 import Worker
 from opslib.database import admin, database_url, postgres, role, sessions
 from opslib.database.settings import Database
-from opslib.deployment.environment import Deployment
-from opslib.deployment.staged import Staged
+from opslib.deployment.deployment import Deployment
+from opslib.deployment.staged_secret import Staged
 from opslib.runbook.answer import Answer
 from opslib.runbook.procedure import located
 

@@ -4,7 +4,7 @@ import secrets
 import stringprep
 import unicodedata
 
-from opslib.deployment import reference
+from opslib.deployment import secret_reference
 from opslib.runbook.errors import BadParameter
 
 SHORTEST = 16
@@ -17,7 +17,7 @@ def make() -> str:
 
 def chosen(where: str) -> str:
     """Give the password that a reference names. Raise BadParameter if clients could read it in different ways."""
-    value = reference.resolve(where, "password")
+    value = secret_reference.resolve(where, "password")
     if len(value) < SHORTEST:
         raise BadParameter(f"password: expected {SHORTEST} characters or more; leave it empty to have one made")
     # libpq normalizes a password (SASLprep, RFC 4013) and node-postgres does not: with these the two would not agree.

@@ -5,7 +5,7 @@ from shutil import which
 from typing import IO
 
 from opslib.database import database_url
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.runbook import program as programs
 from opslib.runbook.errors import CommandFailed
 

@@ -10,7 +10,7 @@ from psycopg import errors
 
 from opslib.database.postgres import Connection
 from opslib.database.settings import RecoveryGoals
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.runbook import program
 from opslib.runbook.errors import CommandFailed
 from opslib.runbook.mask import mask

@@ -16,7 +16,7 @@ from opslib.api import pm2
 from opslib.api.pm2 import Worker
 from opslib.database import admin, database_url, postgres, role, statement
 from opslib.database.postgres import Connection
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.runbook.answer import Answer
 
 IDLE = ("idle in transaction", "idle in transaction (aborted)")

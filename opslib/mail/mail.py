@@ -8,7 +8,7 @@ from typing import Any
 
 from opslib.api import log
 from opslib.api.pm2 import Worker
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.mail import sendgrid, suppression
 from opslib.mail.suppression import Suppression
 from opslib.runbook.answer import Answer

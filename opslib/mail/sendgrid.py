@@ -12,8 +12,8 @@ from urllib.parse import urlencode
 
 import urllib3
 
-from opslib.deployment import env_file, reference
-from opslib.deployment.environment import Deployment
+from opslib.deployment import env_file, secret_reference
+from opslib.deployment.deployment import Deployment
 from opslib.mail.settings import Mail
 from opslib.runbook.act import Act, act
 from opslib.runbook.errors import BadEnvironment, ChangeFailed, RunbookError
@@ -74,7 +74,7 @@ def key(environment: Deployment, path: str) -> str:
     Raise BadEnvironment if the `.env` has none.
     """
     if settings(environment).reader and path not in OWN:
-        return reference.resolve(settings(environment).reader, "SENDGRID_READER")
+        return secret_reference.resolve(settings(environment).reader, "SENDGRID_READER")
     name, file = settings(environment).key, environment.api.env_file
     value = env_file.read(file).get(name, "")
     if not value:

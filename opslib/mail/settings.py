@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from opslib.deployment.environment import Url
+from opslib.deployment.deployment import Url
 from opslib.runbook.environment import Part
 
 

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 from urllib.parse import quote
 
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.mail import sendgrid
 from opslib.runbook.answer import Answer
 from opslib.runbook.errors import BadParameter, RunbookError

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from stripe import StripeClient
 
 from opslib.database.postgres import Connection
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.payments import intent, payment
 from opslib.payments.intent import Intent
 from opslib.payments.payment import INTENT, OPEN, Payment

@@ -16,9 +16,9 @@ from typing import Any
 from stripe import Event as StripeEvent, StripeClient
 
 from opslib.database.postgres import Connection
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.payments import event
-from opslib.payments.cause import Cause
+from opslib.payments.delivery_cause import Cause
 from opslib.payments.delivery_diagnosis import Judge
 from opslib.payments.event import TAKEN
 from opslib.payments.stripe_account import settings

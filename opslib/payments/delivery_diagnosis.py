@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from opslib.api.pm2 import Worker
-from opslib.payments.cause import FROM_ANYBODY, NEXT, Cause
-from opslib.payments.trace import Trace
+from opslib.payments.delivery_cause import FROM_ANYBODY, NEXT, Cause
+from opslib.payments.delivery_trace import Trace
 from opslib.runbook.finding import Finding, Severity
 
 AFTER = 3600

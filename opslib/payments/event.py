@@ -12,9 +12,9 @@ from urllib.parse import quote
 from stripe import Event, StripeClient, WebhookEndpoint
 
 from opslib.database.postgres import Connection
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.payments.stripe_account import ask, pages, settings
-from opslib.payments.webhook import PROBE
+from opslib.payments.webhook_route import PROBE
 from opslib.runbook.act import Act, act
 from opslib.runbook.answer import Answer
 from opslib.runbook.change import Change, Kept

@@ -10,11 +10,11 @@ from stripe import Event, StripeClient
 
 from opslib.database import postgres
 from opslib.deployment import env_file
-from opslib.deployment.environment import Deployment
-from opslib.payments import endpoint, event, stripe_account
+from opslib.deployment.deployment import Deployment
+from opslib.payments import event, stripe_account, webhook_endpoint
 from opslib.payments.delivery import lacking
+from opslib.payments.delivery_trace import moment
 from opslib.payments.event import KEPT
-from opslib.payments.trace import moment
 from opslib.runbook import progress
 from opslib.runbook.errors import RunbookError
 
@@ -71,7 +71,7 @@ def since(environment: Deployment, backup: datetime, *, recovered: bool) -> Call
 def _find(environment: Deployment, backup: datetime, recovered: bool) -> Missed:
     held = env_file.read(environment.api.env_file)
     stripe = stripe_account.reader(environment, held.get("STRIPE_SECRET_KEY", ""))
-    events = made(stripe, backup, endpoint.enabled(environment, stripe).enabled_events)
+    events = made(stripe, backup, webhook_endpoint.enabled(environment, stripe).enabled_events)
     if not recovered:
         return Missed(events)
     with postgres.connect(held.get("DATABASE_URL", ""), within=10) as database:

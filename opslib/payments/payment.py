@@ -8,8 +8,8 @@ from datetime import datetime
 from opslib.database import admin as database, database_url, postgres
 from opslib.database.postgres import Connection
 from opslib.database.settings import Database
-from opslib.deployment import reference
-from opslib.deployment.environment import Deployment
+from opslib.deployment import secret_reference
+from opslib.deployment.deployment import Deployment
 from opslib.runbook.errors import BadParameter
 
 OPEN = ("PENDING", "PROCESSING", "FAILED")
@@ -50,7 +50,7 @@ def connect(environment: Deployment, *, within: float = 10) -> Connection:
     Not as the API: what notes a repair must not be the API's to change. Raise LoginFailed, BadEnvironment.
     """
     name = "the administrator's URL"
-    connection = postgres.connect(reference.resolve(environment.part(Database).admin, name), name, within=within)
+    connection = postgres.connect(secret_reference.resolve(environment.part(Database).admin, name), name, within=within)
     # A row is compared as JSON, in which a time is written in the session's zone.
     connection.execute("SET timezone = 'UTC'")
     # A run that hangs between two statements must not hold a row that the API wants.

@@ -6,8 +6,8 @@ from functools import partial
 
 from stripe import Event, StripeClient, WebhookEndpoint
 
-from opslib.deployment.environment import Deployment
-from opslib.payments import endpoint, event, intent, payment
+from opslib.deployment.deployment import Deployment
+from opslib.payments import event, intent, payment, webhook_endpoint
 from opslib.payments.comparison import Comparison
 from opslib.payments.payment import OPEN
 from opslib.payments.stripe_account import ask
@@ -42,7 +42,7 @@ def replay(
     sent = [one for one in planned if one.key in events]
     if not sent:
         return []
-    target = endpoint.enabled(environment, stripe)
+    target = webhook_endpoint.enabled(environment, stripe)
 
     def await_rows() -> None:
         for one in _still_open(environment, sent, wait):

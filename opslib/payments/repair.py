@@ -12,9 +12,9 @@ from stripe import StripeClient
 
 from opslib.database import admin, database_url, postgres
 from opslib.database.postgres import Connection
+from opslib.deployment.deployment import Deployment
 from opslib.deployment.env_file import fingerprint
-from opslib.deployment.environment import Deployment
-from opslib.payments import audit, intent, payment
+from opslib.payments import intent, payment, repair_audit
 from opslib.payments.comparison import Comparison
 from opslib.payments.stripe_account import ask, settings
 from opslib.runbook.act import act
@@ -63,9 +63,9 @@ class Repair:
                         "v1.payment_intents.retrieve(intent, {'expand': ['latest_charge']})",
                         "every field compared again",
                         LOCK,
-                        *audit.lines(UPDATE),
+                        *repair_audit.lines(UPDATE),
                         "exactly one row, or nothing",
-                        *audit.lines(audit.NOTE),
+                        *repair_audit.lines(repair_audit.NOTE),
                         *(
                             f"{one.title}: {one.payment and one.payment.status} → PAID, {one.paid:%Y-%m-%dT%H:%M:%SZ}"
                             for one in planned
@@ -75,9 +75,9 @@ class Repair:
                 ],
                 undo=[
                     act(
-                        *audit.lines(audit.PUT_BACK),
+                        *repair_audit.lines(repair_audit.PUT_BACK),
                         "all rows that this run has marked, or none",
-                        run=lambda: audit.undo_run(self.environment, self.run),
+                        run=lambda: repair_audit.undo_run(self.environment, self.run),
                     )
                 ],
                 replaces=lambda: self._said_now(planned),
@@ -119,7 +119,7 @@ class Repair:
                 raise ChangeFailed(f"{one.title}: the update met {len(after)} rows, expected 1; nothing was written.")
             words = {"operator": operator(), "reason": mask.text(self.reason), "incident": mask.text(self.incident)}
             words |= {"run": self.run, "charge": there.charge}
-            audit.note(connection, before[0], after[0]["row"], id=now.payment.id, **given, **words)
+            repair_audit.note(connection, before[0], after[0]["row"], id=now.payment.id, **given, **words)
 
     def _said_now(self, planned: Sequence[Comparison]) -> str:
         known = intent.ask(self.stripe, {one.key: one.payment.created.timestamp() for one in planned if one.payment})
@@ -132,8 +132,8 @@ def rights(environment: Deployment, connection: Connection) -> Answer:
     questions = {
         "may read and update payments": "has_table_privilege('payments', 'SELECT')"
         " AND has_table_privilege('payments', 'UPDATE')",
-        f"owns {audit.TABLE}, or may make it": "coalesce((SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE"
-        f" oid = to_regclass('{audit.TABLE}')), has_database_privilege(current_database(), 'CREATE'))",
+        f"owns {repair_audit.TABLE}, or may make it": "coalesce((SELECT pg_has_role(relowner, 'USAGE') FROM pg_class"
+        f" WHERE oid = to_regclass('{repair_audit.TABLE}')), has_database_privilege(current_database(), 'CREATE'))",
         "is not the API's own role": "current_user <> %(api)s",
     }
     asked = ", ".join(f"{question} AS answer_{n}" for n, question in enumerate(questions.values()))

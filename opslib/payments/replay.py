@@ -16,8 +16,8 @@ from stripe import StripeClient, WebhookEndpoint
 from opslib.api.log import Position
 from opslib.api.pm2 import Worker
 from opslib.database.postgres import Connection
-from opslib.deployment.environment import Deployment
-from opslib.payments import event as events, trace as traces, webhook
+from opslib.deployment.deployment import Deployment
+from opslib.payments import delivery_trace, event as events, webhook_route
 from opslib.payments.delivery import Deliveries, Event
 from opslib.payments.event import TAKEN
 from opslib.payments.stripe_account import ask
@@ -58,7 +58,7 @@ class Replay:
             return []
         how = {
             "stripe": f"{events.resend(self.stripe, '‹event›', self.target).shown}, as `stripe events resend` does",
-            "here": f"POST {webhook.route(self.environment)} with its body, signed now with the secret in force",
+            "here": f"POST {webhook_route.url(self.environment)} with its body, signed now with the secret in force",
         }
         size = len(self._due)
         shown = f"for each, oldest first, unless webhook_events has it: {how[self.way]}"
@@ -114,10 +114,10 @@ class Replay:
             events.resend(self.stripe, event.event, self.target).run()
         ends = time.monotonic() + WITHIN
         while not self._has(event):
-            failures = [trace for trace in traces.read(self.environment, self._marks) if trace.cause]
+            failures = [trace for trace in delivery_trace.read(self.environment, self._marks) if trace.cause]
             if failures and not self._has(event):
                 return f"{failures[-1].cause}: {failures[-1].said}"
-            if time.monotonic() > ends or answer not in ("", webhook.TAKEN, webhook.REFUSED, "HTTP 500"):
+            if time.monotonic() > ends or answer not in ("", webhook_route.TAKEN, webhook_route.REFUSED, "HTTP 500"):
                 return f"{answer or 'not in the database'}, and the API's log has no error of it"
             time.sleep(0.05)
         return ""
@@ -126,7 +126,7 @@ class Replay:
         body, problem = ask(self._body(event.event))
         if body is None:
             raise ChangeFailed(f"{event.event} is not known: {problem}. Run again when Stripe answers.")
-        return webhook.send(self.environment, body, webhook.header(self.secret, body))
+        return webhook_route.send(self.environment, body, webhook_route.header(self.secret, body))
 
     def _body(self, event: str) -> Callable[[], bytes]:
         return lambda: self.stripe.raw_request("get", f"/v1/events/{quote(event, safe='')}").body.encode()
@@ -135,4 +135,4 @@ class Replay:
         return self.database.execute(TAKEN, [[event.event]]).fetchone() is not None
 
     def _mark(self) -> None:
-        self._marks = traces.mark(self.workers)
+        self._marks = delivery_trace.mark(self.workers)

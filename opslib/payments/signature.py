@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 from opslib.api.log import Position
 from opslib.api.pm2 import Worker
-from opslib.deployment import reference
+from opslib.deployment import secret_reference
+from opslib.deployment.deployment import Deployment
 from opslib.deployment.env_file import fingerprint
-from opslib.deployment.environment import Deployment
-from opslib.payments import clock, delivery_diagnosis, trace as traces, webhook
-from opslib.payments.cause import FROM_ANYBODY, NEXT, Cause
-from opslib.payments.trace import Trace
-from opslib.payments.webhook import Case, Tried
+from opslib.payments import clock_skew, delivery_diagnosis, delivery_trace, webhook_route
+from opslib.payments.delivery_cause import FROM_ANYBODY, NEXT, Cause
+from opslib.payments.delivery_trace import Trace
+from opslib.payments.webhook_route import Case, Tried
 from opslib.runbook.answer import Answer
 from opslib.runbook.finding import Finding, Severity
 
@@ -57,13 +57,13 @@ class Probed:
         found += [cause for cause in said if cause not in FROM_OTHERS]
         if plain.well and not odd.well:
             found.append(Cause.PARSED)  # parsed and written again, which only a compact body survives
-        if (plain.refused and ahead.well) or abs(self.skew or 0) > clock.APART:
+        if (plain.refused and ahead.well) or abs(self.skew or 0) > clock_skew.APART:
             found.append(Cause.CLOCK)
         if plain.refused and not found:
             # Signed as the `.env` says: who does not find that right holds another.
             stale = {Cause.SPACED_SECRET: Cause.STALE_SECRET, Cause.WRONG_SECRET: Cause.STALE_SECRET}
             found += [stale.get(cause, cause) for cause in said] or [Cause.REFUSED]
-        if any(one.taken for one in self.tried if one.expected == webhook.REFUSED):
+        if any(one.taken for one in self.tried if one.expected == webhook_route.REFUSED):
             found.append(Cause.OPEN)
         return list(dict.fromkeys(found))
 
@@ -79,22 +79,22 @@ class Secret:
 
 def cases(environment: Deployment, secret: str) -> list[Case]:
     """Make the deliveries to try: an event of a type that nothing handles, signed in many ways."""
-    event = webhook.probe(environment)
-    compact = webhook.body(event)
+    event = webhook_route.probe(environment)
+    compact = webhook_route.body(event)
     odd = json.dumps(event, indent="\t ").replace("\n", " \r\n").encode() + b" \n\t "
-    good, other = webhook.header(secret, compact), webhook.header(webhook.MADE_UP, compact)
+    good, other = webhook_route.header(secret, compact), webhook_route.header(webhook_route.MADE_UP, compact)
     made = [
         (COMPACT, compact, good),
-        (ODD, odd, webhook.header(secret, odd)),
+        (ODD, odd, webhook_route.header(secret, odd)),
         ("valid, two signatures", compact, f"{other},{good.partition(',')[2]}"),
-        (FUTURE_CASE, compact, webhook.header(secret, compact, -FUTURE)),
-        (f"stale, {webhook.STALE} s old", compact, webhook.header(secret, compact, webhook.STALE)),
+        (FUTURE_CASE, compact, webhook_route.header(secret, compact, -FUTURE)),
+        (f"stale, {webhook_route.STALE} s old", compact, webhook_route.header(secret, compact, webhook_route.STALE)),
         ("tampered", compact.replace(b'"opslib_probe"', b'"opslib_prove"'), good),
         ("wrong secret", compact, other),
         ("malformed, test", compact, "test"),
         ("no signature", compact, None),
     ]
-    return [Case(name, payload, header, webhook.holds(payload, header, secret)) for name, payload, header in made]
+    return [Case(name, payload, header, webhook_route.holds(payload, header, secret)) for name, payload, header in made]
 
 
 def probe(environment: Deployment, secret: str, workers: Sequence[Worker], *, good_only: bool = False) -> Probed:
@@ -103,13 +103,13 @@ def probe(environment: Deployment, secret: str, workers: Sequence[Worker], *, go
     With `good_only`, or where it takes none of them, those that it must take: the others leave errors in its log.
     """
     made = cases(environment, secret)
-    marks = traces.mark(workers)
+    marks = delivery_trace.mark(workers)
     begun = time.time()
-    good = webhook.asked(environment, [case for case in made if case.takes])
+    good = webhook_route.asked(environment, [case for case in made if case.takes])
     ended = time.time()
     found = _logged(environment, marks, sum(one.taken + one.refused for one in good))
-    skew = clock.skew([trace.at for trace in found if trace.at], begun, ended)
-    bad = [] if good_only else webhook.asked_besides(environment, made, good)
+    skew = clock_skew.measured([trace.at for trace in found if trace.at], begun, ended)
+    bad = [] if good_only else webhook_route.asked_besides(environment, made, good)
     return Probed(good + bad, found, skew)
 
 
@@ -134,7 +134,7 @@ def unasked(workers: Sequence[Worker], probed: Probed) -> list[Finding]:
 
 def compared(held: Mapping[str, str], endpoint_secret: str) -> list[Secret]:
     """Compare the webhook secrets of the `.env` with the endpoint's own, which a reference names."""
-    own = reference.resolve(endpoint_secret, "endpoint_secret") if endpoint_secret else ""
+    own = secret_reference.resolve(endpoint_secret, "endpoint_secret") if endpoint_secret else ""
     found = [Secret("the endpoint's", fingerprint(own), True)] if own else []
     for name in SECRETS:
         if value := held.get(name):
@@ -159,6 +159,6 @@ def found(
 def _logged(environment: Deployment, marks: Sequence[Position], expected: int) -> list[Trace]:
     """Give what was logged since the marks, as soon as it is all there."""
     ends = time.monotonic() + LOG_SECONDS
-    while len(found := traces.read(environment, marks)) < expected and time.monotonic() < ends:
+    while len(found := delivery_trace.read(environment, marks)) < expected and time.monotonic() < ends:
         time.sleep(0.05)
     return found

@@ -22,9 +22,9 @@ from stripe import (
     StripeError,
 )
 
-from opslib.deployment import reference
+from opslib.deployment import secret_reference
+from opslib.deployment.deployment import Deployment
 from opslib.deployment.env_file import fingerprint
-from opslib.deployment.environment import Deployment
 from opslib.payments.settings import Stripe
 from opslib.runbook.answer import Answer
 from opslib.runbook.errors import RunbookError
@@ -82,7 +82,7 @@ def client(environment: Deployment, key: str) -> StripeClient:
 def reader(environment: Deployment, key: str) -> StripeClient:
     """Give a client that reads events and endpoints: with the key that the environment names, else with this one."""
     named = settings(environment).reader
-    return client(environment, reference.resolve(named, "STRIPE_READER") if named else key)
+    return client(environment, secret_reference.resolve(named, "STRIPE_READER") if named else key)
 
 
 def ask(call: Callable[[], T]) -> tuple[T | None, str]:

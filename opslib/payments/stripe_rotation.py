@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from opslib.api.rollout import tidy
-from opslib.deployment import env_file, reference
-from opslib.deployment.environment import Deployment
-from opslib.deployment.staged import Staged
+from opslib.deployment import env_file, secret_reference
+from opslib.deployment.deployment import Deployment
+from opslib.deployment.staged_secret import Staged
 from opslib.payments.stripe_account import settings
 from opslib.runbook.act import Act, act
 from opslib.runbook.change import Change, Kept
@@ -132,7 +132,7 @@ def named(value: str) -> str:
 
 def _new(staged: Staged, given: str) -> str:
     try:
-        return reference.resolve(given, staged.key)
+        return secret_reference.resolve(given, staged.key)
     except BadParameter:
         if not staged.pending:
             raise

@@ -9,7 +9,7 @@ import pytest
 
 from opslib.aws.key_pair import ID, SECRET, Pair, StagedPair
 from opslib.deployment import env_file
-from opslib.deployment.environment import Api
+from opslib.deployment.deployment import Api
 from opslib.propertypulse import PropertyPulse
 
 OLD, NEW = Pair("AKIAOLDOLDOLDOLD0001", "old/secret+" * 3), Pair("AKIANEWNEWNEWNEW0002", "new/secret+" * 3)

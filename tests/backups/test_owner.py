@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from opslib import propertypulse
-from opslib.backups import proof, restore, retention, store
+from opslib.backups import backup_proof, restore, retention, store
 from opslib.backups.multipart import SMALLEST, Upload
 from opslib.backups.store import ARCHIVE, Bucket, Store
 from opslib.database import admin
@@ -33,7 +33,7 @@ class Host:
     def __init__(self, name: str, archive: Path, patch: pytest.MonkeyPatch) -> None:
         patch.setattr("socket.gethostname", lambda: name)
         self.places: list[Store] = [Bucket(ENV)]
-        self.scratch, self.name = proof.scratch(ENV), f"20300131T023000Z-0123abcd-{store.owner(ENV)}{ARCHIVE}"
+        self.scratch, self.name = backup_proof.scratch(ENV), f"20300131T023000Z-0123abcd-{store.owner(ENV)}{ARCHIVE}"
         assert isinstance(self.places[0], Bucket)
         self.upload = Upload(self.places[0], self.name, archive, SMALLEST)
         self.upload.grown(SMALLEST)

@@ -12,7 +12,7 @@ from psycopg.sql import Composable
 
 from opslib import propertypulse
 from opslib.api import pm2
-from opslib.backups import database_copy, proof, restore_point, swap
+from opslib.backups import backup_proof, database_copy, restore_point, swap
 from opslib.backups.recovery import Recovery
 from opslib.backups.store import stores
 from opslib.runbook import program
@@ -113,7 +113,7 @@ def test_each_statement_of_a_swap_and_of_its_undo_is_shown(chosen: Recovery, mon
 
 
 def test_each_statement_and_command_of_a_proof_is_shown(chosen: Recovery, monkeypatch: pytest.MonkeyPatch) -> None:
-    taking = proof.Taking(ENV, "0123abcd", stores(ENV)[0])
+    taking = backup_proof.Taking(ENV, "0123abcd", stores(ENV)[0])
     taking.take().do()
     changes = [taking.restore(), taking.close()]
     for change in changes:

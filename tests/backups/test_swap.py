@@ -9,8 +9,8 @@ from psycopg import sql
 
 from opslib import propertypulse
 from opslib.api import pm2
-from opslib.backups import acceptance, database_copy, swap
-from opslib.database import admin, database_settings, prisma, sessions
+from opslib.backups import copy_acceptance, database_copy, swap
+from opslib.database import admin, carried_settings, prisma, sessions
 from opslib.runbook.answer import Answer
 from opslib.runbook.errors import BadParameter, ChangeFailed, RunbookError
 from tests.sandbox import postgres
@@ -94,16 +94,16 @@ def test_settings_rights_limit_and_comment_are_carried_over() -> None:
             " AS settings FROM pg_database d WHERE datname = %s"
         )
         for _ in range(2):  # done again, it changes nothing
-            for one in database_settings.statements(superuser, LIVE, NEW):
+            for one in carried_settings.statements(superuser, LIVE, NEW):
                 superuser.execute(one)
             assert superuser.execute(read, [NEW]).fetchone() == superuser.execute(read, [LIVE]).fetchone()
 
 
 def test_database_with_nothing_of_its_own_has_an_owner_only() -> None:
     with admin.connect(ENV, "postgres") as superuser:
-        (only,) = database_settings.statements(superuser, LIVE, NEW)
+        (only,) = carried_settings.statements(superuser, LIVE, NEW)
         assert only.as_string(superuser) == f'ALTER DATABASE "{NEW}" OWNER TO "propertypulse"'
-        assert database_settings.statements(superuser, "nobody_has_this", NEW) == []
+        assert carried_settings.statements(superuser, "nobody_has_this", NEW) == []
 
 
 def test_exchange_gives_the_name_and_takes_it_back() -> None:
@@ -198,19 +198,19 @@ def test_copy_is_tried_as_the_api_would_use_it() -> None:
     with psycopg.connect(Credentials.load().postgres_url.replace("/propertypulse", f"/{NEW}"), autocommit=True) as copy:
         copy.execute("CREATE TABLE payments (id int, amount int CHECK (amount > 0))")
         copy.execute("INSERT INTO payments VALUES (1, 1)")
-        assert not acceptance.usable(ENV, NEW)
+        assert not copy_acceptance.usable(ENV, NEW)
         copy.execute("ALTER TABLE payments OWNER TO propertypulse")
-        assert acceptance.usable(ENV, NEW)
-        assert acceptance.sound(ENV, NEW) == Answer(True, [])
+        assert copy_acceptance.usable(ENV, NEW)
+        assert copy_acceptance.sound(ENV, NEW) == Answer(True, [])
         copy.execute("ALTER TABLE payments ADD CONSTRAINT positive CHECK (id > 0) NOT VALID")
-        assert acceptance.sound(ENV, NEW) == Answer(False, ["constraint positive of payments is not validated"])
+        assert copy_acceptance.sound(ENV, NEW) == Answer(False, ["constraint positive of payments is not validated"])
 
 
 def test_schema_is_judged_by_prisma_itself() -> None:
     released = prisma.released(ENV)
     assert released[0].endswith("_init")
-    assert acceptance.current(ENV, "propertypulse")
-    assert acceptance.current(ENV, NEW, released)  # empty: every migration is to come
-    assert not acceptance.current(ENV, NEW, released[1:])
-    prisma.deploy(ENV, acceptance.url(ENV, NEW))
-    assert acceptance.current(ENV, NEW)
+    assert copy_acceptance.current(ENV, "propertypulse")
+    assert copy_acceptance.current(ENV, NEW, released)  # empty: every migration is to come
+    assert not copy_acceptance.current(ENV, NEW, released[1:])
+    prisma.deploy(ENV, copy_acceptance.url(ENV, NEW))
+    assert copy_acceptance.current(ENV, NEW)

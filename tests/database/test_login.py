@@ -204,7 +204,7 @@ def _killed_at_line(number: int, env: PropertyPulse, method: str) -> bool:
                 "login.py",
                 "login_rotation.py",
                 "role.py",
-                "staged.py",
+                "staged_secret.py",
                 "env_file.py",
             ) or frame.f_code.co_name.startswith("_pars"):
                 return None

@@ -10,7 +10,7 @@ from dataclasses import replace
 from opslib import propertypulse
 from opslib.api import health, pm2, replacement
 from opslib.deployment import env_file
-from opslib.deployment.staged import Staged
+from opslib.deployment.staged_secret import Staged
 from opslib.propertypulse import PropertyPulse
 from tests.sandbox import SandboxError, pm2 as standin
 

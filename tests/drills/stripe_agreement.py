@@ -13,8 +13,8 @@ from typing import Any
 
 import urllib3
 
-from opslib.deployment import env_file, staged
-from opslib.payments import webhook
+from opslib.deployment import env_file, staged_secret
+from opslib.payments import webhook_route
 from opslib.propertypulse import PropertyPulse
 from opslib.runbook.step import now
 from tests.drills import standing
@@ -88,7 +88,7 @@ def key_accepted(key: str) -> bool:
 
 def idle() -> None:
     """Nothing waits to be retired: Stripe has one key for the API, and one webhook secret that it takes."""
-    old = staged.Staged(sandbox(), KEY).previous
+    old = staged_secret.Staged(sandbox(), KEY).previous
     if old and old != held(KEY):
         dashboard("keys/expire", secret=old)
     standing.stage(NOTHING)
@@ -114,10 +114,10 @@ def new_key() -> None:
 
 def old_key() -> None:
     """A new key is in force, and the one before it was expired in the Dashboard."""
-    if not staged.Staged(sandbox(), KEY).previous or problems():
+    if not staged_secret.Staged(sandbox(), KEY).previous or problems():
         new_key()
         standing.run("rotate_stripe_key")
-    dashboard("keys/expire", secret=staged.Staged(sandbox(), KEY).previous)
+    dashboard("keys/expire", secret=staged_secret.Staged(sandbox(), KEY).previous)
 
 
 def new_secret() -> None:
@@ -160,7 +160,7 @@ def problems(*retired: str) -> list[str]:
     wrong = standing.problems() + _key(env) + _secret(env)
     for value in retired:
         if value.startswith("whsec_"):
-            taken = not webhook.tells(env, takes={"current": held(SECRET)}, refuses={"retired": value})
+            taken = not webhook_route.tells(env, takes={"current": held(SECRET)}, refuses={"retired": value})
         else:
             taken = key_accepted(value)
         wrong += ["a retired value is still taken"] if taken else []
@@ -169,7 +169,7 @@ def problems(*retired: str) -> list[str]:
 
 def _key(env: PropertyPulse) -> list[str]:
     """The key in the `.env` must be the one that every worker uses, and nothing may be pending."""
-    kept = staged.Staged(env, KEY)
+    kept = staged_secret.Staged(env, KEY)
     wrong = ["a key is still pending"] if kept.pending else []
     begun, token = time.time(), login()
     answers = [intent(token) for _ in range(6)]  # in turn, so that each worker is asked
@@ -186,12 +186,12 @@ def _key(env: PropertyPulse) -> list[str]:
 
 def _secret(env: PropertyPulse) -> list[str]:
     """Each worker must take the secret in the `.env`, and no event may be left, nor one secret too many."""
-    kept = staged.Staged(env, SECRET)
+    kept = staged_secret.Staged(env, SECRET)
     wrong = ["a webhook secret is still pending"] if kept.pending else []
     second = held(f"{SECRET}_PREVIOUS")
     current, previous = {"current": kept.current}, {"previous": kept.previous}
     takes, refuses = (current | previous, {}) if second else (current, previous)
-    if not (told := webhook.tells(env, takes=takes, refuses=refuses)):
+    if not (told := webhook_route.tells(env, takes=takes, refuses=refuses)):
         wrong.append(f"webhooks: {told.evidence}")
     if second and second != kept.previous:
         wrong.append("the .env takes a second webhook secret that is not the one kept as previous")

@@ -9,7 +9,7 @@ import pytest
 
 from opslib import propertypulse
 from opslib.deployment import env_file
-from opslib.payments import webhook
+from opslib.payments import webhook_route
 from tests import sandbox
 from tests.drills import stripe_agreement as stripe
 from tests.drills.webhooks import Ran, run
@@ -71,7 +71,7 @@ def test_names_a_fault_without_the_secret_from_the_dashboard(fault: str, cause: 
 
 
 def test_a_signature_that_has_lost_its_v1_on_the_way_is_named() -> None:
-    assert webhook.send(propertypulse.load("sandbox"), b"{}", f"t={int(time.time())}") == "refused"
+    assert webhook_route.send(propertypulse.load("sandbox"), b"{}", f"t={int(time.time())}") == "refused"
     assert causes(run(NAME)) == ["a signature without v1"]
 
 

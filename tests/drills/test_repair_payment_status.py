@@ -17,7 +17,7 @@ import pytest
 
 from opslib import propertypulse
 from opslib.deployment import env_file
-from opslib.payments import audit, comparison, payment, stripe_account
+from opslib.payments import comparison, payment, repair_audit, stripe_account
 from opslib.payments.repair import Repair
 from opslib.runbook.change import Change
 from opslib.runbook.errors import ChangeFailed, RunbookError, UndoFailed
@@ -78,7 +78,7 @@ def prepared(made: list[Made], run: str = "run1", reason: str = REASON) -> Chang
     env = propertypulse.load("sandbox")
     stripe = stripe_account.client(env, env_file.read(env.api.env_file)["STRIPE_SECRET_KEY"])
     with payment.connect(env) as admin:
-        for one in audit.prepare(env, admin, made):
+        for one in repair_audit.prepare(env, admin, made):
             one.do()
         compared = comparison.compare(env, admin, stripe, names(made))
     assert {one.verdict for one in compared} == {"repair"}
@@ -226,14 +226,14 @@ def test_two_runs_at_once_one_is_refused() -> None:
 @pytest.fixture
 def slow_note(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Hold each row's lock for a second and a half; the event is set once it is held."""
-    held, note = threading.Event(), audit.note
+    held, note = threading.Event(), repair_audit.note
 
     def slow(*given: Any, **words: Any) -> None:
         held.set()
         time.sleep(1.5)
         note(*given, **words)
 
-    monkeypatch.setattr(audit, "note", slow)
+    monkeypatch.setattr(repair_audit, "note", slow)
     return held
 
 

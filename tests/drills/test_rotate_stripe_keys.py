@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from opslib import propertypulse
-from opslib.deployment import env_file, staged
+from opslib.deployment import env_file, staged_secret
 from opslib.runbook import record
 from tests import leaks, sandbox
 from tests.drills import stripe_agreement as stripe
@@ -40,7 +40,7 @@ def _clean() -> Iterator[None]:
     kept = {f"STRIPE_SECRET_KEY_{what}": None for what in ("PENDING", "PREVIOUS", "SINCE")}
     for after in (False, True):
         stripe.dashboard("faults")
-        file = staged.Staged(propertypulse.load("sandbox"), "STRIPE_SECRET_KEY").file
+        file = staged_secret.Staged(propertypulse.load("sandbox"), "STRIPE_SECRET_KEY").file
         if file.exists() and (made := env_file.edit(file, kept)):
             env_file.drop(made)
         if not after:

@@ -21,7 +21,7 @@ from psycopg.conninfo import make_conninfo
 
 from opslib import propertypulse
 from opslib.api import health
-from opslib.database import admin as administrator, freeing, postgres, sessions, slots
+from opslib.database import admin as administrator, connection_freeing, connection_slots, postgres, sessions
 from opslib.runbook import procedure
 from tests import sandbox
 from tests.sandbox import postgres as cluster
@@ -309,7 +309,7 @@ def test_session_that_is_another_by_now_is_left_alone() -> None:
         old = replace(found, backend_start=found.backend_start and found.backend_start.replace(year=2020))
         moved = replace(found, state_change=found.state_change and found.state_change.replace(year=2020))
         for one in (old, moved):
-            plan = freeing.Freeing(admin, [freeing.Candidate(one, 0, "")])
+            plan = connection_freeing.Freeing(admin, [connection_freeing.Candidate(one, 0, "")])
             plan.changes()[0].do()
             assert plan.became[bystander.info.backend_pid]["became"].startswith("left alone")
         assert alive(bystander)
@@ -356,7 +356,7 @@ def test_limits_of_the_database_and_the_role_count_too() -> None:
         admin.execute("ALTER ROLE propertypulse CONNECTION LIMIT 30")
         try:
             connection = administrator.connect(env)
-            found = slots.limits(connection, sessions.read(connection), ("propertypulse",))
+            found = connection_slots.limits(connection, sessions.read(connection), ("propertypulse",))
             connection.close()
             assert [(limit.of, limit.slots) for limit in found] == [
                 ("the server, for ordinary roles", 37),

@@ -9,9 +9,9 @@ from stripe import Event
 
 from opslib.database.postgres import Connection
 from opslib.payments import delivery, delivery_diagnosis, event as stripe_event
-from opslib.payments.cause import NEXT, Cause
 from opslib.payments.delivery import BUCKETS, Deliveries
-from opslib.payments.trace import Trace
+from opslib.payments.delivery_cause import NEXT, Cause
+from opslib.payments.delivery_trace import Trace
 
 
 class Database:

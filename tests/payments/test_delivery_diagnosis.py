@@ -13,10 +13,10 @@ import pytest
 from opslib import propertypulse
 from opslib.api import log
 from opslib.api.pm2 import Worker
-from opslib.payments import delivery_diagnosis, trace as traces, webhook
-from opslib.payments.cause import NEXT, Cause
-from opslib.payments.trace import Trace
-from opslib.payments.webhook import PROBE
+from opslib.payments import delivery_diagnosis, delivery_trace, webhook_route
+from opslib.payments.delivery_cause import NEXT, Cause
+from opslib.payments.delivery_trace import Trace
+from opslib.payments.webhook_route import PROBE
 from opslib.runbook import procedure
 from tests.sandbox import toolchain
 from tests.sandbox.layout import BIN, HERE, NODE_MODULES
@@ -31,7 +31,7 @@ def written(tmp_path: Path, *entries: dict[str, Any]) -> list[Trace]:
     file = tmp_path / "app-error-0.log"
     at = datetime.fromtimestamp(NOW, UTC).isoformat()
     file.write_text("no JSON\n" + "".join(json.dumps({"timestamp": at, "pid": 7, **entry}) + "\n" for entry in entries))
-    return traces.read(ENV, traces.beginnings(log.mark([file])))
+    return delivery_trace.read(ENV, delivery_trace.beginnings(log.mark([file])))
 
 
 def trace(at: float, why: Cause | None = None, event: str = "", up: str = "") -> Trace:
@@ -75,7 +75,7 @@ console.log(JSON.stringify(said));
 def says() -> list[tuple[object, object, str | None, Cause, Cause]]:
     """Payload, header and secret; what that is refused for by all that the library says, and by the first line."""
     secret, body = "whsec_right", '{"id": "evt_1"}'
-    signed, old = (webhook.header(secret, body.encode(), age) for age in (0, webhook.STALE))
+    signed, old = (webhook_route.header(secret, body.encode(), age) for age in (0, webhook_route.STALE))
     return [
         ("", signed, secret, Cause.NO_BODY, Cause.NO_BODY),
         (None, signed, secret, Cause.NO_BODY, Cause.NO_BODY),
@@ -132,9 +132,9 @@ def test_what_was_refused_between_two_probes_was_a_probe_and_no_event_of_stripes
     probes = [trace(10, event=PROBE), trace(11, Cause.WRONG_SECRET), trace(12, event=PROBE)]
     errors = [trace(11.5, Cause.APP_ERROR), trace(13, Cause.WRONG_SECRET), trace(60, event=PROBE)]
     found = sorted([*probes, *errors], key=lambda one: one.at)
-    assert [t.at for t in traces.of_stripe(found, since=0)] == [11.5, 13]
-    assert [t.at for t in traces.of_stripe(found, since=12)] == [13]
-    assert traces.of_stripe([trace(5, Cause.CLOCK), *found], since=0)[0].cause is Cause.CLOCK
+    assert [t.at for t in delivery_trace.of_stripe(found, since=0)] == [11.5, 13]
+    assert [t.at for t in delivery_trace.of_stripe(found, since=12)] == [13]
+    assert delivery_trace.of_stripe([trace(5, Cause.CLOCK), *found], since=0)[0].cause is Cause.CLOCK
 
 
 def test_the_secret_is_wrong_while_the_last_delivery_says_so_to_workers_that_still_run() -> None:

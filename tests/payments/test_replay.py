@@ -13,11 +13,11 @@ from stripe import Event, StripeClient, WebhookEndpoint
 
 from opslib import propertypulse
 from opslib.database.postgres import Connection
-from opslib.payments import event as stripe_event, replay, trace
-from opslib.payments.cause import Cause
+from opslib.payments import delivery_trace, event as stripe_event, replay
 from opslib.payments.delivery import Deliveries
+from opslib.payments.delivery_cause import Cause
+from opslib.payments.delivery_trace import Trace
 from opslib.payments.replay import Replay
-from opslib.payments.trace import Trace
 from opslib.runbook.change import Change
 from opslib.runbook.errors import ChangeFailed, UndoFailed
 
@@ -118,8 +118,8 @@ class Begin:
     def __call__(
         self, api: Api, *, events: int = 6, fails: Collection[str] = (), skip: int = 0, most: int = 1000
     ) -> Replay:
-        self._patch.setattr(trace, "mark", api.mark)
-        self._patch.setattr(trace, "read", lambda environment, positions: api.logged)
+        self._patch.setattr(delivery_trace, "mark", api.mark)
+        self._patch.setattr(delivery_trace, "read", lambda environment, positions: api.logged)
         self._patch.setattr(replay, "WITHIN", 0.2)
         server = self._servers.enter_context(Stripe(api, "abcdefgh"[:events], fails))
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()

@@ -13,12 +13,12 @@ import pytest
 
 from opslib import propertypulse
 from opslib.api.pm2 import Worker
-from opslib.payments import clock, signature, webhook
-from opslib.payments.cause import Cause
-from opslib.payments.clock import Clock, Seconds
+from opslib.payments import clock_skew, signature, webhook_route
+from opslib.payments.clock_skew import Clock, Seconds
+from opslib.payments.delivery_cause import Cause
+from opslib.payments.delivery_trace import Trace
 from opslib.payments.signature import COMPACT, FUTURE_CASE, ODD, Probed
-from opslib.payments.trace import Trace
-from opslib.payments.webhook import Tried
+from opslib.payments.webhook_route import Tried
 from opslib.runbook.answer import Answer
 from tests.sandbox import toolchain
 from tests.sandbox.layout import BIN, HERE
@@ -93,7 +93,7 @@ def test_the_application_and_the_notebook_agree(monkeypatch: pytest.MonkeyPatch)
     with monkeypatch.context() as patched:
         for payload, header, secrets, at in cases:
             patched.setattr("stripe._webhook.time.time", lambda at=at: float(at))
-            ours.append(any(webhook.holds(payload, header, secret) for secret in secrets))
+            ours.append(any(webhook_route.holds(payload, header, secret) for secret in secrets))
     lines = "\n".join(
         json.dumps({"payload": base64.b64encode(p).decode(), "header": h, "secrets": s, "at": at})
         for p, h, s, at in cases
@@ -115,7 +115,7 @@ def test_the_cases_are_what_their_names_say() -> None:
     assert body == json.loads(cases[COMPACT].payload)
     assert body["type"] == "opslib.probe"
     again = json.dumps(body, indent=2).encode()
-    assert not webhook.holds(again, cases[ODD].header, "whsec_ours")  # what a parser would make of it
+    assert not webhook_route.holds(again, cases[ODD].header, "whsec_ours")  # what a parser would make of it
 
 
 def probed(skew: float | None = 0, logged: tuple[Cause, ...] = (), **answers: str) -> Probed:
@@ -168,7 +168,7 @@ def test_clocks_agree_within_a_minute_and_the_one_that_is_off_is_named(
     stripe: float | None, api: float, agree: bool | None, says: str
 ) -> None:
     ahead = (None if stripe is None else Seconds(stripe), None, Seconds(api))
-    answer = clock.agree([Clock(name, seconds) for name, seconds in zip("abc", ahead, strict=True)])
+    answer = clock_skew.agree([Clock(name, seconds) for name, seconds in zip("abc", ahead, strict=True)])
     assert answer.ok is agree
     assert says in answer.otherwise
 
@@ -178,7 +178,7 @@ def test_clocks_agree_within_a_minute_and_the_one_that_is_off_is_named(
     [([], None), ([10, 11, 19], 0), ([610, 619], 599.5), ([-590, -581], -600.5), ([9, 22], 0), ([32, 33], 17.5)],
 )
 def test_a_clock_is_off_by_what_its_times_lie_outside_of_ours(times: list[float], skew: float | None) -> None:
-    assert clock.skew(times, 10, 20) == skew
+    assert clock_skew.measured(times, 10, 20) == skew
 
 
 def test_a_secret_is_compared_and_not_shown(tmp_path: Path) -> None:
@@ -203,6 +203,6 @@ def test_a_worker_that_no_probe_has_reached_is_named_unless_none_has_reached_any
 
 
 def test_what_signs_is_what_webhook_makes() -> None:
-    made = webhook.header("whsec_ours", b"{}", 299)
-    assert webhook.holds(b"{}", made, "whsec_ours") and not webhook.holds(b"{}", made, "whsec_other")
-    assert not webhook.holds(b"{}", webhook.header("whsec_ours", b"{}", 301), "whsec_ours")
+    made = webhook_route.header("whsec_ours", b"{}", 299)
+    assert webhook_route.holds(b"{}", made, "whsec_ours") and not webhook_route.holds(b"{}", made, "whsec_other")
+    assert not webhook_route.holds(b"{}", webhook_route.header("whsec_ours", b"{}", 301), "whsec_ours")

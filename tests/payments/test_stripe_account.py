@@ -7,7 +7,7 @@ import pytest
 
 from opslib import propertypulse
 from opslib.api import pm2
-from opslib.payments import endpoint, event, stripe_account, trace, webhook
+from opslib.payments import delivery_trace, event, stripe_account, webhook_endpoint, webhook_route
 from opslib.payments.stripe_account import Identity
 from opslib.propertypulse import PropertyPulse
 from opslib.runbook.errors import RunbookError
@@ -111,7 +111,7 @@ def test_events_that_are_not_taken_are_found_and_sent_again(env: PropertyPulse) 
     dashboard.dashboard("deliveries", enabled=True)
     untaken = event.untaken(stripe, began, began + 60)
     assert untaken.ok is False and len(untaken.evidence) == 1
-    event.deliver(stripe, endpoint.enabled(env, stripe), began).do()
+    event.deliver(stripe, webhook_endpoint.enabled(env, stripe), began).do()
     assert event.untaken(stripe, began, began + 60)
     dashboard.dashboard("faults", status=500, times=9)
     untaken = event.untaken(stripe, began, began + 60)
@@ -121,7 +121,7 @@ def test_events_that_are_not_taken_are_found_and_sent_again(env: PropertyPulse) 
 
 def test_the_live_route_is_asked_with_good_and_bad_signatures(env: PropertyPulse) -> None:
     secret = dashboard.held("STRIPE_WEBHOOK_SECRET")
-    answer = webhook.tells(env, takes={"good": secret, "none": ""}, refuses={"bad": "whsec_bad"})
+    answer = webhook_route.tells(env, takes={"good": secret, "none": ""}, refuses={"bad": "whsec_bad"})
     assert answer
     assert [(one.signature, one.taken, one.refused) for one in answer.evidence] == [
         ("good", 8, 0),
@@ -129,27 +129,29 @@ def test_the_live_route_is_asked_with_good_and_bad_signatures(env: PropertyPulse
         ("one made up", 0, 8),
         ("good, 400 s old", 0, 8),
     ]
-    assert not webhook.tells(env, takes={"good": secret}, refuses={"good too": secret})
-    assert not webhook.tells(env, takes={"good": secret, "bad": "whsec_bad"})
-    assert not webhook.tells(env, takes={"bad": "whsec_bad"})
+    assert not webhook_route.tells(env, takes={"good": secret}, refuses={"good too": secret})
+    assert not webhook_route.tells(env, takes={"good": secret, "bad": "whsec_bad"})
+    assert not webhook_route.tells(env, takes={"bad": "whsec_bad"})
 
 
 def test_what_was_asked_of_the_live_route_is_no_delivery_to_who_reads_the_log(env: PropertyPulse) -> None:
     begun = time.time()
-    webhook.tells(env, takes={"good": dashboard.held("STRIPE_WEBHOOK_SECRET")})
+    webhook_route.tells(env, takes={"good": dashboard.held("STRIPE_WEBHOOK_SECRET")})
 
-    def logged() -> list[trace.Trace]:
-        return trace.read(env, trace.beginnings(position for worker in pm2.workers(env) for position in worker.logs))
+    def logged() -> list[delivery_trace.Trace]:
+        return delivery_trace.read(
+            env, delivery_trace.beginnings(position for worker in pm2.workers(env) for position in worker.logs)
+        )
 
-    assert soon(lambda: len([one for one in logged() if one.cause and one.at >= begun]) == 2 * webhook.ASKS)
-    assert soon(lambda: trace.of_stripe(logged(), since=begun) == [])
+    assert soon(lambda: len([one for one in logged() if one.cause and one.at >= begun]) == 2 * webhook_route.ASKS)
+    assert soon(lambda: delivery_trace.of_stripe(logged(), since=begun) == [])
 
 
 def test_a_signature_is_what_stripe_s_library_takes() -> None:
     from stripe import Webhook
 
     payload = b'{ "id": "evt_1",\n"object":"event" }'
-    assert Webhook.construct_event(payload, webhook.header("whsec_x%", payload), "whsec_x%").id == "evt_1"
+    assert Webhook.construct_event(payload, webhook_route.header("whsec_x%", payload), "whsec_x%").id == "evt_1"
 
 
 def test_what_retry_after_asks_for_is_waited_for(env: PropertyPulse, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from opslib import propertypulse
 from opslib.deployment import env_file
-from opslib.deployment.staged import Staged
-from opslib.payments import stripe_readiness, stripe_rotation
+from opslib.deployment.staged_secret import Staged
+from opslib.payments import rotation_readiness, stripe_rotation
 from opslib.payments.stripe_rotation import Rotation
 from opslib.propertypulse import PropertyPulse
 from opslib.runbook.answer import Answer
@@ -44,7 +44,7 @@ def begin(env: PropertyPulse, what: What, value: str | None = None) -> Rotation:
 
 def obstacle(rotation: Rotation) -> str:
     """Why it may not begin; empty if it may."""
-    answer = stripe_readiness.begins(rotation)
+    answer = rotation_readiness.begins(rotation)
     assert bool(answer) != bool(answer.otherwise)
     return answer.otherwise
 
@@ -67,7 +67,7 @@ def bring(env: PropertyPulse, what: What, value: str) -> Rotation:
 def _stripe(monkeypatch: pytest.MonkeyPatch) -> dict[str, Answer]:
     """What Stripe says of the old key: that it takes it, until a test says otherwise."""
     said = {"refused": Answer(False)}
-    monkeypatch.setattr(stripe_readiness, "refused", lambda environment, key: said["refused"])
+    monkeypatch.setattr(rotation_readiness, "refused", lambda environment, key: said["refused"])
     return said
 
 
@@ -105,15 +105,17 @@ def test_a_rotation_begins_when_the_one_before_is_retired(env: PropertyPulse, st
     assert "not retired yet" in obstacle(begin(env, "key", NEXT))
     assert obstacle(begin(env, "key", NEW)) == ""  # done over
     staged = Staged(env, "STRIPE_SECRET_KEY")
-    assert stripe_readiness.retires(staged, "rotate_stripe_key")
-    assert "Wait, then run again" in stripe_readiness.quiet(env, staged, "").otherwise
-    assert stripe_readiness.quiet(env, staged, "leaked")
-    assert not stripe_readiness.expired(env, staged)
+    assert rotation_readiness.retires(staged, "rotate_stripe_key")
+    assert "Wait, then run again" in rotation_readiness.quiet(env, staged, "").otherwise
+    assert rotation_readiness.quiet(env, staged, "leaked")
+    assert not rotation_readiness.expired(env, staged)
     stripe["refused"] = Answer(True)
-    assert stripe_readiness.quiet(env, staged, "")  # nobody uses what Stripe refuses
-    assert stripe_readiness.expired(env, staged)
+    assert rotation_readiness.quiet(env, staged, "")  # nobody uses what Stripe refuses
+    assert rotation_readiness.expired(env, staged)
     stripe_rotation.forget(staged).do()
-    assert staged.previous == "" and stripe_readiness.expired(env, staged) and stripe_readiness.quiet(env, staged, "")
+    assert (
+        staged.previous == "" and rotation_readiness.expired(env, staged) and rotation_readiness.quiet(env, staged, "")
+    )
     assert obstacle(begin(env, "key", NEXT)) == ""
 
 
@@ -176,7 +178,7 @@ def test_what_was_staged_and_is_not_in_force_gives_way_to_another_value(env: Pro
     assert (again.staged.pending, again.staged.previous) == (NEXT, OLD)
     write(env, again)
     assert "was begun and has not ended" in obstacle(begin(env, "key", NEW))
-    assert "has begun and not ended" in stripe_readiness.retires(again.staged, "rotate_stripe_key").otherwise
+    assert "has begun and not ended" in rotation_readiness.retires(again.staged, "rotate_stripe_key").otherwise
 
 
 def test_undo_forgets_what_was_staged_and_both_stay_as_they_were(env: PropertyPulse) -> None:
@@ -207,7 +209,7 @@ def test_an_old_key_is_retired_when_it_was_quiet(
     file = staged.file
     since = (datetime.now(UTC) - timedelta(hours=30)).isoformat()
     env_file.edit(file, {"STRIPE_SECRET_KEY_SINCE": since})
-    answer = stripe_readiness.quiet(env, staged, used)
+    answer = rotation_readiness.quiet(env, staged, used)
     assert said in answer.otherwise and bool(answer) == (not said)
 
 
@@ -218,5 +220,5 @@ def test_no_value_is_shown(env: PropertyPulse, tmp_path: Path) -> None:
         stripe_rotation.finish(rotation),
         stripe_rotation.forget(rotation.staged),
     ]
-    shown = f"{rotation!r} {stripe_readiness.begins(rotation)} {[one.describe() for one in changes]}"
+    shown = f"{rotation!r} {rotation_readiness.begins(rotation)} {[one.describe() for one in changes]}"
     assert NEW not in shown and OLD not in shown

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import urllib3
 from stripe import StripeClient, WebhookEndpoint
 
-from opslib.deployment.environment import Deployment
-from opslib.payments import webhook
-from opslib.payments.cause import Cause
+from opslib.deployment.deployment import Deployment
+from opslib.payments import webhook_route
+from opslib.payments.delivery_cause import Cause
 from opslib.payments.stripe_account import ask, pages, settings
 from opslib.runbook.answer import Answer
 from opslib.runbook.errors import RunbookError
@@ -92,8 +92,8 @@ def sends(environment: Deployment, stripe: StripeClient) -> Answer:
 
 def reached(environment: Deployment, one: WebhookEndpoint, secret: str) -> str:
     """Send the endpoint's own address a probe that this secret has signed; say what it answers."""
-    payload = webhook.body(webhook.probe(environment))
-    return webhook.send(environment, payload, webhook.header(secret, payload), one.url)
+    payload = webhook_route.body(webhook_route.probe(environment))
+    return webhook_route.send(environment, payload, webhook_route.header(secret, payload), one.url)
 
 
 def causes(environment: Deployment, one: WebhookEndpoint, reached: str = "") -> list[Cause]:

@@ -1,6 +1,6 @@
-"""What PostgreSQL knows of a database besides what is in it: owner, rights, settings, limit, comment.
+"""What a database carries to its copy besides what is in it: owner, rights, settings, limit, comment.
 
-A dump without `--create` holds none of it, so that a database restored from one would let in and behave otherwise.
+A dump without `--create` holds none of that, so that a database restored from one would let in and behave otherwise.
 """
 
 from collections.abc import Iterator

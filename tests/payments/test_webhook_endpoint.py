@@ -4,8 +4,8 @@ import pytest
 from stripe import WebhookEndpoint
 
 from opslib import propertypulse
-from opslib.payments import endpoint
-from opslib.payments.cause import Cause
+from opslib.payments import webhook_endpoint
+from opslib.payments.delivery_cause import Cause
 from opslib.propertypulse import PropertyPulse
 from opslib.runbook.errors import RunbookError
 
@@ -31,13 +31,13 @@ def listed(name: str, url: str = ROUTE, status: str = "enabled", *events: str) -
     ],
 )
 def test_says_what_is_wrong(found: WebhookEndpoint, reached: str, causes: list[Cause]) -> None:
-    assert endpoint.causes(ENV, found, reached) == causes
+    assert webhook_endpoint.causes(ENV, found, reached) == causes
 
 
 def test_lacks_the_types_that_the_api_acts_on_and_no_others() -> None:
     some = listed("we_1", ROUTE, "enabled", "charge.refunded", "payment_intent.succeeded")
-    assert endpoint.lacks(ENV, some) == ["payment_intent.canceled", "payment_intent.payment_failed"]
-    assert endpoint.complete(ENV, some) == {
+    assert webhook_endpoint.lacks(ENV, some) == ["payment_intent.canceled", "payment_intent.payment_failed"]
+    assert webhook_endpoint.complete(ENV, some) == {
         "disabled": False,
         "enabled_events": [*some.enabled_events, "payment_intent.canceled", "payment_intent.payment_failed"],
     }
@@ -60,7 +60,7 @@ ELSEWHERE = listed("we_0", "https://api.example.com/hooks")
 def test_the_api_s_endpoint_is_the_one_at_its_route_or_the_one_that_is_named(
     found: list[WebhookEndpoint], named: str, chosen: str
 ) -> None:
-    assert endpoint.the_one(naming(named), found).id == chosen
+    assert webhook_endpoint.the_one(naming(named), found).id == chosen
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_where_it_is_not_clear_it_says_which_there_are_and_where_to_say_so(
     found: list[WebhookEndpoint], named: str, says: str, candidates: list[str]
 ) -> None:
     with pytest.raises(RunbookError, match=says) as raised:
-        endpoint.the_one(naming(named), found)
+        webhook_endpoint.the_one(naming(named), found)
     assert "stripe.endpoint" in str(raised.value)
     assert [one["endpoint"] for one in raised.value.evidence] == candidates
 

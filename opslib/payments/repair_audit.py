@@ -11,7 +11,7 @@ from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
 from opslib.database.postgres import Connection
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.payments import payment
 from opslib.runbook.act import act
 from opslib.runbook.answer import Answer

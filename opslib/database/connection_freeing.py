@@ -1,4 +1,4 @@
-"""Freeing: which sessions may be ended so that others get on, and ending exactly those.
+"""Freeing connections: which sessions may be ended so that others get on, and ending exactly those.
 
 Ending a session rolls back its transaction; its client sees SQLSTATE 57P01. Nothing takes that back.
 """
@@ -13,10 +13,10 @@ from psycopg import sql
 
 from opslib.database import admin, postgres
 from opslib.database.blocking import Blocking
+from opslib.database.connection_slots import Limit
 from opslib.database.postgres import Connection
 from opslib.database.sessions import IDLE, Session, read
-from opslib.database.slots import Limit
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.runbook.act import act
 from opslib.runbook.answer import Answer
 from opslib.runbook.change import Change, Kept

@@ -1,4 +1,4 @@
-"""Room: what a backup or a recovery needs on which disk, added up where they share one, and what is free there."""
+"""Disk space: what a backup or a recovery needs on which disk, added up where they share one, and what is free."""
 
 import os
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from opslib.backups.backup import Backup
 from opslib.backups.store import settings
 from opslib.database import admin
 from opslib.database.postgres import Connection
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.runbook.answer import Answer
 from opslib.runbook.progress import Bytes
 
@@ -36,7 +36,7 @@ class Need:
 
 
 @dataclass(frozen=True)
-class Room:
+class Space:
     """What one need finds at its place."""
 
     what: str
@@ -78,7 +78,7 @@ def enough(needs: Sequence[Need]) -> Answer:
         beside = [other.bytes for other in needs if one.place and other.place and same_disk(one.place, other.place)]
         lacking |= free is not None and free < sum(beside)
         known = "not known" if free is None else str(Bytes(free))
-        found.append(Room(one.what, f"about {Bytes(one.bytes)}", known))
+        found.append(Space(one.what, f"about {Bytes(one.bytes)}", known))
     return Answer(not lacking, found, "Delete what is not needed, or name another folder in the environment.")
 
 

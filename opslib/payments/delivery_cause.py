@@ -1,4 +1,4 @@
-"""Causes: what stands between an event of Stripe's and its effect, and the procedure or step that mends each."""
+"""Causes of a failed delivery: what stands between an event and its effect, and the procedure or step that mends it."""
 
 from dataclasses import dataclass
 from enum import StrEnum

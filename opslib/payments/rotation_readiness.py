@@ -1,9 +1,9 @@
-"""Readiness: when a rotation of Stripe's key or webhook secret may begin, and when an old value may go."""
+"""Readiness of a rotation: when that of Stripe's key or webhook secret may begin, and when an old value may go."""
 
 from datetime import UTC, date, datetime, timedelta
 
-from opslib.deployment.environment import Deployment
-from opslib.deployment.staged import Staged
+from opslib.deployment.deployment import Deployment
+from opslib.deployment.staged_secret import Staged
 from opslib.payments.stripe_account import KEY, refused, settings
 from opslib.payments.stripe_rotation import SECRET, Rotation, named
 from opslib.runbook.answer import Answer

@@ -1,4 +1,4 @@
-"""Clocks: by how much Stripe's, the API's and this machine's differ. A signature is good for five minutes only."""
+"""Clock skew, of Stripe's clock, the API's and this machine's: a signature is good for five minutes only."""
 
 import time
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from email.utils import parsedate_to_datetime
 import urllib3
 
 from opslib.api import health
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.payments.stripe_account import settings
 from opslib.runbook.answer import Answer
 
@@ -33,7 +33,7 @@ class Clock:
     ahead: Seconds | None
 
 
-def skew(times: Sequence[float], begun: float, ended: float) -> float | None:
+def measured(times: Sequence[float], begun: float, ended: float) -> float | None:
     """Give by how many seconds a clock is fast that has stamped these times, from our `begun` to our `ended`.
 
     0 where they lie between, or nearly: then it is as right as ours, for all that is known. None without a time.

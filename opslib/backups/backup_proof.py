@@ -1,15 +1,15 @@
-"""A proof: a backup is fetched back, restored beside the live database and compared, and only then marked as one."""
+"""The proof of a backup: fetched back, restored beside the live database and compared, it is marked as proven."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 
-from opslib.backups import backup, dump, manifest, restore, source
+from opslib.backups import backup, dump, manifest, restore, source_database
 from opslib.backups.backup import Backup, Damaged
 from opslib.backups.store import ARCHIVE, PROVEN, Bucket, Folder, Store, owner
 from opslib.database import admin
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.runbook.act import act
 from opslib.runbook.answer import Answer
 from opslib.runbook.change import Change, Kept
@@ -56,7 +56,7 @@ class Taking:
     def restore(self) -> Change:
         """Make the change that fetches the backup back and restores it beside the live database."""
         with admin.connect(self.environment) as connection:
-            about = manifest.described(connection, source.api_role(self.environment), datetime.now(UTC))
+            about = manifest.described(connection, source_database.api_role(self.environment), datetime.now(UTC))
         archive = self._folder.fetched
         first, *others = self._places
         return Change(

@@ -1,4 +1,4 @@
-"""The source of a backup: the API's database, who reads it, with which tools, and one snapshot of it."""
+"""The source database of a backup: the API's, who reads it, with which tools, and one snapshot of it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from datetime import datetime
 from opslib.backups import manifest
 from opslib.database import admin, pg_tool, postgres
 from opslib.database.postgres import Connection
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.runbook.answer import Answer
 
 

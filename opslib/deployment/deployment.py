@@ -32,7 +32,7 @@ def _reference(text: str) -> str:
 
 
 Reference = Annotated[str, AfterValidator(_reference)]
-"""Where a secret is, as opslib/deployment/reference.py says; a relative path of a file starts where a Place does."""
+"""Where a secret is, as secret_reference.py says; a relative path of a file starts where a Place does."""
 Url = Annotated[str, AfterValidator(_url)]
 
 

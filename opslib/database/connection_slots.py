@@ -1,4 +1,4 @@
-"""Slots: how many sessions PostgreSQL lets in, for whom the last ones are kept, and how many are taken."""
+"""Connection slots: how many sessions PostgreSQL lets in, for whom the last ones are kept, and how many are taken."""
 
 import time
 from collections.abc import Collection, Sequence
@@ -8,7 +8,7 @@ from typing import LiteralString
 from opslib.database import admin, postgres
 from opslib.database.postgres import Connection
 from opslib.database.sessions import Session, read
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.runbook.answer import Answer
 
 CROWDED = 0.8

@@ -1,10 +1,10 @@
-"""Tuning: what makes the database slow, the worst first, and what mends each."""
+"""Slowness: what makes the database slow, the worst first, and what mends each."""
 
 from collections.abc import Iterator, Sequence
 
 from opslib.database.index import Useless
 from opslib.database.index_proposal import Proposal
-from opslib.database.server_figures import BigTable, Figure
+from opslib.database.server_statistics import BigTable, Figure
 from opslib.database.statement import Statement, shown
 from opslib.runbook.finding import Finding, Severity
 

@@ -1,4 +1,4 @@
-"""Acceptance: what a restored copy must stand before it takes the live database's place."""
+"""The acceptance of a copy: what one that was restored must stand before it takes the live database's place."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from psycopg import errors
 from opslib.database import admin, database_url, postgres, prisma, role
 from opslib.database.postgres import Connection
 from opslib.database.settings import Database
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.runbook.answer import Answer
 from opslib.runbook.mask import mask
 

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from opslib.backups.loss import compared
+from opslib.backups.data_loss import compared
 from opslib.backups.manifest import Table
 
 THEN, NOW = datetime(2026, 5, 1, tzinfo=UTC), datetime(2026, 5, 2, tzinfo=UTC)

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from opslib.deployment import env_file
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.runbook.mask import mask
 from opslib.runbook.step import now
 

@@ -1,4 +1,4 @@
-"""Room: what is needed on a disk is added up."""
+"""Disk space: what is needed on a disk is added up."""
 
 from collections import namedtuple
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from opslib.backups import room
-from opslib.backups.room import Need
+from opslib.backups import disk_space
+from opslib.backups.disk_space import Need
 
 Usage = namedtuple("Usage", "free")
 
@@ -19,21 +19,21 @@ def disks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     for place in places.values():
         place.mkdir()
     monkeypatch.setattr(psutil, "disk_usage", lambda place: Usage(100))
-    monkeypatch.setattr(room, "same_disk", lambda one, two: (one.name == "other") == (two.name == "other"))
+    monkeypatch.setattr(disk_space, "same_disk", lambda one, two: (one.name == "other") == (two.name == "other"))
     return places
 
 
 def test_needs_that_fit_each_and_not_together_lack_room_on_the_disk_that_they_share(disks: dict[str, Path]) -> None:
-    assert not room.enough([Need("backups", disks["a"], 60), Need("the database", disks["b"], 60)])
-    assert room.enough([Need("backups", disks["a"], 60), Need("the database", disks["other"], 60)])
-    assert room.enough([Need("backups", disks["a"], 60), Need("the database", disks["b"], 40)])
+    assert not disk_space.enough([Need("backups", disks["a"], 60), Need("the database", disks["b"], 60)])
+    assert disk_space.enough([Need("backups", disks["a"], 60), Need("the database", disks["other"], 60)])
+    assert disk_space.enough([Need("backups", disks["a"], 60), Need("the database", disks["b"], 40)])
 
 
 def test_a_place_that_is_not_known_says_so_and_does_not_count(disks: dict[str, Path]) -> None:
-    found = room.enough([Need("backups", disks["a"] / "to/be/made", 60), Need("the database", None, 1e12)])
+    found = disk_space.enough([Need("backups", disks["a"] / "to/be/made", 60), Need("the database", None, 1e12)])
     assert found
     assert [one.free for one in found.evidence] == ["100 B", "not known"]
 
 
 def test_a_folder_shares_the_disk_of_the_one_that_it_would_be_made_in(tmp_path: Path) -> None:
-    assert room.same_disk(tmp_path / "not/yet", tmp_path)
+    assert disk_space.same_disk(tmp_path / "not/yet", tmp_path)

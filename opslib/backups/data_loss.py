@@ -1,4 +1,4 @@
-"""A loss: what a database holds now and a backup of it does not, table by table."""
+"""A loss of data: what a database holds now and a backup of it does not, table by table."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -9,7 +9,7 @@ from psycopg import errors
 from opslib.backups import database_copy, manifest
 from opslib.backups.manifest import Manifest, Table, utc
 from opslib.database import admin, postgres
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.runbook.errors import RunbookError
 
 UNREADABLE = (errors.DataCorrupted, errors.IndexCorrupted, errors.InternalError, errors.IoError, errors.UndefinedFile)

@@ -1,4 +1,4 @@
-"""Speed: how long a statement takes, tried with values of the table itself, before an index and after it.
+"""The speed of a statement: how long it takes, tried with values of the table itself, before an index and after it.
 
 Only what reads is tried, by the API's own login, in a transaction that may not write. The values are people's data and
 never shown.
@@ -18,7 +18,7 @@ from opslib.database.index_proposal import Proposal, uses
 from opslib.database.postgres import Connection
 from opslib.database.statement import shown
 from opslib.database.statement_plan import prepared
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.runbook.answer import Answer
 
 TIMES = 5

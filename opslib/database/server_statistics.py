@@ -1,4 +1,4 @@
-"""The server's figures: what says that the server, or a whole table, is what is slow, rather than one statement."""
+"""The server's statistics: what says that the server, or a whole table, is slow, rather than one statement."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -6,8 +6,8 @@ from typing import LiteralString
 
 from psycopg import sql
 
+from opslib.database.connection_slots import CROWDED, Limit
 from opslib.database.postgres import Connection
-from opslib.database.slots import CROWDED, Limit
 
 HIT, ROLLED_BACK = 0.98, 0.1  # alerts of postgres_exporter's mixin
 BIG, BY_INDEX = 10_000, 0.95

@@ -1,4 +1,4 @@
-"""The webhook: what is sent to the live route, signed in some way, and what the route does with it."""
+"""The webhook route: what is sent to the live one, signed in some way, and what it does with that."""
 
 import json
 import time
@@ -11,7 +11,7 @@ import urllib3
 from stripe import SignatureVerificationError, WebhookSignature
 
 from opslib.api import health
-from opslib.deployment.environment import Deployment
+from opslib.deployment.deployment import Deployment
 from opslib.payments.stripe_account import settings
 from opslib.runbook.answer import Answer
 
@@ -123,18 +123,18 @@ def asked_besides(environment: Deployment, cases: Sequence[Case], found: Sequenc
     return besides
 
 
-def route(environment: Deployment) -> str:
+def url(environment: Deployment) -> str:
     """Give where the API takes Stripe's events on this machine."""
     return f"{environment.api.url}{settings(environment).webhook}"
 
 
-def send(environment: Deployment, payload: bytes, signature: str | None, url: str = "") -> str:
+def send(environment: Deployment, payload: bytes, signature: str | None, to: str = "") -> str:
     """Send an event to the live route, or to another address; give TAKEN, REFUSED, or what came instead."""
     headers = {"Content-Type": "application/json", "Connection": "close"}
     headers |= {} if signature is None else {"Stripe-Signature": signature}
-    url = url or route(environment)
+    to = to or url(environment)
     try:
-        got = urllib3.request("POST", url, body=payload, headers=headers, timeout=health.TIMEOUT, retries=False)
+        got = urllib3.request("POST", to, body=payload, headers=headers, timeout=health.TIMEOUT, retries=False)
     except urllib3.exceptions.HTTPError as error:
         return type(error).__name__
     return {200: TAKEN, 400: REFUSED}.get(got.status, f"HTTP {got.status}")

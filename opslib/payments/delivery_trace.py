@@ -1,4 +1,4 @@
-"""Traces: what the API has logged of deliveries, and which of them were Stripe's."""
+"""Traces of deliveries: what the API has logged of them, and which were Stripe's."""
 
 import re
 from bisect import bisect_left
@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 from opslib.api import log
 from opslib.api.log import Position
 from opslib.api.pm2 import Worker
-from opslib.deployment.environment import Deployment
-from opslib.payments.cause import NEXT, Cause
+from opslib.deployment.deployment import Deployment
+from opslib.payments.delivery_cause import NEXT, Cause
 from opslib.payments.stripe_account import settings
-from opslib.payments.webhook import PROBE
+from opslib.payments.webhook_route import PROBE
 from opslib.runbook.answer import Answer
 
 NEAR = 10
