@@ -6,6 +6,7 @@ import sys
 from dataclasses import asdict
 
 from . import FAULTS, SandboxError, break_, mend, start, status, stop, toolchain
+from .plain import deployment as plain
 from .traffic import MOST_RATE, MOST_SECONDS, Traffic
 
 
@@ -25,8 +26,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.sandbox", description="A real PropertyPulse on loopback.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("install", help="install Node.js, npm packages and commands")
-    commands.add_parser("start", help="start every part")
-    commands.add_parser("stop", help="stop every part and delete its state")
+    starting = commands.add_parser("start", help="start every part")
+    starting.add_argument("--plain", action="store_true", help="and the plain stand-in beside it")
+    starting.add_argument(
+        "--instances", type=int, default=1, help="of the plain API: 1 is fork mode, more are a cluster"
+    )
+    stopping = commands.add_parser("stop", help="stop every part and delete its state")
+    stopping.add_argument("--plain", action="store_true", help="stop the plain stand-in only")
     commands.add_parser("status", help="show each part; exit 1 if one is not ready")
     faults = "\n".join(f"  {name:22}{fault.description}" for name, fault in FAULTS.items())
     breaking = commands.add_parser(
@@ -47,18 +53,22 @@ def _install(_: argparse.Namespace) -> int:
     return 0
 
 
-def _start(_: argparse.Namespace) -> int:
-    print("started" if start() else "already running")
+def _start(options: argparse.Namespace) -> int:
+    started = start()
+    if options.plain:
+        started = plain.start(options.instances) or started
+    print("started" if started else "already running")
     return 0
 
 
-def _stop(_: argparse.Namespace) -> int:
-    print("stopped" if stop() else "nothing was running")
+def _stop(options: argparse.Namespace) -> int:
+    stopped = plain.stop() if options.plain else stop()
+    print("stopped" if stopped else "nothing was running")
     return 0
 
 
 def _status(_: argparse.Namespace) -> int:
-    states = status()
+    states = [*status(), *plain.status()]
     for state in states:
         pids = ",".join(map(str, state.pids)) or "-"
         print(f"{state.name:20}{state.port:>6}  {pids:24}{state.problem or 'ready'}")
