@@ -10,7 +10,6 @@ PM2 holds for the process, and say so in its list; no file of theirs is needed t
 """
 
 import base64
-import contextlib
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -26,6 +25,8 @@ from opslib.runbook.errors import RunbookError
 
 BOOT_SECONDS = 60
 """How long the next process may take until it waits for the port."""
+LISTED_SECONDS = 1
+"""How often PM2 is asked meanwhile whether it still runs."""
 
 WAITS = """
 import fs from "node:fs";
@@ -155,15 +156,16 @@ def _waiting(environment: Deployment, before: Sequence[Worker]) -> Mapping[str, 
     ends = time.monotonic() + BOOT_SECONDS
     while True:
         new = next((one for one in pm2.listed(environment) if one["pm_id"] not in known), None)
-        with contextlib.suppress(FileNotFoundError):
-            if new and new["pid"] and file.read_text() == str(new["pid"]):
+        asked = time.monotonic() + LISTED_SECONDS
+        while new and time.monotonic() < asked:
+            if file.read_text() == str(new["pid"]):
                 return new
+            time.sleep(0.02)
         failed = new is None or new["pm2_env"]["restart_time"] > 0 or new["pm2_env"]["status"] in pm2.BROKEN
         if failed or time.monotonic() > ends:
             does = "does not start" if failed else f"has not come to listen within {BOOT_SECONDS} s"
             said = log.since([position for worker in before for position in worker.logs], limit=6)
             raise RunbookError(f"the next process {does}; its log says why. The old one goes on serving.", said)
-        time.sleep(0.1)
 
 
 def _said(entry: Mapping[str, Any], key: str) -> Any:

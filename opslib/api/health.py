@@ -110,6 +110,21 @@ def answering(url: str, pids: Iterable[int], asks: int = 60, within: float = 30)
     return Answering(frozenset(wanted & seen), untold)
 
 
+def all_answer(url: str, pids: Iterable[int]) -> Answer:
+    """Whether each of these processes answers 200; it cannot be told where nobody knows which one does."""
+    wanted = sorted(pids)
+    found = answering(url, wanted)
+    silent = [pid for pid in wanted if found.silent(pid)]
+    told = all(pid in found.pids for pid in wanted)
+    says = {pid: "yes" if pid in found.pids else "no" if pid in silent else "cannot tell" for pid in wanted}
+    otherwise = "restart_api replaces those that do not answer." if silent or not wanted else ANONYMOUS
+    return Answer(
+        False if silent or not wanted else None if not told else True,
+        [{"process": pid, "answers": said} for pid, said in says.items()],
+        otherwise,
+    )
+
+
 class Watch:
     """Requests at a steady rate in the background, until stopped; counts the ones that failed."""
 
