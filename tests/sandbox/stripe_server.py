@@ -379,10 +379,11 @@ async def forget_events(request: web.Request) -> web.Response:
 
 @routes.post("/_sandbox/deliveries/retry")
 async def retry_deliveries(request: web.Request) -> web.Response:
-    """Send every undelivered event once more."""
-    account = request.app[account_key]
+    """Send every undelivered event once more, or only to one `endpoint`."""
+    account, data = request.app[account_key], await request.json() if request.can_read_body else {}
+    wanted = {data["endpoint"]} if "endpoint" in data else set(account.endpoints)
     for name, missing in list(account.undelivered.items()):  # new events are made meanwhile
-        for endpoint in [account.endpoints[id] for id in missing if id in account.endpoints]:
+        for endpoint in [account.endpoints[id] for id in missing & wanted if id in account.endpoints]:
             if await account.send(account.events[name], endpoint):
                 missing.discard(endpoint.id)
     return web.json_response({"undelivered": sum(map(bool, account.undelivered.values()))})

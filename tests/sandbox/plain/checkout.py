@@ -50,7 +50,7 @@ DEFECTS = {
         "server/server.js",
         "  startReminderWorker();\n",
         "  startReminderWorker();\n  setTimeout(() => {\n"
-        '    throw new Error("Subscription check failed: plan is undefined");\n  }, 2500);\n',
+        '    throw new Error("Subscription check failed: plan is undefined");\n  }, 1500);\n',
         "Check the subscription's plan",
     ),
     LEAKING: (
@@ -158,11 +158,6 @@ def head() -> str:
 def changes() -> str:
     """Return what git calls changed or untracked in the checkout."""
     return git("status", "--porcelain", cwd=CHECKOUT)
-
-
-def touched() -> float:
-    """Return when the code was last changed, in seconds since 1970."""
-    return (CHECKOUT / ".git" / "logs" / "HEAD").stat().st_mtime
 
 
 def soil() -> None:

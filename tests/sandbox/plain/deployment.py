@@ -43,8 +43,7 @@ def start(instances: int = 1, *, options: tuple[str, ...] = (), reminder_seconds
         raise SandboxError("the stand-in is not running: start it first, the plain one uses its servers")
     toolchain.install()
     with exclusively():
-        asked = {"instances": instances, "options": list(options)}
-        if STARTED.exists() and json.loads(STARTED.read_text()) == asked and not any(s.problem for s in status()):
+        if _started(instances, options) and not any(state.problem for state in status()):
             return False
         _stop()
         _refuse_taken_ports()
@@ -54,6 +53,11 @@ def start(instances: int = 1, *, options: tuple[str, ...] = (), reminder_seconds
             _stop()
             raise
         return True
+
+
+def _started(instances: int, options: tuple[str, ...]) -> bool:
+    how = json.loads(STARTED.read_text()) if STARTED.exists() else {}
+    return (how.get("instances"), how.get("options")) == (instances, list(options))
 
 
 def _start(instances: int, options: tuple[str, ...], reminder_seconds: float) -> None:

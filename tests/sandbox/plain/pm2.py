@@ -10,7 +10,7 @@ from .. import process
 from ..errors import SandboxError
 from ..layout import BIN
 from ..part import http_problem
-from .layout import API, DOTENV, ENVIRONMENT, PM2_HOME, SERVER, STARTED, STATE
+from .layout import API, ENVIRONMENT, PM2_HOME, SERVER, STARTED, STATE
 
 APPLICATION = "propertypulse-api"
 
@@ -40,29 +40,34 @@ def start_daemon() -> None:
 def start(instances: int = 1, options: tuple[str, ...] = ()) -> None:
     """Start the API: in fork mode, or with more instances as a cluster; `options` are pm2's own."""
     STARTED.write_text(json.dumps({"instances": instances, "options": options}))
-    begin()
+    _begin()
 
 
 def begin() -> None:
     """Start the API anew, as it was started first."""
     for worker in workers():
         run("-s", "delete", str(worker["pm_id"]))
+    _begin()
+
+
+def _begin() -> None:
     how = json.loads(STARTED.read_text())
     several = () if how["instances"] == 1 else ("-i", str(how["instances"]))
     run("-s", "start", "server.js", "--name", APPLICATION, *several, *how["options"])
     process.wait(lambda: problem() is None, "the plain API to be healthy", log=PM2_HOME / "pm2.log")
+    STARTED.write_text(json.dumps(how | {"pids": _pids()}))
 
 
 def as_started() -> bool:
-    """Tell whether the API runs as it was started, healthy, and on the code and the `.env` that are there now."""
+    """Tell whether the API runs, healthy, in the very processes that were started last on good code."""
     how, running = json.loads(STARTED.read_text()), workers()
     mode = "fork_mode" if how["instances"] == 1 else "cluster_mode"
-    online = [one for one in running if one["pm2_env"]["status"] == "online" and one["pm2_env"]["exec_mode"] == mode]
-    from . import checkout
+    online = all((one["pm2_env"]["status"], one["pm2_env"]["exec_mode"]) == ("online", mode) for one in running)
+    return online and _pids() == how["pids"] and not orphans() and problem() is None
 
-    changed = max(checkout.touched(), DOTENV.stat().st_mtime)
-    current = all(one["pm2_env"]["pm_uptime"] > changed * 1000 for one in online)
-    return len(online) == len(running) == how["instances"] and current and not orphans() and problem() is None
+
+def _pids() -> list[int]:
+    return sorted(found.pid for found in processes() if found != daemon())
 
 
 def restart() -> None:

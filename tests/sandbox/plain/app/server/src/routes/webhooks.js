@@ -35,7 +35,7 @@ router.post("/", express.raw({ type: "application/json" }), async (req, res) => 
 async function markPaid(intent) {
   const payment = await prisma.payment.findUnique({ where: { providerIntentId: intent.id } });
   if (!payment) {
-    console.warn(`⚠️ Payment not found for intent: ${intent.id}`);
+    console.error(`⚠️ Payment not found for intent: ${intent.id}`);
     return;
   }
   await prisma.payment.update({ where: { id: payment.id }, data: { status: "PAID", paidDate: new Date() } });

@@ -3,13 +3,17 @@ const { sendEmail } = require("../utils/email");
 
 const INTERVAL = Number(process.env.REMINDER_INTERVAL_SECONDS || 300) * 1000;
 
+let since = new Date(Date.now() - INTERVAL);
+
 // What has come due since the last time. `sentAt` is for the landlord's page.
 async function processDueReminders() {
   console.log("🔔 Processing due reminders...");
   try {
     const now = new Date();
+    const from = since;
+    since = now;
     const due = await prisma.reminderSchedule.findMany({
-      where: { isActive: true, scheduledFor: { gt: new Date(now - INTERVAL), lte: now } },
+      where: { isActive: true, scheduledFor: { gt: from, lte: now } },
     });
     for (const reminder of due) {
       const html = `<p>${reminder.message}</p>`;
