@@ -32,6 +32,7 @@ def graceful(environment: Deployment) -> Answer:
     """
     found = pm2.workers(environment)
     alone = [
+        *(f"process {w.pid} waits since a handover that was killed" for w in handover.waiting(environment)),
         *(["there are fewer than two workers"] if len(found) < 2 else []),
         *(f"worker {w.id} runs in {w.mode} mode, not in cluster mode" for w in found if w.mode != "cluster"),
     ]
@@ -44,6 +45,12 @@ def graceful(environment: Deployment) -> Answer:
     else:
         said = f"Requests in flight may be cut at each reload: {'; '.join(cut)}"
     return Answer(not alone and not cut, found, f"{said}. To go on all the same: -p accept_downtime True")
+
+
+def serving(environment: Deployment) -> list[Worker]:
+    """Give the workers once no reload is under way, without what a handover that was killed has left."""
+    waits = {worker.id for worker in handover.waiting(environment)}
+    return [worker for worker in pm2.quiet(environment) if worker.id not in waits]
 
 
 def replace(environment: Deployment, worker: Worker, *, settle: float | None = None) -> Act:

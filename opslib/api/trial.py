@@ -24,9 +24,8 @@ from opslib.runbook.change import Change, Kept
 from opslib.runbook.errors import RunbookError
 from opslib.runbook.procedure import located
 
-BOOT_SECONDS = 60
 END_SECONDS = 5
-LINES = 12
+LINES = 30
 """How many of its last lines are shown of a process that did not come up."""
 
 _DEATH = 1  # PR_SET_PDEATHSIG of prctl(2)
@@ -61,7 +60,7 @@ def carry_out(environment: Deployment, how: Trial) -> float:
                 answer = health.ask(f"http://127.0.0.1:{port}{environment.api.health}")
                 if answer.well:
                     return time.monotonic() - begun
-                ended, late = process.poll(), time.monotonic() - begun > BOOT_SECONDS
+                ended, late = process.poll(), time.monotonic() - begun > environment.api.boot
                 if ended is not None or late:
                     did = f"does not answer: {answer.problem}" if late else f"ended with exit code {ended}"
                     raise RunbookError(f"the code on disk, started once, {did}. Nothing was taken away.", _last(said))

@@ -58,6 +58,8 @@ class Api(Part):
     handover: bool = False
     """Whether in fork mode a process may boot beside the one that serves, and take the port from it."""
     trial: Trial | None = None
+    boot: Annotated[float, Field(gt=0)] = 60
+    """How many seconds the code may take from its start until it answers."""
 
     @property
     def health_url(self) -> str:
