@@ -43,7 +43,7 @@ class Backup:
     proven: datetime | None = None
     where: tuple[str, ...] = ()
     took: float | None = None
-    """Seconds from before the snapshot until it lay in the stores, not proven; None in old manifests."""
+    """Seconds that it took to dump and to store it, where the manifest says so."""
 
 
 @dataclass(frozen=True)

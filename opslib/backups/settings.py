@@ -30,8 +30,8 @@ class Backups(Part):
     keep_monthly: Periods = 12
     keep_yearly: Periods = "all"
     due_hour: Annotated[int, Field(ge=0, le=23)] = 6
-    """The hour, in UTC, by which a proven backup of the last 24 hours is there; it is never older than the RPO."""
+    """The hour, in UTC, by which there is each day a proven backup of the 24 hours before."""
     longest_minutes: Annotated[float, Field(gt=0)] = 30
-    """How long it may take to take one: to dump, to compress and to store it, not to prove it."""
+    """How long it may take to dump the database and to store that; to prove it takes as long again."""
     size_differs: Annotated[float, Field(gt=0)] = 0.5
-    """By what share of the usual size a backup is larger or smaller that somebody wants to hear of."""
+    """By what share of the usual size one may be smaller or larger."""

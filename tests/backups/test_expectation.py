@@ -139,6 +139,7 @@ def test_what_is_not_proven_or_of_another_database_is_none(env: PropertyPulse) -
         (20 * MINUTE + 1, [10 * MINUTE], False, 20 * MINUTE),
         (61.0, [1.0], True, 61.0),  # many times as long, and not a minute more
         (62.0, [1.0], False, 61.0),
+        (61.0, [0.0], False, 60.0),
         (20 * MINUTE, [1 * MINUTE, 12 * MINUTE, 12 * MINUTE], True, 24 * MINUTE),  # one odd night is not usual
         (None, [10 * MINUTE], None, 20 * MINUTE),  # not said: cannot tell, not zero
         (20 * MINUTE, [None, None], True, 30 * MINUTE),
