@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import IO, cast
 
@@ -14,11 +14,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from opslib.backups.manifest import Manifest
 from opslib.backups.store import ARCHIVE, MANIFEST, PROVEN, Store, stores
-from opslib.database.settings import RecoveryGoals
 from opslib.deployment.deployment import Deployment
 from opslib.runbook import progress
 from opslib.runbook.errors import CheckFailed, RunbookError
-from opslib.runbook.finding import Finding, Severity
 from opslib.runbook.procedure import located
 from opslib.runbook.progress import Bytes
 
@@ -44,6 +42,8 @@ class Backup:
     manifest: Manifest
     proven: datetime | None = None
     where: tuple[str, ...] = ()
+    took: float | None = None
+    """Seconds that it took to dump and to store it, where the manifest says so."""
 
 
 @dataclass(frozen=True)
@@ -130,17 +130,6 @@ def rows(found: Sequence[Backup]) -> list[dict[str, object]]:
         }
         for one in found
     ]
-
-
-def stopped(environment: Deployment, places: Sequence[Store] = ()) -> list[Finding]:
-    """Give the finding that backups have stopped: none that is proven is as young as a recovery is held to."""
-    hours = environment.part(RecoveryGoals).rpo_hours
-    newest = next((one.taken for one in listed(environment, places) if one.proven), None)
-    if newest and datetime.now(UTC) - newest <= timedelta(hours=hours):
-        return []
-    since = f"the newest that is proven was taken at {newest:%Y-%m-%dT%H:%M:%SZ}" if newest else "none is proven"
-    what = f"Backups have stopped: {since}, and may be {hours:g} hours old"
-    return [Finding(what, "backup_database", severity=Severity.RISK)]
 
 
 def fetch(backup: Backup, place: Store, path: Path) -> None:

@@ -12,6 +12,7 @@ import shlex
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
@@ -65,6 +66,7 @@ def take(
     folder = next(place for place in places if isinstance(place, Folder))
     bucket = next((place for place in places if isinstance(place, Bucket)), None)
     role = source_database.api_role(environment)
+    begun = time.monotonic()
     with source_database.snapshot(environment, LOCK_WAIT) as seen, ThreadPoolExecutor(1) as beside:
         name = f"{seen.taken:%Y%m%dT%H%M%SZ}-{run}-{owner(environment)}"
         part = folder.part(name + ARCHIVE)
@@ -77,6 +79,7 @@ def take(
             made = Backup(name, seen.taken, size, digest, raw, counting.result())
             stored = upload is not None and upload.complete(size)
             folder.keep(name + ARCHIVE)
+            made = replace(made, took=time.monotonic() - begun)
         except BaseException:
             with contextlib.suppress(psycopg.Error):  # it may be the connection that was lost
                 seen.connection.cancel_safe()

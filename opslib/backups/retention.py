@@ -3,28 +3,64 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import islice
 
 from opslib.backups import backup, backup_proof, restore
 from opslib.backups.backup import Backup
-from opslib.backups.settings import Backups
+from opslib.backups.settings import Backups, Periods
 from opslib.backups.store import MANIFEST, Store, owner, settings
 from opslib.database import admin
 from opslib.deployment.deployment import Deployment
 from opslib.runbook.act import Act, act
 from opslib.runbook.change import Change, Kept
 
+YOUNG = timedelta(days=14)
+"""How long another machine may still be proving what it has taken."""
+
+
+def kept(proven: Sequence[Backup], policy: Backups) -> set[str]:
+    """Give the names of the proven backups that stay; all others may go.
+
+    One stays that any rule keeps, and each rule judges for itself: `keep_last` keeps the newest so many, `keep_daily`
+    the newest of each of the last so many days, and so do `keep_weekly`, `keep_monthly` and `keep_yearly` with weeks,
+    months and years. Only days, weeks, months and years that have a backup count, so none goes because no newer ones
+    come. What counts is when a backup was taken, by days of UTC and weeks of ISO 8601, from Monday to Sunday. The
+    backups of another machine or another database are judged by themselves.
+    """
+    stays: set[str] = set()
+    of_whom: dict[tuple[str, str], list[Backup]] = {}
+    for one in sorted(proven, key=lambda one: (one.taken, one.name), reverse=True):
+        of_whom.setdefault((one.name.partition("-")[2].partition("-")[2], one.manifest.database), []).append(one)
+    for backups in of_whom.values():
+        stays |= {one.name for one in backups[: policy.keep_last]}
+        for period, count in _periods(policy).items():
+            newest: dict[str, str] = {}
+            for one in backups:
+                newest.setdefault(one.taken.astimezone(UTC).strftime(period), one.name)
+            stays |= {*islice(newest.values(), None if count == "all" else count)}
+    return stays
+
+
+def _periods(policy: Backups) -> dict[str, Periods]:
+    """Give of how many days, weeks, months and years one is kept, by what tells one of them from the next."""
+    return {
+        "%Y-%m-%d": policy.keep_daily,
+        "%G-W%V": policy.keep_weekly,
+        "%Y-%m": policy.keep_monthly,
+        "%Y": policy.keep_yearly,
+    }
+
 
 def expired(found: Sequence[Backup], policy: Backups, now: datetime, owner: str) -> list[Backup]:
-    """Give the backups of one store that may go once a newer one is proven; both lists are newest first.
+    """Give the backups of one store that may go once a newer one is proven.
 
-    An unproven one of one's own may, however young: it is no backup. Of the proven ones the newest `keep_proven` stay,
-    however old, and all that are younger than `keep_days`. So do the young ones of others, who may be proving them.
+    Of the proven ones that is what `kept` does not keep. An unproven one of one's own may go, however young: it is no
+    backup. The young ones of others stay, who may be proving them.
     """
-    young = [one for one in found if one.taken > now - timedelta(days=policy.keep_days)]
-    proven = [one for one in found if one.proven]
-    kept = {one.name for one in young if one.proven or not one.name.endswith(f"-{owner}")}
-    kept |= {one.name for one in proven[: policy.keep_proven]}
-    return [one for one in found if one.name not in kept]
+    stays = kept([one for one in found if one.proven], policy)
+    others = [one for one in found if not one.proven and not one.name.endswith(f"-{owner}")]
+    stays |= {one.name for one in others if one.taken > now - YOUNG}
+    return [one for one in found if one.name not in stays]
 
 
 def expire(environment: Deployment, places: Sequence[Store], run: str) -> list[Change]:

@@ -10,6 +10,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -67,6 +69,17 @@ def forget() -> None:
         backup.remove(one, backup.holding(one, places))
     for act in retention.left(env, places):
         act.run()
+
+
+def older(one: Backup, age: timedelta, **said: Any) -> Backup:
+    """Have a backup once more in each store, as if it had been taken, and proven, so long before."""
+    taken = one.taken - age
+    made = replace(one, name=f"{taken:%Y%m%dT%H%M%SZ}{one.name[16:]}", taken=taken, **said)
+    for place in store.stores(sandbox_environment())[0]:
+        place.write(made.name + store.ARCHIVE, place.read(one.name + store.ARCHIVE))
+        backup.write(made, place)
+        backup.prove(made, place, taken + timedelta(minutes=1))
+    return made
 
 
 def strays() -> list[str]:

@@ -1,10 +1,10 @@
 """Drills of `backup_database`: under writes, with disk, S3 and PostgreSQL failing, damaged, killed and run again."""
 
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,12 @@ import psutil
 import pytest
 from psycopg import sql
 
-from opslib.backups import backup, restore, store
+from opslib.backups import backup, restore, retention, store
 from opslib.database import admin
 from tests import leaks, sandbox
 from tests.aws_front import Front, How
 from tests.drills import backups
-from tests.drills.backups import begun, elsewhere, existing, run, sandbox_environment, strays
+from tests.drills.backups import begun, elsewhere, existing, older, run, sandbox_environment, strays
 from tests.sandbox import postgres
 from tests.sandbox.credentials import Credentials
 
@@ -358,26 +358,75 @@ def test_extension_in_a_schema_of_its_own_and_odd_names_are_restored() -> None:
     assert any("Tab le; --" in table.name and table.rows == 3 for table in existing()[0].manifest.tables)
 
 
-def test_policy_deletes_by_name_and_never_the_last_proven_one() -> None:
-    env = sandbox_environment()
-    policy = store.settings(env)
-    for _ in range(policy.keep_proven + 2):
-        code, made, text = run()
-        assert (code, outcome(made)) == (0, "applied"), text
-    places, _ = store.stores(env)
-    for number, one in enumerate(existing()):  # make them old
-        aged = replace(one, taken=one.taken - timedelta(days=20 + number))
-        for place in places:
-            backup.write(aged, place)
-    old = existing()
-    assert len(old) == policy.keep_proven + 2
+def test_policy_deletes_by_name_what_no_rule_keeps_and_never_the_last_proven_one(tmp_path: Path) -> None:
     code, made, text = run()
     assert (code, outcome(made)) == (0, "applied"), text
-    left = existing()
-    assert [one.name for one in left[1:]] == [one.name for one in old[: policy.keep_proven]]
-    for one in old[policy.keep_proven :]:
-        assert f"delete s3://propertypulse-backups/database/{one.name}.dump.zst, proven" in text
+    (one,) = existing()
+    for night in range(1, 50):
+        older(one, timedelta(days=night))
+        older(one, timedelta(days=night, minutes=5))
+    rules = {"keep_last": 2, "keep_daily": 5, "keep_weekly": 3, "keep_monthly": 2, "keep_yearly": 1}
+    root = elsewhere(tmp_path / "a", **{rule: str(count) for rule, count in rules.items()})
+    policy = store.settings(sandbox_environment()).model_copy(update=rules)
+    for many in (True, False):
+        before = existing()
+        stays = retention.kept(before, policy)
+        assert {one.name for one in before[:2]} <= stays
+        assert (len(before) - len(stays) > 80) == many
+        code, made, text = run(root=root)
+        assert (code, outcome(made)) == (0, "applied"), text
+        new, *left = existing()
+        assert {one.name for one in left} == stays
+        assert new.proven and all(one.proven and len(one.where) == 2 for one in left)
+        for one in before:
+            for where in one.where:
+                said = f"delete {where.replace(f'{backups.ROOT}/', '')}, proven"
+                assert (said in text.replace(f"{backups.ROOT}/", "")) == (one.name not in stays), said
     assert strays() == []
+
+
+def test_a_backup_that_is_missing_in_the_morning_is_found_by_a_plan() -> None:
+    code, made, text = run(apply=False)
+    assert (code, outcome(made)) == (5, "planned"), text
+    assert "Backups have stopped: none is proven" in text
+    code, made, text = run()
+    assert (code, outcome(made)) == (0, "applied"), text
+    (one,) = existing()
+    old = older(one, timedelta(hours=25))
+    places = store.stores(sandbox_environment())[0]
+    backup.remove(one, places)
+    code, made, text = run(apply=False)
+    assert (code, outcome(made)) == (5, "planned"), text
+    assert f"the newest that is proven was taken at {old.taken:%Y-%m-%dT%H:%M:%SZ}" in text
+    assert "runbook run backup_database -e sandbox" in text
+    code, made, text = run()
+    assert (code, outcome(made)) == (0, "applied"), text
+    assert "Nothing was found wrong" in text
+
+
+def test_a_backup_that_took_long_and_has_another_size_is_found_and_what_to_do_works(tmp_path: Path) -> None:
+    code, made, text = run()
+    assert (code, outcome(made)) == (0, "applied"), text
+    (one,) = existing()
+    assert one.took is not None
+    assert 0 < one.took < traffic_seconds(made)
+    usual = [older(one, timedelta(days=night), took=None) for night in range(1, 4)]  # as older versions left them
+    code, made, text = run()
+    assert (code, outcome(made)) == (0, "applied"), text
+    backups.fill(2)
+    code, made, text = run(root=elsewhere(tmp_path / "a", longest_minutes="0.001"))
+    assert (code, outcome(made)) == (5, "applied"), text
+    new = existing()[0]
+    assert new.proven and new.took and new.took > 0.06
+    assert "The newest backup took" in text
+    assert "runbook run troubleshoot_database -e sandbox" in text
+    assert "public.ballast: no such table then, 512 rows now" in text
+    named = re.search(r"runbook run recover_database -e sandbox -p backup (\S+)", text)
+    assert named
+    assert named[1] in {other.name for other in (one, *usual, *existing()[1:])}
+    code, made, text = run("-p", "backup", named[1], name="recover_database", apply=False)
+    assert (code, outcome(made)) == (0, "planned"), text
+    assert "public.ballast" in json.dumps(made)
 
 
 def test_another_roles_tables_need_that_role() -> None:
