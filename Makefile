@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo lab sandbox sandbox-stop sandbox-status test drills crash-matrix check format outputs bench lock clean
+.PHONY: help demo lab sandbox sandbox-plain sandbox-stop sandbox-status test drills crash-matrix check format outputs bench lock clean
 
 help: ## show these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 18
@@ -26,10 +26,13 @@ lab: .venv/operator ## open the procedures in JupyterLab, on loopback
 sandbox: .venv/tester ## start the stand-in
 	$(BIN)/python -m tests.sandbox start
 
-sandbox-stop: .venv/tester ## stop the stand-in and delete its state
+sandbox-plain: .venv/tester ## start the stand-in, and beside it the plain one: PropertyPulse as nobody has prepared it
+	$(BIN)/python -m tests.sandbox start --plain $(if $(INSTANCES),--instances $(INSTANCES))
+
+sandbox-stop: .venv/tester ## stop the stand-in, the plain one too, and delete their state
 	$(BIN)/python -m tests.sandbox stop
 
-sandbox-status: .venv/tester ## say how the stand-in is
+sandbox-status: .venv/tester ## say how the stand-in is, and the plain one where it was started
 	$(BIN)/python -m tests.sandbox status
 
 test: .venv/tester ## run all tests but the long drills, in shards side by side

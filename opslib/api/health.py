@@ -8,12 +8,17 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
+import psutil
 import urllib3
 
 from opslib.runbook.answer import Answer
 from opslib.runbook.step import now
 
 TIMEOUT = urllib3.Timeout(total=5)
+UNTOLD = 12
+"""Answers from nobody knows whom after which no more are asked for: nobody will know of the next one either."""
+
+ANONYMOUS = "The answers do not say which process gave them, nor does the system: see whether each worker serves."
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,8 @@ class Response:
     late: bool = field(default=False, repr=False)
     """Whether none came in time, which tells nothing: the machine may be too busy."""
     body: dict[str, Any] = field(default_factory=dict, repr=False)
+    pid: int = field(default=0, compare=False, repr=False)
+    """The process that answered; 0 where nobody can tell."""
 
     @property
     def well(self) -> bool:
@@ -33,23 +40,40 @@ class Response:
         return self.status == 200
 
 
-def ask(url: str) -> Response:
-    """Send one GET over a connection of its own, so that any worker may take it. Never raises for the network."""
+@dataclass(frozen=True)
+class Answering:
+    """Which processes answered 200, and how many such answers came from nobody knows which."""
+
+    pids: frozenset[int]
+    untold: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.pids or self.untold)
+
+    def silent(self, pid: int) -> bool:
+        """Whether this process does not answer, as far as can be told."""
+        return pid not in self.pids and (not self.untold or not pid)
+
+
+def ask(url: str, among: Iterable[int] = ()) -> Response:
+    """Send one GET over a connection of its own, so that any worker may take it. Never raises for the network.
+
+    Which process answered is what the body says (`pid`), or else which one `among` these has the other end of the
+    connection, as the system tells: behind a proxy, or for another user's process, nobody can.
+    """
     begun = time.monotonic()
     try:
-        got = urllib3.request(
-            "GET", url, timeout=TIMEOUT, retries=False, redirect=False, headers={"Connection": "close"}
-        )
+        with urllib3.PoolManager() as connections:
+            got = connections.request("GET", url, timeout=TIMEOUT, retries=False, redirect=False, preload_content=False)
+            here = _end(got.connection)
+            body = _object(got.data)
+            pid = body.get("pid") or _owner(here, among)
     except urllib3.exceptions.HTTPError as error:
         none = urllib3.exceptions.NewConnectionError  # refused: to urllib3 this is a time-out too
         late = isinstance(error, urllib3.exceptions.TimeoutError) and not isinstance(error, none)
         return Response(0, _since(begun), f"{type(error).__name__}: {error}", late)
-    try:
-        body = json.loads(got.data)
-    except ValueError:
-        body = {}
     problem = "" if got.status == 200 else f"HTTP {got.status}"
-    return Response(got.status, _since(begun), problem, body=body if isinstance(body, dict) else {})
+    return Response(got.status, _since(begun), problem, body=body, pid=pid if isinstance(pid, int) else 0)
 
 
 def steady(url: str, times: int = 10) -> Answer:
@@ -68,17 +92,37 @@ def away(url: str, times: int = 20) -> bool:
     return all(not answer.well and not answer.late for answer in (ask(url) for _ in range(times)))
 
 
-def answering(url: str, pids: Iterable[int], asks: int = 60, within: float = 30) -> set[int]:
-    """Which of these processes answer 200, by the `pid` in the body of their answers; asks for `within` seconds."""
-    wanted, seen = set(pids) - {0}, set[int]()  # 0 is the pid of one that is down: nobody is to be waited for
+def answering(url: str, pids: Iterable[int], asks: int = 60, within: float = 30) -> Answering:
+    """Which of these processes answer 200, as far as can be told; asks for `within` seconds.
+
+    An answer that none of them gave is not counted where its body names somebody else.
+    """
+    wanted = set(pids) - {0}  # the pid of one that is down: nobody is to be waited for
+    seen, untold = set[int](), 0
     ends = time.monotonic() + within
     for _ in range(asks):
-        if wanted <= seen or time.monotonic() > ends:
+        if wanted <= seen or untold >= UNTOLD or time.monotonic() > ends:
             break
-        answer = ask(url)
+        answer = ask(url, wanted)
         if answer.well:
-            seen.add(answer.body.get("pid", 0))
-    return wanted & seen
+            seen.add(answer.pid)
+            untold += not answer.pid
+    return Answering(frozenset(wanted & seen), untold)
+
+
+def all_answer(url: str, pids: Iterable[int]) -> Answer:
+    """Whether each of these processes answers 200; it cannot be told where nobody knows which one does."""
+    wanted = sorted(pids)
+    found = answering(url, wanted)
+    silent = [pid for pid in wanted if found.silent(pid)]
+    told = all(pid in found.pids for pid in wanted)
+    says = {pid: "yes" if pid in found.pids else "no" if pid in silent else "cannot tell" for pid in wanted}
+    otherwise = "restart_api replaces those that do not answer." if silent or not wanted else ANONYMOUS
+    return Answer(
+        False if silent or not wanted else None if not told else True,
+        [{"process": pid, "answers": said} for pid, said in says.items()],
+        otherwise,
+    )
 
 
 class Watch:
@@ -144,3 +188,32 @@ class Watch:
 
 def _since(begun: float) -> float:
     return round(time.monotonic() - begun, 3)
+
+
+def _object(data: bytes) -> dict[str, Any]:
+    try:
+        body = json.loads(data)
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _end(connection: Any) -> tuple[str, int] | None:
+    """Give our end of a connection, address and port, while it is open."""
+    try:
+        return connection.sock.getsockname()[:2]  # type: ignore[no-any-return]
+    except (AttributeError, OSError):
+        return None
+
+
+def _owner(end: tuple[str, int] | None, among: Iterable[int]) -> int:
+    """Give which of these processes has the other end of a connection; 0 if none that we may look at."""
+    for pid in among if end else ():
+        try:
+            held = psutil.Process(pid).net_connections("tcp")
+        except psutil.Error:
+            continue
+        # A server that listens on IPv6 too has IPv4 addresses in this form.
+        if any(one.raddr and (one.raddr.ip.removeprefix("::ffff:"), one.raddr.port) == end for one in held):
+            return pid
+    return 0

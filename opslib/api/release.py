@@ -1,4 +1,4 @@
-"""The release in force: which secrets its code asks the `.env` for."""
+"""The release in force: a folder behind a link, or a checkout in place; and what its code shows of itself."""
 
 import os
 import re
@@ -9,13 +9,17 @@ from pathlib import Path
 from opslib.api import pm2
 from opslib.deployment import env_file
 from opslib.deployment.deployment import Deployment
+from opslib.runbook import program
 from opslib.runbook.answer import Answer
+from opslib.runbook.errors import CommandFailed
 
 CODE = (".js", ".cjs", ".mjs", ".ts")
 OTHERS = ("node_modules", ".git")
 """Folders that hold no code of the API's own."""
 OPTIONAL = "_PREVIOUS"
 """What the name of a secret ends in that is there only while it is being replaced."""
+
+_HANDLER = re.compile(r"""process\s*\.\s*(?:on|once|addListener)\(\s*["'`]SIGINT["'`]""")
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,25 @@ class Missing:
 
     secret: str
     named_in: Path
+
+
+def in_force(environment: Deployment) -> str:
+    """Say which code a new worker would run: the release behind the link, or the commit of the checkout."""
+    folder = environment.api.release
+    if folder.is_symlink():
+        return f"release in force {folder.resolve().name}"
+    git = ["git", "-C", str(folder)]
+    try:
+        commit = program.run([*git, "rev-parse", "HEAD"], env=environment.variables).strip()
+        changed = program.run([*git, "status", "--porcelain", "--untracked-files=no"], env=environment.variables)
+    except CommandFailed:
+        return f"the code in {folder.name}, of no known commit"
+    return f"commit {commit[:12]}" + (", with changes that are not committed" if changed else "")
+
+
+def handles_signals(environment: Deployment) -> bool:
+    """Whether some code of the API's handles SIGINT, by which PM2 ends a worker; without it nothing in flight ends."""
+    return any(_HANDLER.search(file.read_text("utf-8", "replace")) for file in _code(environment.api.release))
 
 
 def finds_its_secrets(environment: Deployment) -> Answer:

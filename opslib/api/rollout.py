@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Collection, Mapping
 
-from opslib.api import pm2
+from opslib.api import pm2, release, replacement
 from opslib.deployment import env_file
 from opslib.deployment.deployment import Deployment
 from opslib.runbook.act import Act, Later, act
@@ -56,11 +56,11 @@ def rollout(
         title,
         [
             act(*(_shown(key, value, environment) for key, value in values.items()), run=edit),
-            *(pm2.reload(environment, worker, settle=settle) for worker in planned),
+            *(replacement.replace(environment, worker, settle=settle) for worker in planned),
         ],
         undo=[
             act(f"put back {located(file)} byte for byte", run=restore),
-            *pm2.way_back(environment, workers, reread=True),
+            *replacement.way_back(environment, workers, reread=True),
             act("remove the backup of the .env", run=drop),
         ],
         replaces=lambda: f"{_in_force(environment, replaces or values)}; {_serving(environment)}",
@@ -107,7 +107,7 @@ def _in_force(environment: Deployment, keys: Collection[str]) -> str:
 
 def _serving(environment: Deployment) -> str:
     ids = [f"worker {worker.id}" for worker in pm2.workers(environment) if isinstance(worker.id, int)]
-    return f"{', '.join(ids)}; release in force {environment.api.release.resolve().name}"
+    return f"{', '.join(ids)}; {release.in_force(environment)}"
 
 
 def _named(key: str, value: str, environment: Deployment) -> str:

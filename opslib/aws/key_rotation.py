@@ -7,7 +7,7 @@ workers, one by one · a note that the new key is in force. Undone in the opposi
 
 from dataclasses import replace
 
-from opslib.api import pm2
+from opslib.api import pm2, replacement
 from opslib.api.rollout import closing, rollout
 from opslib.aws.access_key import AccessKeys
 from opslib.aws.key_pair import ID, SECRET
@@ -31,14 +31,14 @@ def create(keys: AccessKeys) -> Change:
         if staged.previous:
             # A run that died had begun to put it in force: a worker may still sign with it.
             before = [replace(worker, pid=0) for worker in pm2.workers(keys.environment)]
-            pm2.put_back(keys.environment, before, reread=True)
+            replacement.put_back(keys.environment, before, reread=True)
         keys.deletion(pending.id).run()
         staged.discard()
 
     lost = [f"{keys.deletion(key.id).shown}, which was made and whose secret got lost" for key in keys.lost()]
     late = "delete the key that an unanswered call has made, if IAM lists one"
     begun = staged.previous is not None and staged.pending is not None  # a run that died may have put it in force
-    reloads = pm2.reloads(keys.environment, pm2.workers(keys.environment)) if begun else []
+    reloads = replacement.commands(keys.environment, pm2.workers(keys.environment)) if begun else []
     deletes = f"iam.delete_access_key(UserName={keys.settings.user!r}, AccessKeyId=‹that of the new key›)"
     made = [
         f"note in {file} which keys there are",

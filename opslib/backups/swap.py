@@ -9,7 +9,7 @@ from typing import Any
 from psycopg import errors
 from psycopg.sql import SQL, Identifier, Literal
 
-from opslib.api import pm2
+from opslib.api import replacement
 from opslib.api.pm2 import Worker
 from opslib.backups import database_copy
 from opslib.database import admin
@@ -70,7 +70,7 @@ def swap(
     text = database_copy.noted(comment, **note, incoming=incoming, before=before, state="swapped")
     cleared = now.comment if now and now.note else None
     first = exchange(environment, incoming, aside if now else "", before=cleared, after=text)
-    reloads = [pm2.reload(environment, worker, settle=SETTLE) for worker in workers]
+    reloads = [replacement.replace(environment, worker, settle=SETTLE) for worker in workers]
     back = exchange(
         environment,
         Later(f"{live}_{aside}_TIME", lambda: _named(environment, before)),
@@ -94,8 +94,8 @@ def swap(
         undo=[
             Act(back.shown, undo),
             acts.act(
-                *pm2.reloads(environment, workers),
-                run=lambda: pm2.put_back(environment, workers, reread=True),
+                *replacement.commands(environment, workers),
+                run=lambda: replacement.put_back(environment, workers, reread=True),
             ),
         ]
         if before

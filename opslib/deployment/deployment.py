@@ -1,8 +1,10 @@
 """A deployment: where the API, its files and its secrets are; what an environment's file says for every domain."""
 
 import os
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, HttpUrl, TypeAdapter
@@ -34,6 +36,15 @@ Reference = Annotated[str, AfterValidator(_reference)]
 Url = Annotated[str, AfterValidator(_url)]
 
 
+class Trial(Part):
+    """How the code is started once beside the API, to see whether it comes up."""
+
+    port: Annotated[str, Field(min_length=1)] = "PORT"
+    """The variable that says on which port the API listens."""
+    variables: Mapping[str, str] = MappingProxyType({})
+    """What turns off the jobs that would run twice, as `REMINDERS: "false"`."""
+
+
 class Api(Part):
     """The API under PM2: what it is called, where it answers, and where its files lie."""
 
@@ -43,7 +54,12 @@ class Api(Part):
     pm2_home: Place
     env_file: Place
     release: Place
-    """The link that points at the release in force."""
+    """The link that points at the release in force, or a checkout in which the code is changed in place."""
+    handover: bool = False
+    """Whether in fork mode a process may boot beside the one that serves, and take the port from it."""
+    trial: Trial | None = None
+    boot: Annotated[float, Field(gt=0)] = 60
+    """How many seconds the code may take from its start until it answers."""
 
     @property
     def health_url(self) -> str:

@@ -58,7 +58,7 @@ def test_only_200_is_well(api: Api, status: int, well: bool) -> None:
 def test_body_that_is_no_object_names_no_worker(api: Api, body: bytes) -> None:
     api.body = body
     assert health.ask(url(api)).body == {}
-    assert health.answering(url(api), [7], asks=3) == set()
+    assert health.answering(url(api), [7], asks=3) == health.Answering(frozenset(), 3)
 
 
 def test_nobody_listening_is_a_problem_not_an_exception() -> None:
@@ -69,7 +69,7 @@ def test_nobody_listening_is_a_problem_not_an_exception() -> None:
 
 def test_answering_gives_those_that_answered(api: Api) -> None:
     api.body = json.dumps({"pid": 7}).encode()
-    assert health.answering(url(api), [7, 8], asks=5) == {7}
+    assert health.answering(url(api), [7, 8], asks=5) == health.Answering(frozenset({7}))
 
 
 def test_api_is_away_only_if_that_is_beyond_doubt(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:

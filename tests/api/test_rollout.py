@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from opslib import propertypulse
-from opslib.api import pm2
+from opslib.api import pm2, replacement
 from opslib.api.pm2 import Worker
 from opslib.api.rollout import rollout, tidy
 from opslib.deployment import env_file
@@ -56,8 +56,9 @@ def _env(place: Place, monkeypatch: pytest.MonkeyPatch) -> PropertyPulse:
 def played(env: PropertyPulse, monkeypatch: pytest.MonkeyPatch) -> Played:
     one = Played(env.api.env_file)
     monkeypatch.setattr(pm2, "workers", one.quiet)
-    for name in ("quiet", "reload", "put_back"):
-        monkeypatch.setattr(pm2, name, getattr(one, name))
+    monkeypatch.setattr(pm2, "quiet", one.quiet)
+    monkeypatch.setattr(replacement, "replace", one.reload)
+    monkeypatch.setattr(replacement, "put_back", one.put_back)
     return one
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from opslib import propertypulse
-from opslib.api import health, pm2
+from opslib.api import health, pm2, replacement
 from opslib.deployment import env_file
 from opslib.deployment.staged_secret import Staged
 from opslib.propertypulse import PropertyPulse
@@ -44,7 +44,7 @@ def put(values: Values, staged: Values) -> None:
             if time.monotonic() > ends:
                 raise
             time.sleep(1)
-    pm2.settled(env, before, settle=0, within=30)
+    replacement.settled(env, before, settle=0, within=30)
 
 
 @contextmanager
@@ -57,7 +57,7 @@ def stopped() -> Iterator[None]:
     finally:
         if any(worker.status != "online" for worker in workers()):
             standin.run("-s", "start", name)
-            pm2.settled(sandbox(), [replace(worker, pid=0) for worker in workers()], settle=0, within=30)
+            replacement.settled(sandbox(), [replace(worker, pid=0) for worker in workers()], settle=0, within=30)
 
 
 def stage(values: Values) -> None:
@@ -94,7 +94,7 @@ def problems() -> list[str]:
     wrong = {
         f"the workers are not {INSTANCES} that are online: {workers}": len(workers) == INSTANCES
         and {worker.status for worker in workers} == {"online"},
-        f"not all of the workers {pids} answer": health.answering(env.api.health_url, pids) == pids,
+        f"not all of the workers {pids} answer": health.answering(env.api.health_url, pids).pids == pids,
         "the API does not answer ten times in a row": health.steady(env.api.health_url, 10),
         "a copy of the .env or of the staging file is left": not [*file.resolve().parent.glob(".env.*.*")],
     }

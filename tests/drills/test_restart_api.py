@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from opslib import propertypulse
-from opslib.api import pm2
+from opslib.api import pm2, replacement
 from opslib.deployment import env_file
 from opslib.runbook import listing, procedure
 from tests import sandbox
@@ -105,7 +105,7 @@ def test_undo_of_a_slow_release_leaves_somebody_to_answer() -> None:
         env = propertypulse.load("sandbox")
         killed = [replace(worker, pid=0) for worker in workers()]
         with sandbox.Traffic(rate=50) as traffic:
-            pm2.put_back(env, killed, reread=True)
+            replacement.put_back(env, killed, reread=True)
         assert traffic.result.failed == 0, traffic.result
         assert len(traffic.result.workers) == 4, traffic.result
     finally:

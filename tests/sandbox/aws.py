@@ -23,14 +23,14 @@ def create_account(credentials: Credentials) -> None:
         s3.create_bucket(Bucket=bucket)
     s3.put_bucket_versioning(Bucket=BACKUP_BUCKET, VersioningConfiguration={"Status": "Enabled"})
 
-    admin = _create_user(iam, ADMINISTRATOR, [{"Effect": "Allow", "Action": "*", "Resource": "*"}])
+    admin = create_user(iam, ADMINISTRATOR, [{"Effect": "Allow", "Action": "*", "Resource": "*"}])
     credentials.aws_admin_access_key_id, credentials.aws_admin_secret_access_key = admin
     actions = ["s3:PutObject", "s3:GetObject", "s3:DeleteObject"]
     own_bucket = [
         {"Effect": "Allow", "Action": actions, "Resource": f"arn:aws:s3:::{BUCKET}/*"},
         {"Effect": "Allow", "Action": ["s3:ListBucket"], "Resource": f"arn:aws:s3:::{BUCKET}"},
     ]
-    application = _create_user(iam, IAM_USER, own_bucket)
+    application = create_user(iam, IAM_USER, own_bucket)
     credentials.aws_access_key_id, credentials.aws_secret_access_key = application
     _check_every_call()
 
@@ -44,7 +44,8 @@ def _client(service: str) -> Any:
     )
 
 
-def _create_user(iam: Any, name: str, statements: list[dict[str, Any]]) -> tuple[str, str]:
+def create_user(iam: Any, name: str, statements: list[dict[str, Any]]) -> tuple[str, str]:
+    """Create a user who may do this, and give their access key."""
     iam.create_user(UserName=name)
     policy = {"Version": "2012-10-17", "Statement": statements}
     iam.put_user_policy(UserName=name, PolicyName=name, PolicyDocument=json.dumps(policy))

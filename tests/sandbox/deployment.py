@@ -5,7 +5,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from . import admin, agreement, aws, fault, pm2, postgres, process, redis, release, seed, toolchain
 from .credentials import Credentials, write_private
@@ -13,19 +13,11 @@ from .errors import SandboxError
 from .layout import ADMIN, API, BIN, DOTENV, ENVIRONMENT, INTENTS, LOCALSTRIPE, LOGS, RELEASES, SENDGRID, STATE, STRIPE
 from .lock import exclusively
 from .part import Part, server
+from .plain import running as plain
+from .state import State
 
 # Survive a stop: they depend on what is installed, not on what ran.
 KEPT = {"bin", "lock", "install.lock", "logs"}
-
-
-@dataclass(frozen=True)
-class State:
-    """How one part is: its pids, and why it is not ready, if it is not."""
-
-    name: str
-    port: int
-    pids: tuple[int, ...]
-    problem: str | None
 
 
 def parts() -> list[Part]:
@@ -162,7 +154,7 @@ def stop() -> bool:
 
 
 def _stop() -> bool:
-    running = any([fault.end_helpers(), *(part.process() for part in parts()), *pm2.processes()])
+    running = any([plain.end(), fault.end_helpers(), *(part.process() for part in parts()), *pm2.processes()])
     pm2.stop()
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda part: part.stop(), parts()))

@@ -1,7 +1,6 @@
 """The ways to break the stand-in on purpose, and how each is mended again."""
 
 import json
-import re
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,10 +9,11 @@ from typing import Any
 from urllib.parse import urlencode
 
 from . import database_client, pm2, postgres, process, release
-from .credentials import Credentials, write_private
+from .credentials import Credentials
 from .errors import SandboxError
 from .layout import API, CREDENTIALS, CURRENT, DOTENV, HOST, PYTHON, ROOT, STATE, STRIPE
 from .lock import exclusively
+from .variable import put_back, set_aside
 
 SAVED = STATE / "faults"
 BACKLOG = 8
@@ -186,45 +186,21 @@ def _someone_waits() -> bool:
 
 
 def _lose_jwt_secret() -> None:
-    _set_aside("JWT_SECRET", None)
+    set_aside(DOTENV, SAVED, "JWT_SECRET", None)
 
 
 def _restore_jwt_secret() -> None:
-    _put_back("JWT_SECRET")
+    put_back(DOTENV, SAVED, "JWT_SECRET")
 
 
 def _change_webhook_secret() -> None:
-    _set_aside("STRIPE_WEBHOOK_SECRET", f"whsec_{secrets.token_hex(16)}")
+    set_aside(DOTENV, SAVED, "STRIPE_WEBHOOK_SECRET", f"whsec_{secrets.token_hex(16)}")
     pm2.reload()
 
 
 def _restore_webhook_secret() -> None:
-    if _put_back("STRIPE_WEBHOOK_SECRET") and pm2.workers():
+    if put_back(DOTENV, SAVED, "STRIPE_WEBHOOK_SECRET") and pm2.workers():
         pm2.reload()
-
-
-def _set_aside(name: str, value: str | None) -> None:
-    """Replace a line of .env, or remove it, and keep the one that was there."""
-    text, line = DOTENV.read_text(), _line(name)
-    if (SAVED / name).exists() or not (found := line.search(text)):
-        return
-    write_private(SAVED / name, found[0])
-    write_private(DOTENV, line.sub(lambda _: "" if value is None else f"{name}={value}\n", text))
-
-
-def _put_back(name: str) -> bool:
-    """Undo `_set_aside`; False if there was nothing to undo."""
-    saved, line = SAVED / name, _line(name)
-    if not saved.exists():
-        return False
-    text = line.sub("", DOTENV.read_text())
-    write_private(DOTENV, text.rstrip("\n") + f"\n{saved.read_text()}")
-    saved.unlink()
-    return True
-
-
-def _line(name: str) -> re.Pattern[str]:
-    return re.compile(rf"^{name}=.*\n", re.MULTILINE)
 
 
 def _pile_up_webhooks() -> None:
@@ -233,13 +209,18 @@ def _pile_up_webhooks() -> None:
         pending = connection.execute(
             "SELECT provider_intent_id FROM payments WHERE status = 'PENDING' ORDER BY id LIMIT %s", (BACKLOG,)
         ).fetchall()
+    for (intent,) in pending:
+        pay(intent)
+    stripe("/_sandbox/deliveries", enabled=True)
+
+
+def pay(intent: str) -> None:
+    """Pay an intent by card, as a tenant does."""
     card = {"number": "4242424242424242", "exp_month": "12", "exp_year": "2040", "cvc": "123"}
     fields = {f"card[{name}]": value for name, value in card.items()}
-    for (intent,) in pending:
-        method = stripe("/v1/payment_methods", form={"type": "card", **fields})["id"]
-        stripe(f"/v1/payment_intents/{intent}", form={"payment_method": method})
-        stripe(f"/v1/payment_intents/{intent}/confirm", form={})
-    stripe("/_sandbox/deliveries", enabled=True)
+    method = stripe("/v1/payment_methods", form={"type": "card", **fields})["id"]
+    stripe(f"/v1/payment_intents/{intent}", form={"payment_method": method})
+    stripe(f"/v1/payment_intents/{intent}/confirm", form={})
 
 
 def _resend_webhooks() -> None:

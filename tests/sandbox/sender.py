@@ -31,6 +31,8 @@ BEHIND_SECONDS = 1
 class Sender:
     """What is sent, and what came of it."""
 
+    address = url(API)
+
     def __init__(self, rate: int, seconds: float, kinds: Sequence[str] = READS) -> None:
         self.rate = rate
         self.seconds = seconds
@@ -49,13 +51,12 @@ class Sender:
         """Log in, send until the time is up or the input ends, and count what has arrived."""
         timeout = ClientTimeout(total=TIMEOUT_SECONDS)
         async with (
-            ClientSession(url(API), connector=TCPConnector(force_close=True, limit=0), timeout=timeout) as self.session,
+            ClientSession(
+                self.address, connector=TCPConnector(force_close=True, limit=0), timeout=timeout
+            ) as self.session,
             ClientSession(connector=TCPConnector(force_close=True, limit=0), timeout=timeout) as self.elsewhere,
         ):
             await self._log_in()
-            if self.kinds is not READS:
-                # A key of its own: the API's is being rotated.
-                self.key = (await self._stripe("_sandbox/keys", self.credentials.stripe_admin_token))["secret"]
             print("sending", flush=True)
             # Nothing is ever written to it: it is readable once whoever wants the traffic has closed it, or is gone.
             asyncio.get_running_loop().add_reader(sys.stdin, self.stopped.set)
@@ -161,6 +162,9 @@ class Sender:
             if answer.status != 200:
                 raise SandboxError(f"the login for the traffic answered {answer.status}")
             self._carry(await answer.json())
+        if self.kinds is not READS:
+            # A key of its own: the API's is being rotated.
+            self.key = (await self._stripe("_sandbox/keys", self.credentials.stripe_admin_token))["secret"]
 
     def _carry(self, tokens: Any) -> None:
         """Let the requests carry these from now on."""

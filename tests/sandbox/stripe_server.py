@@ -310,6 +310,24 @@ async def show_what_is_set(request: web.Request) -> web.Response:
     return web.json_response({"keys": list(account.keys), "endpoints": endpoints, **told})
 
 
+@routes.post("/_sandbox/webhook_endpoints")
+async def add_endpoint(request: web.Request) -> web.Response:
+    """Add an endpoint with an id and a secret that the stand-in has chosen."""
+    endpoint = Endpoint(**await request.json())
+    request.app[account_key].endpoints[endpoint.id] = endpoint
+    return web.json_response(endpoint.export())
+
+
+@routes.post("/_sandbox/webhook_endpoints/forget")
+async def forget_endpoint(request: web.Request) -> web.Response:
+    """Remove an endpoint, and what was still to be delivered to it."""
+    account, name = request.app[account_key], (await request.json())["id"]
+    account.endpoints.pop(name, None)
+    for missing in account.undelivered.values():
+        missing.discard(name)
+    return web.json_response({})
+
+
 @routes.post("/_sandbox/webhook_endpoints/{id}/roll")
 async def roll_secret(request: web.Request) -> web.Response:
     """Give an endpoint a new secret; the old one signs too for `overlap_seconds`."""
@@ -361,10 +379,11 @@ async def forget_events(request: web.Request) -> web.Response:
 
 @routes.post("/_sandbox/deliveries/retry")
 async def retry_deliveries(request: web.Request) -> web.Response:
-    """Send every undelivered event once more."""
-    account = request.app[account_key]
+    """Send every undelivered event once more, or only to one `endpoint`."""
+    account, data = request.app[account_key], await request.json() if request.can_read_body else {}
+    wanted = {data["endpoint"]} if "endpoint" in data else set(account.endpoints)
     for name, missing in list(account.undelivered.items()):  # new events are made meanwhile
-        for endpoint in [account.endpoints[id] for id in missing if id in account.endpoints]:
+        for endpoint in [account.endpoints[id] for id in missing & wanted if id in account.endpoints]:
             if await account.send(account.events[name], endpoint):
                 missing.discard(endpoint.id)
     return web.json_response({"undelivered": sum(map(bool, account.undelivered.values()))})

@@ -12,6 +12,8 @@ from .errors import SandboxError
 from .layout import BIN, HERE, NODE_MODULES, PYTHON, SOURCE, STATE
 
 STAMP = NODE_MODULES / ".installed"
+PLAIN_CLIENT = ".prisma-plain"
+"""The plain stand-in's Prisma Client: beside the first's, in node_modules."""
 POSTGRES_COMMANDS = ("pg_dump", "pg_dumpall", "pg_isready", "pg_restore", "psql")
 
 
@@ -35,13 +37,13 @@ def install() -> bool:
         fcntl.flock(lock, fcntl.LOCK_EX)
         _write_commands()
         wanted = _fingerprint()
-        if STAMP.exists() and STAMP.read_text() == wanted:
-            return False
-        # No install scripts: Prisma's would look for native engines, which are neither had nor needed.
-        _run(str(BIN / "npm"), "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error", cwd=HERE)
-        _generate_client()
-        STAMP.write_text(wanted)
-        return True
+        installed = not (STAMP.exists() and STAMP.read_text() == wanted)
+        if installed:
+            # No install scripts: Prisma's would look for native engines, which are neither had nor needed.
+            _run(str(BIN / "npm"), "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error", cwd=HERE)
+            _generate_client()
+            STAMP.write_text(wanted)
+        return _generate_plain_client() or installed
 
 
 def _fingerprint() -> str:
@@ -55,10 +57,51 @@ def _generate_client() -> None:
     shutil.rmtree(work, ignore_errors=True)
     shutil.copytree(SOURCE / "server", work)
     (work / "node_modules").symlink_to(NODE_MODULES)
+    _generate(work)
+    shutil.rmtree(work)
+
+
+def _generate_plain_client() -> bool:
+    """Generate the plain stand-in's Prisma Client, where its checkout takes it from; False if it was there already."""
+    source, made = HERE / "plain" / "app" / "server" / "prisma" / "schema.prisma", NODE_MODULES / PLAIN_CLIENT
+    stamp, wanted = ".generated", hashlib.sha256(source.read_bytes()).hexdigest()
+    if (made / stamp).exists() and (made / stamp).read_text() == wanted:
+        return False
+    work = STATE / "generate"
+    shutil.rmtree(work, ignore_errors=True)
+    shutil.copytree(source.parent, work / "prisma")
+    shutil.copy(SOURCE / "server" / "prisma.config.mjs", work)
+    link_packages(work / "node_modules")
+    _generate(work)
+    (work / "node_modules" / ".prisma" / stamp).write_text(wanted)
+    shutil.rmtree(made, ignore_errors=True)
+    shutil.copytree(work / "node_modules" / ".prisma", made)
+    shutil.rmtree(work)
+    return True
+
+
+def link_packages(target: Path) -> None:
+    """Make a node_modules of links to what is installed, but of Prisma's client, so that it finds a schema of its own.
+
+    Node.js looks for what a package needs from where the package really is.
+    """
+    prisma, client = Path("@prisma"), Path("@prisma/client")
+    for folder in (Path(), prisma, client):
+        (target / folder).mkdir()
+        for entry in (NODE_MODULES / folder).iterdir():
+            inside = folder / entry.name
+            if inside in (prisma, client) or (folder == Path() and entry.name.startswith(".") and entry.name != ".bin"):
+                continue
+            if folder == client and entry.is_file():
+                shutil.copy(entry, target / inside)
+            else:
+                (target / inside).symlink_to(entry)
+
+
+def _generate(folder: Path) -> None:
     # The generator asks for an address and never uses it.
     environment = {"PATH": "/usr/bin:/bin", "DATABASE_URL": "postgresql://nobody@127.0.0.1/nothing"}
-    _run(str(node()), str(NODE_MODULES / "prisma/build/index.js"), "generate", cwd=work, environment=environment)
-    shutil.rmtree(work)
+    _run(str(node()), str(NODE_MODULES / "prisma/build/index.js"), "generate", cwd=folder, environment=environment)
 
 
 def _run(*command: str, cwd: Path, environment: dict[str, str] | None = None) -> None:

@@ -1,0 +1,112 @@
+"""A trial: the code on disk is started once on a free port beside what runs, asked how it is, and ended.
+
+Where no other worker serves meanwhile, a release that crashes, hangs or misses a variable is thus found before anything
+is taken away.
+"""
+
+import ctypes
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from shutil import which
+from typing import IO, Any
+
+from opslib.api import health, log, pm2
+from opslib.api.pm2 import Worker
+from opslib.deployment.deployment import Deployment, Trial
+from opslib.runbook.act import act
+from opslib.runbook.change import Change, Kept
+from opslib.runbook.errors import RunbookError
+from opslib.runbook.procedure import located
+
+END_SECONDS = 5
+LINES = 30
+"""How many of its last lines are shown of a process that did not come up."""
+
+_DEATH = 1  # PR_SET_PDEATHSIG of prctl(2)
+
+
+def trial(environment: Deployment, workers: Sequence[Worker]) -> list[Change]:
+    """Make the change that tries the code once; none where the environment's file does not say how (`api.trial`)."""
+    how, before = environment.api.trial, workers[:1]
+    if how is None or not before:
+        return []
+    given = [f"{how.port}=‹free port›", *(f"{key}={shlex.quote(value)}" for key, value in how.variables.items())]
+    lines = [
+        f"cd {shlex.quote(located(environment.api.env_file.parent))} && {' '.join(given)} node ‹its script›",
+        f"GET http://127.0.0.1:‹free port›{environment.api.health} until it answers 200, then end it",
+    ]
+    kept = Kept("it is ended again; what it did to the database by starting, nobody can tell", matters=False)
+    again = [act(*lines, run=lambda: carry_out(environment, how))]
+    return [Change("Try the code on disk", again, undo=kept, replaces=lambda: "nothing: the API serves meanwhile")]
+
+
+def carry_out(environment: Deployment, how: Trial) -> float:
+    """Start the code once and give the seconds until it answered 200. Raise RunbookError with what it said."""
+    held = pm2.listed(environment)[0]["pm2_env"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with tempfile.TemporaryFile("w+b") as said:
+        process = _start(environment, held, {**how.variables, how.port: str(port)}, said)
+        begun = time.monotonic()
+        try:
+            while True:
+                answer = health.ask(f"http://127.0.0.1:{port}{environment.api.health}")
+                if answer.well:
+                    return time.monotonic() - begun
+                ended, late = process.poll(), time.monotonic() - begun > environment.api.boot
+                if ended is not None or late:
+                    did = f"does not answer: {answer.problem}" if late else f"ended with exit code {ended}"
+                    raise RunbookError(f"the code on disk, started once, {did}. Nothing was taken away.", _last(said))
+                time.sleep(0.1)
+        finally:
+            _end(process)
+
+
+def _start(
+    environment: Deployment, held: Mapping[str, Any], given: Mapping[str, str], said: IO[bytes]
+) -> "subprocess.Popen[bytes]":
+    kept = {key: str(value) for key, value in held["env"].items() if not key.startswith(("PM2_", "NODE_APP_INSTANCE"))}
+    node = which(held["exec_interpreter"], path=f"{kept.get('PATH', '')}:{environment.variables['PATH']}")
+    if node is None:
+        raise RunbookError(f"{held['exec_interpreter']} is not on PATH; name its folder as the environment's `tools`")
+    words = [node, *(held.get("node_args") or []), held["pm_exec_path"], *(held.get("args") or [])]
+    return subprocess.Popen(
+        words,
+        cwd=held["pm_cwd"],
+        env={**kept, **given},
+        stdin=subprocess.DEVNULL,
+        stdout=said,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        preexec_fn=_die_with_us if os.name == "posix" else None,
+    )
+
+
+def _die_with_us() -> None:
+    """Have the system end this process when we are killed."""
+    ctypes.CDLL(None).prctl(_DEATH, signal.SIGKILL)
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """End the process and all that it has started."""
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, signum)
+            process.wait(END_SECONDS)
+        except ProcessLookupError:
+            return
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def _last(said: IO[bytes]) -> list[dict[str, str]]:
+    said.seek(0)
+    lines = said.read().decode("utf-8", "replace").splitlines()
+    return [{"it said": log.redact(line)} for line in lines[-LINES:] if line.strip()]

@@ -1,0 +1,183 @@
+"""Drills of `restart_api` on an API that nobody has prepared, with commits that do not start, and killed on its way.
+
+It runs in fork mode, with and without a handover, and in cluster mode without `wait_ready`.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from opslib import propertypulse
+from opslib.api import handover
+from opslib.runbook.procedure import root
+from tests.sandbox import process
+from tests.sandbox.plain import deployment, fault, pm2
+from tests.sandbox.plain.layout import PM2_HOME
+from tests.sandbox.plain.traffic import PlainTraffic
+
+LEFT = PM2_HOME / "runbook.handover"
+ACCEPTED = ("-p", "settle_seconds", "2", "-p", "accept_downtime", "True")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def plain(sandbox: None) -> Iterator[None]:
+    """The plain stand-in in fork mode."""
+    deployment.stop()
+    deployment.start()
+    yield
+    deployment.stop()
+
+
+@pytest.fixture(autouse=True)
+def _mended(plain: None) -> Iterator[None]:
+    yield
+    fault.mend()
+
+
+@pytest.fixture
+def without_handover() -> Iterator[str]:
+    """The name of an environment that is the plain one, but allows no handover."""
+    described = yaml.safe_load((root() / "parameters/plain.yaml").read_text())
+    described["api"]["handover"] = False
+    file = root() / "parameters/plain-restarts.yaml"
+    file.write_text(yaml.safe_dump(described))
+    yield file.stem
+    file.unlink()
+
+
+def command(*arguments: str, environment: str = "plain") -> list[str]:
+    words = ["-m", "opslib.runbook.cli", "run", "restart_api", "-e", environment, "--apply"]
+    return [sys.executable, *words, *ACCEPTED, *arguments]
+
+
+def restart(environment: str = "plain") -> tuple[int, dict[str, Any], str]:
+    """Run the procedure with --apply; give its exit code, its record, and what the terminal showed."""
+    done = subprocess.run(command(environment=environment), capture_output=True, text=True, timeout=300)
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, json.loads(Path(done.stdout.splitlines()[-1]).read_text()), done.stdout
+
+
+def outcome(record: dict[str, Any]) -> str:
+    return str(record["metadata"]["opslib"]["outcome"])
+
+
+def clean() -> bool:
+    """Whether PM2 has one process of the API, which serves, and nothing is left of a handover."""
+    env = propertypulse.load("plain")
+    return len(pm2.processes()) == 2 and not handover.waiting(env) and not LEFT.exists() and pm2.problem() is None
+
+
+def test_the_next_process_takes_the_port_and_a_restart_by_hand_is_as_it_was() -> None:
+    [before] = pm2.workers()
+    with PlainTraffic(rate=50) as traffic:
+        code, record, said = restart()
+    [after] = pm2.workers()
+    assert (code, outcome(record)) == (0, "applied"), said
+    assert after["pid"] != before["pid"] and clean()
+    # A boot takes over a second: `pm2 restart` would have lost more than fifty.
+    assert traffic.result.asked > 200 and traffic.result.failed <= 5, traffic.result
+    pm2.restart()
+    [by_hand] = pm2.workers()
+    assert by_hand["pid"] != after["pid"] and by_hand["pm2_env"]["restart_time"] == 1
+    process.wait(lambda: pm2.problem() is None, "the API to be healthy")
+    code, _, said = restart()
+    assert code == 0 and clean(), said
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("bad-release", "Cannot find module"),
+        pytest.param("hanging-release", "Waiting for feature flags", marks=pytest.mark.long),
+    ],
+)
+@pytest.mark.parametrize("environment", ["plain", pytest.param("plain-restarts", marks=pytest.mark.long)])
+def test_a_commit_that_does_not_start_costs_no_request(
+    name: str, said: str, environment: str, without_handover: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPSLIB_BOOT_SECONDS", "8")
+    fault.break_(name)
+    [before] = pm2.workers()
+    with PlainTraffic(rate=50) as traffic:
+        code, record, shown = restart(environment)
+    assert (code, outcome(record)) == (2, "undone"), shown
+    assert said in json.dumps(record, ensure_ascii=False) and "Nothing was taken away" in shown
+    assert traffic.result.failed == 0, traffic.result
+    assert [one["pid"] for one in pm2.workers()] == [before["pid"]] and clean()
+
+
+@pytest.mark.long
+def test_a_variable_that_is_gone_costs_no_request_and_is_named() -> None:
+    fault.break_("env-missing")
+    with PlainTraffic(rate=50) as traffic:
+        code, record, said = restart()
+        again = subprocess.run(command("-p", "accept_missing_secrets", "True"), capture_output=True, text=True)
+    assert (code, outcome(record)) == (1, "failed") and "FIREBASE_PRIVATE_KEY" in said, said
+    assert again.returncode == 2 and "Nothing was taken away" in again.stdout, again.stdout
+    assert traffic.result.failed == 0, traffic.result
+
+
+@pytest.mark.long
+def test_without_a_handover_there_is_one_outage(without_handover: str) -> None:
+    with PlainTraffic(rate=50) as traffic:
+        code, record, said = restart(without_handover)
+    assert (code, outcome(record)) == (0, "applied"), said
+    [worker] = pm2.workers()
+    assert worker["pm2_env"]["restart_time"] == 1 and clean()
+    assert traffic.result.failed > 5, "that is what a handover saves"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("at", ["begun", "waiting", "deleted"])
+def test_killed_on_its_way_it_is_run_again(at: str) -> None:
+    [before] = pm2.workers()
+    run = subprocess.Popen(command(), stdout=subprocess.PIPE, text=True)
+    assert run.stdout
+    assert any("Replace the canary — under way" in line for line in iter(run.stdout.readline, ""))
+    reached: dict[str, Callable[[], bool]] = {
+        "begun": lambda: len(pm2.workers()) == 2,
+        "waiting": lambda: LEFT.exists() and LEFT.read_text() != "",
+        "deleted": lambda: before["pm_id"] not in [one["pm_id"] for one in pm2.workers()],
+    }
+    while not reached[at]():
+        assert run.poll() is None
+        time.sleep(0.01)
+    for one in [*psutil.Process(run.pid).children(recursive=True), psutil.Process(run.pid)]:
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
+    run.communicate()
+    code, record, said = restart()
+    assert (code, outcome(record)) == (0, "applied"), said
+    [after] = pm2.workers()
+    assert after["pid"] != before["pid"] and clean(), said
+
+
+@pytest.mark.long
+def test_several_workers_without_wait_ready_are_reloaded_one_by_one() -> None:
+    deployment.stop()
+    deployment.start(instances=2)
+    try:
+        before = {one["pid"] for one in pm2.workers()}
+        with PlainTraffic(rate=50) as traffic:
+            code, record, said = restart()
+        assert (code, outcome(record)) == (0, "applied"), said
+        assert "Requests in flight may be cut" in said or "accepted by the operator" in said
+        assert len({one["pid"] for one in pm2.workers()} - before) == 2
+        assert traffic.result.failed <= 4, traffic.result
+        fault.break_("bad-release")
+        with PlainTraffic(rate=50) as traffic:
+            code, record, said = restart()
+        assert (code, outcome(record)) == (2, "undone") and "Nothing was taken away" in said, said
+        assert traffic.result.failed == 0, traffic.result
+    finally:
+        deployment.stop()
+        deployment.start()

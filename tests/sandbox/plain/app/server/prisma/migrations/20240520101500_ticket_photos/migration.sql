@@ -1,0 +1,2 @@
+-- AlterTable
+ALTER TABLE "maintenance_tickets" ADD COLUMN     "photos" TEXT[];
