@@ -406,11 +406,13 @@ async def make_intents(request: web.Request) -> web.Response:
 
 @routes.post("/_sandbox/payment_intents/forget")
 async def forget_intents(request: web.Request) -> web.Response:
-    """Remove all intents that were made so, and their events."""
-    account = request.app[account_key]
-    for name in [n for n, event in account.events.items() if event["data"]["object"]["id"] in account.intents]:
+    """Remove intents that were made so, all or those with these `ids`, and their events."""
+    account, data = request.app[account_key], await request.json() if request.can_read_body else {}
+    gone = set(data.get("ids", account.intents)) & account.intents.keys()
+    for name in [n for n, event in account.events.items() if event["data"]["object"].get("id") in gone]:
         del account.events[name], account.undelivered[name]
-    account.intents.clear()
+    for name in gone:
+        del account.intents[name]
     return web.json_response({})
 
 

@@ -32,8 +32,9 @@ def create_at_stripe(credentials: Credentials) -> None:
 
 
 def leave_stripe(credentials: Credentials) -> None:
-    """Have Stripe forget the endpoint and the keys."""
+    """Have Stripe forget the endpoint, the keys, and the intents that were only made for the seeded payments."""
     with suppress(SandboxError, OSError):
+        stripe("/_sandbox/payment_intents/forget", ids=credentials.seeded_intents)
         stripe("/_sandbox/webhook_endpoints/forget", id=ENDPOINT)
         for key in (credentials.stripe_secret_key, credentials.stripe_new_secret_key):
             stripe("/_sandbox/keys/expire", secret=key)

@@ -32,6 +32,8 @@ class Credentials:
     stripe_new_webhook_secret: str = field(default_factory=lambda: f"whsec_{secrets.token_hex(16)}", repr=False)
     aws_access_key_id: str = ""
     aws_secret_access_key: str = field(default="", repr=False)
+    seeded_intents: list[str] = field(default_factory=list)
+    """No secrets, but to be forgotten by Stripe with these."""
     firebase_private_key: str = field(default="", repr=False)
     # What a browser signs in with at Firebase: the key is public there.
     firebase_web_key: str = field(default_factory=lambda: f"AIza{secrets.token_urlsafe(26)}")

@@ -63,6 +63,7 @@ def _started(instances: int, options: tuple[str, ...]) -> bool:
 def _start(instances: int, options: tuple[str, ...], reminder_seconds: float) -> None:
     ADMIN.mkdir(parents=True)
     shared, credentials = Shared.load(), Credentials()
+    credentials.save()  # so that a start that is cut short can be undone
     made = seed.payments()
     with ThreadPoolExecutor() as pool:
         parts = [
@@ -89,7 +90,7 @@ def _start_google(credentials: Credentials) -> None:
 
 
 def _start_stripe(credentials: Credentials, made: list[seed.Payment]) -> None:
-    seed.make_intents(made)
+    credentials.seeded_intents = seed.make_intents(made)
     account.create_at_stripe(credentials)
 
 

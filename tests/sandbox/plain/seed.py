@@ -80,8 +80,8 @@ def rent(tenant: int) -> float:
     return 900 + 125.0 * (tenant % PROPERTIES)
 
 
-def make_intents(made: list[Payment]) -> None:
-    """Have Stripe make the intents: those that can still be paid for real, the others as they ended."""
+def make_intents(made: list[Payment]) -> list[str]:
+    """Have Stripe make the intents: those that can still be paid, and as they ended the others, whose ids it gives."""
     ended = [payment for payment in made if payment.at_stripe and payment.status in AT_STRIPE]
     now = datetime.now(UTC).replace(tzinfo=None)
     asked = [
@@ -93,12 +93,14 @@ def make_intents(made: list[Payment]) -> None:
         }
         for payment in ended
     ]
-    for payment, name in zip(ended, stripe("/_sandbox/payment_intents", payments=asked)["ids"], strict=True):
+    names: list[str] = stripe("/_sandbox/payment_intents", payments=asked)["ids"]
+    for payment, name in zip(ended, names, strict=True):
         payment.intent = name
     for payment in made:
         if payment.at_stripe and payment.status in PAYABLE:
             form = {"amount": str(payment.cents), "currency": "usd"}
             payment.intent = stripe("/v1/payment_intents", form=form)["id"]
+    return names
 
 
 def fill(connection: psycopg.Connection, credentials: Credentials, made: list[Payment]) -> None:
