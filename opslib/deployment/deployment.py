@@ -92,6 +92,8 @@ class Deployment(Environment):
         try:
             held = env_file.read(self.api.env_file)
         except (OSError, ValueError) as error:
+            if self.stand_in and not self.api.env_file.exists():
+                raise BadEnvironment(f"{self.title} does not run: `{self.stand_in}` starts it") from None
             raise BadEnvironment(
                 f"{self.api.env_file}: cannot be read ({error}), so its secrets could not be masked"
             ) from None

@@ -60,6 +60,8 @@ class Environment(Part, ABC):
     signers: Place | None = None
     """The file of allowed signers for `second-person`, as ssh-keygen(1) describes it."""
     limits: Limits = Limits()
+    stand_in: str = ""
+    """The command that starts it, if it was made to be broken. It is not meant where none is named and others are."""
     name: str = ""
 
     def policy(self, procedure: str) -> Policy:
@@ -102,6 +104,17 @@ def names() -> list[str]:
     """The names of the environments in parameters/, sorted."""
     files = (root() / "parameters").glob("*.yaml")
     return sorted(f.stem for f in files if NAME.fullmatch(f.stem) and re.search(r"^api:", f.read_text(), re.M))
+
+
+def default(declared: str) -> str:
+    """Give the environment that is meant where none is named: the only one that is no stand-in, or else `declared`.
+
+    Raise BadEnvironment where there are several.
+    """
+    real = [name for name in names() if not re.search(r"^stand_in:", file(name).read_text(), re.M)]
+    if len(real) > 1:
+        raise BadEnvironment(f"no environment is named, and there are {', '.join(real)}: name one with -e")
+    return real[0] if real else declared
 
 
 def file(name: str) -> Path:

@@ -96,7 +96,8 @@ class Form(JupyterHandler):
     def get(self, name: str) -> None:
         """Show the form, filled in from the query string."""
         if one := self._load(name):
-            given = {key: self.get_query_argument(key) for key in self.request.query_arguments if key != "token"}
+            asked = {key: self.get_query_argument(key) for key in self.request.query_arguments if key != "token"}
+            given = _meant(one, asked)
             self.finish(_form(self, one, given, _errors(one, given)))
 
     @authenticated
@@ -158,6 +159,14 @@ def _recent(base: str) -> str:
     return f"<h2>Last runs</h2>\n<table>{''.join(rows)}</table>\n<small>Times are UTC.</small>" if rows else ""
 
 
+def _meant(procedure: Procedure, given: Mapping[str, str]) -> dict[str, str]:
+    """Give what was asked for, with the environment that is meant; an empty one where that has to be chosen."""
+    try:
+        return {key: str(value) for key, value in runner.meant(procedure, given).items()}
+    except Refused:
+        return {**given, "environment": ""}
+
+
 def _errors(procedure: Procedure, given: Mapping[str, str]) -> dict[str, str]:
     """Say what is wrong with each value; under the empty name what belongs to no field."""
     errors = {}
@@ -171,7 +180,7 @@ def _errors(procedure: Procedure, given: Mapping[str, str]) -> dict[str, str]:
             errors[name if name in procedure.parameters else ""] = str(error)
     if "environment" in procedure.parameters and "environment" not in errors:
         try:
-            environments.load(given.get("environment", runner.default_environment(procedure)))
+            environments.load(str(runner.meant(procedure, given)["environment"]))
         except Refused as error:
             errors["environment"] = str(error)
     return errors

@@ -37,7 +37,8 @@ async def run(
     is no place for a record: the environment is not known either, or `path` has another record, or had.
     """
     started, identity = now(), uuid.uuid4().hex[:8]
-    environment = environments.load(str(given.get("environment", default_environment(procedure))))
+    given = meant(procedure, given)
+    environment = environments.load(str(given.get("environment", "sandbox")))
     path = path or record.path(environment.name, procedure.name, started, identity)
     refusal, values, kernel = "", {}, None
     about = {"id": identity, "procedure": procedure.name, "environment": environment.name, "started": started}
@@ -80,10 +81,12 @@ def bind(procedure: Procedure, given: Mapping[str, object]) -> dict[str, Any]:
     return values
 
 
-def default_environment(procedure: Procedure) -> str:
-    """The environment of a run that names none."""
+def meant(procedure: Procedure, given: Mapping[str, object]) -> dict[str, object]:
+    """Give the parameters with the environment that is meant where none is named. Raise BadEnvironment for several."""
     declared = procedure.parameters.get("environment")
-    return str(declared.default) if declared else "sandbox"
+    if declared is None or "environment" in given:
+        return dict(given)
+    return {**given, "environment": environments.default(str(declared.default))}
 
 
 def describe(procedure: Procedure, environment: Environment, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,8 @@ def make(procedure: Procedure, given: Mapping[str, object], *, base: str = "/") 
 
     `base` is where the server's addresses begin. Raise Refused if a parameter or the environment does not fit.
     """
-    environment = environments.load(str(given.get("environment", runner.default_environment(procedure))))
+    given = runner.meant(procedure, given)
+    environment = environments.load(str(given.get("environment", "sandbox")))
     mask.know(environment.values())
     values = runner.bind(procedure, given)
     notebook = procedure.copy(values)

@@ -51,6 +51,28 @@ def test_what_is_refused_at_once(arguments: list[str], said: str, capsys: pytest
     assert said in shown.err
 
 
+def test_no_stand_in_is_meant_once_a_deployment_is_set_up(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    described = place.folder / "parameters/test.yaml"
+    (place.folder / "parameters/broken.yaml").write_text(f"stand_in: make broken\n{described.read_text()}")
+    assert main(["run", "act"]) == 0  # the only one that is no stand-in
+    assert "/records/test/" in capsys.readouterr().out
+    (place.folder / "parameters/second.yaml").write_text(described.read_text())
+    assert main(["run", "act"]) == REFUSED
+    assert "no environment is named, and there are second, test: name one with -e" in capsys.readouterr().err
+    described.unlink()
+    (place.folder / "parameters/second.yaml").unlink()
+    assert main(["run", "act"]) == REFUSED  # what the notebook declares, which is gone
+    assert "there is no environment 'test'" in capsys.readouterr().err
+
+
+def test_a_stand_in_that_does_not_run_says_so_in_one_line(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    described = place.folder / "parameters/test.yaml"
+    described.write_text(f"stand_in: make place\n{described.read_text()}")
+    (place.folder / "app/.env").unlink()
+    assert main(["run", "act"]) == REFUSED
+    assert "A place for tests does not run: `make place` starts it" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("arguments", [[], ["runs"], ["run"], ["run", "act", "--aply"], ["run", "act", "-p", "x"]])
 def test_what_is_no_command(arguments: list[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
