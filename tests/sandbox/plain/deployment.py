@@ -27,7 +27,7 @@ def status() -> list[State]:
         return []
     google, api = firebase.part(), pm2.processes()
     found = google.process()
-    problem = (google.problem() if found else "not running") or None
+    problem = google.problem() if found else "not running"
     return [
         State("plain google_server", GOOGLE, (found.pid,) if found else (), problem),
         State("plain api", API, tuple(one.pid for one in api), pm2.problem() if api else "not running"),
@@ -111,6 +111,8 @@ def stop() -> bool:
 
 
 def _stop() -> bool:
+    if not STATE.exists():
+        return False
     ran = running.end()
     with suppress(OSError, SandboxError, psycopg.Error):
         if SHARED.exists():

@@ -4,6 +4,7 @@ import psutil
 
 from .. import process
 from . import client, firebase, pm2
+from .layout import STATE
 
 
 def helpers() -> list[psutil.Process]:
@@ -13,10 +14,11 @@ def helpers() -> list[psutil.Process]:
 
 def end() -> bool:
     """End all of it; False if nothing ran."""
-    left = [*helpers(), *pm2.processes()]
-    google = firebase.part()
-    ran = bool(left) or google.process() is not None
-    process.end(helpers())
+    if not STATE.exists():  # made before anything is started, deleted after all has ended
+        return False
+    google, started = firebase.part(), helpers()
+    ran = bool([*started, *pm2.processes()]) or google.process() is not None
+    process.end(started)
     pm2.stop()
     google.stop()
     return ran
