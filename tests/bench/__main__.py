@@ -2,13 +2,14 @@
 
 import argparse
 
-from tests.bench import backup, kills, recovery, replay, restarts, rotations, saving, startup
+from tests.bench import backup, handovers, kills, recovery, replay, restarts, rotations, saving, startup
 
 PARTS = {
     "startup": startup,
     "saving": saving,
     "kills": kills,
     "restarts": restarts,
+    "handovers": handovers,
     "rotations": rotations,
     "backup": backup,
     "recovery": recovery,
