@@ -49,7 +49,8 @@ def current(environment: Deployment, database: str, pending: Sequence[str] = ())
     up_to_date, said = prisma.status(environment, url(environment, database))
     with admin.connect(environment, database) as connection:
         behind = sorted({*prisma.released(environment)} - {*prisma.had(connection)})
-    return Answer(up_to_date or (bool(behind) and behind == [*pending]), said)
+    as_expected = up_to_date is not bool(behind) and behind in ([], [*pending])
+    return Answer(as_expected, {"Prisma": said, "lacks": behind or "none"})
 
 
 def _unsound(connection: Connection) -> list[str]:
