@@ -1,4 +1,4 @@
-"""Prisma is led to the database that is meant, whichever variables its configuration reads; else nothing is believed."""
+"""Prisma is led to the database that is meant, whichever variables its configuration reads, or is not believed."""
 
 import uuid
 from collections.abc import Iterator
