@@ -117,4 +117,4 @@ def test_the_same_login_at_another_server_stays(env: PropertyPulse, monkeypatch:
     env_file.drop(made)
     reached = postgres.failure(other) is None
     assert ("OTHER_URL" in [one.variable for one in found(env, [url])]) is not reached
-    assert cluster.ROLE == database_url.user(other)
+    assert database_url.user(other) == cluster.ROLE
