@@ -150,7 +150,6 @@ class Recovery:
                 run=partial(backups.fetch, self.backup, self.place, archive),
             ),
             *restore.acts(self.environment, archive, about, self.copy, jobs=jobs),
-            *restore.rights(self.environment, archive, self.copy),
             *restore.cleared(archive),
             sql(within, "ANALYZE"),
             *(sql(within, "{carried}", carried=statement) for statement in carried),
