@@ -124,12 +124,18 @@ class _Chosen:
         return self._own.values()
 
 
+def beside(environment: Deployment, name: str) -> str:
+    """Give the URL of the API's login for a database where `database.admin` leads, which is past any pooler."""
+    known = admin.api_url(environment)
+    given = database_url.parameters(known)
+    found = database_url.with_login(admin.url(environment, name), given["user"], given["password"])
+    return database_url.with_schema(found, database_url.schema(known))
+
+
 def _direct(environment: Deployment, name: str) -> str:
-    """Give a URL by which the API's role logs in to a database without a pooler, which would keep what is set."""
-    given = database_url.parameters(admin.api_url(environment))
-    beside = database_url.with_login(admin.url(environment, name), given["user"], given["password"])
+    """Give a URL by which the API's role logs in without a pooler, where what pg_restore sets would stay."""
     said = ""
-    for url in (beside, database_url.with_database(admin.api_url(environment), name)):
+    for url in (beside(environment, name), database_url.with_database(admin.api_url(environment), name)):
         mask.add(admin.KEY, url)
         try:
             with postgres.connect(url, within=5) as connection:
@@ -139,8 +145,8 @@ def _direct(environment: Deployment, name: str) -> str:
         except LoginFailed as error:
             said = said or str(error)
     raise RunbookError(
-        f"the API's login does not reach {name}, whose rows only it may restore: {said}. Let {given['user']} log in "
-        "where `database.admin` leads, and run again"
+        f"the API's login does not reach {name}, whose rows only it may restore: {said}. Let it log in where "
+        "`database.admin` leads, and run again"
     )
 
 

@@ -92,6 +92,11 @@ def schema(url: str) -> str:
     return dict(parse_qsl(_match(url, "DATABASE_URL")["query"] or "")).get("schema") or "public"
 
 
+def with_schema(url: str, name: str) -> str:
+    """Give the same URL with this schema for Prisma to work in."""
+    return f"{url}{'&' if _match(url, 'the URL')['query'] is not None else '?'}schema={quote(name, safe='')}"
+
+
 def with_login(url: str, user: str, password: str) -> str:
     """Give the same URL for another login; whatever stands behind the login stays byte for byte."""
     match = _match(url, "DATABASE_URL")

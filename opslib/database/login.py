@@ -161,6 +161,12 @@ class Login:
         """Whether each worker has a session, every one of the new login and begun after `since` (server time)."""
         wanted, before = database_url.user(self.new), database_url.user(self.old or self.new)
         found = admin.carry_out(self.environment, lambda connection: sessions.of(connection, wanted, before))
+        if lent(self.new):
+            anew = [s for s in found if s.role == wanted and s.backend_start and (not since or s.backend_start > since)]
+            otherwise = (
+                "A pooler lends its sessions, and whose they are cannot be seen: see that the API reads and writes."
+            )
+            return Answer(True if anew else None, [one.row() for one in found], otherwise)
         mine = sessions.by_worker(workers, found)
         begun: dict[tuple[str, str], datetime | None] = {}
         for id, one in sorted(mine, key=lambda each: str(each[1].backend_start)):
@@ -186,7 +192,7 @@ class Login:
         found = []
         if "pgbouncer=true" in self.secret.current:
             found.append(f"{KEY} has pgbouncer=true")
-        elif any(_lent(url) for url in (self.new, self.old)):
+        elif any(lent(url) for url in (self.new, self.old)):
             found.append(f"{KEY} leads through a pooler")
         if file := self.database.userlist:
             named = {line.split('"')[1] for line in file.read_text().splitlines() if line.startswith('"')}
@@ -199,7 +205,7 @@ class Login:
         return {database_url.user(url) for url in (self.new, self.old) if url} | {self.target}
 
 
-def _lent(url: str) -> bool:
+def lent(url: str) -> bool:
     """Whether a URL leads through a pooler; not where nobody gets in by it."""
     try:
         with postgres.connect(url) as connection:

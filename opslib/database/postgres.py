@@ -31,6 +31,7 @@ NAME = "runbook"
 _ALIVE = {"keepalives_idle": "10", "keepalives_interval": "5", "keepalives_count": "3", "tcp_user_timeout": "20000"}
 """So that a network which has gone silent is noticed within half a minute, not after two hours."""
 _LIMITS = {"statement_timeout": "30s", "lock_timeout": "5s"}
+_FOR_THE_SESSION = re.compile(rb"\s*SET\s+(?!LOCAL\b|TRANSACTION\b|CONSTRAINTS\b)\S+", re.IGNORECASE)
 TRANSIENT: set[Failure] = {"full", "starting", "down"}
 REFUSED: set[Failure] = {"password", "no-login", "no-entry"}
 
@@ -60,7 +61,13 @@ class Lent(psycopg.Connection[DictRow]):
     def execute(
         self, query: Any, params: Params | None = None, *, prepare: bool | None = None, binary: bool = False
     ) -> psycopg.Cursor[DictRow]:
-        """Execute a statement, in a transaction of its own where none is open."""
+        """Execute a statement, in a transaction of its own where none is open. Raise RunbookError for a bare SET."""
+        text = query.as_bytes(self) if isinstance(query, sql.Composable) else query
+        if kept := _FOR_THE_SESSION.match(text if isinstance(text, bytes) else str(text).encode()):
+            raise RunbookError(
+                f"`{kept[0].decode()}` was to be carried out through a pooler, where it would stay for whoever is lent "
+                "the session next; name PostgreSQL itself in the URL"
+            )
         if self.info.transaction_status != pq.TransactionStatus.IDLE:
             return super().execute(query, params, prepare=prepare, binary=binary)
         with self.transaction():

@@ -15,6 +15,7 @@ from opslib.database import admin, api_login, postgres, role
 from opslib.database.postgres import Lent, LoginFailed
 from opslib.database.statement_plan import plan, prepared
 from opslib.deployment import env_file
+from opslib.runbook.errors import RunbookError
 from tests.database.pooler import Pooler, needed, pooler, sessions
 from tests.drills.slow_query import slow
 from tests.sandbox.credentials import Credentials
@@ -58,6 +59,9 @@ def test_each_thing_that_is_done_by_the_urls_login_leaves_its_sessions_as_they_w
             with pytest.raises(psycopg.errors.DivisionByZero):
                 with prepared(connection, "SELECT 1 / $1::int", "public") as (name, _types):
                     connection.execute(psycopg.sql.SQL("EXECUTE {} (0)").format(name))
+            for statement in ("SET timezone = 'UTC'", psycopg.sql.SQL("SET ROLE {}").format("x"), b" set x TO 1"):
+                with pytest.raises(RunbookError, match="through a pooler"):
+                    connection.execute(statement)
             with pytest.raises(psycopg.errors.UndefinedTable):
                 connection.execute("SELECT FROM no_such_table")
     assert sessions(url) == before
