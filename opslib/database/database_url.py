@@ -82,6 +82,13 @@ def _tls(given: Mapping[str, str], name: str) -> dict[str, str]:
     return found
 
 
+def checked(url: str) -> bool:
+    """Whether node-postgres would check the server's certificate, as it does in modes in which libpq does not."""
+    given = dict(parse_qsl(_match(url, "DATABASE_URL")["query"] or ""))
+    mode = given.get("sslmode") or given.get("ssl") or ""
+    return mode in ("prefer", "require", "verify-ca", "true", "1") and given.get("uselibpqcompat") != "true"
+
+
 def user(url: str, name: str = "DATABASE_URL") -> str:
     """Give the role that logs in."""
     return parameters(url, name)["user"]

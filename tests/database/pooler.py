@@ -41,8 +41,11 @@ class Pooler:
 
 
 @contextlib.contextmanager
-def pooler(*urls: str, refuses: bool = True) -> Iterator[Pooler]:
-    """Run one that knows the logins of these URLs; it `refuses` options, as it does by default, or drops them."""
+def pooler(*urls: str, refuses: bool = True, tls: bool = False) -> Iterator[Pooler]:
+    """Run one that knows the logins of these URLs; it `refuses` options, as it does by default, or drops them.
+
+    With `tls` it has a certificate that it has signed itself.
+    """
     assert PROGRAM is not None
     logins = [database_url.parameters(url) for url in urls]
     with tempfile.TemporaryDirectory(prefix="pooler-") as name:  # not pytest's own, where only root may go
@@ -55,11 +58,19 @@ def pooler(*urls: str, refuses: bool = True) -> Iterator[Pooler]:
             f"default_pool_size={SESSIONS}\n"
             f"ignore_startup_parameters=extra_float_digits{'' if refuses else ',options'}\n"
         )
+        made = [folder, file, one.users]
+        if tls:
+            pair = [folder / "own.crt", folder / "own.key"]
+            words = ["openssl", "req", "-new", "-x509", "-days", "2", "-nodes", "-subj", "/CN=localhost"]
+            subprocess.run([*words, "-out", pair[0], "-keyout", pair[1]], check=True, capture_output=True)
+            with file.open("a") as to:
+                to.write(f"client_tls_sslmode=allow\nclient_tls_cert_file={pair[0]}\nclient_tls_key_file={pair[1]}\n")
+            made += pair
         root: dict[str, Any] = {}
         if os.getuid() == 0:  # it does not run as root
             root = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
-            for made in (folder, file, one.users):
-                os.chown(made, NOBODY, NOBODY)
+            for each in made:
+                os.chown(each, NOBODY, NOBODY)
         with said.open("wb") as log:
             process = subprocess.Popen([PROGRAM, file], cwd=folder, stdout=log, stderr=log, **root)
         try:

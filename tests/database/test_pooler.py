@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,9 @@ import psycopg
 import pytest
 
 from opslib import propertypulse
-from opslib.database import admin, api_login, postgres, role
+from opslib.backups import acceptance
+from opslib.database import admin, api_login, database_url, postgres, role
+from opslib.database.login import Login
 from opslib.database.postgres import Lent, LoginFailed
 from opslib.database.statement_plan import plan, prepared
 from opslib.deployment import env_file
@@ -19,7 +22,7 @@ from opslib.runbook.errors import RunbookError
 from tests.database.pooler import Pooler, needed, pooler, sessions
 from tests.drills.slow_query import slow
 from tests.sandbox.credentials import Credentials
-from tests.sandbox.layout import DOTENV
+from tests.sandbox.layout import DOTENV, POSTGRES
 
 pytestmark = [pytest.mark.usefixtures("sandbox"), needed]
 
@@ -104,3 +107,43 @@ def test_an_administrator_who_comes_through_a_pooler_is_refused_in_words(
     with pytest.raises(LoginFailed, match="leads through a pooler; name PostgreSQL itself"):
         admin.connect(ENV)
     assert sessions(there) == before
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl")
+def test_a_certificate_that_only_some_clients_check_is_told() -> None:
+    given = Credentials.load().database_url
+    with pooler(given, tls=True) as between:
+        url = between.url(given)
+        assert "certificate" in api_login.ask(f"{url}&sslmode=require").unchecked
+        for query in ("", "&sslmode=no-verify", "&sslmode=disable", "&sslmode=require&uselibpqcompat=true"):
+            assert (api_login.ask(url + query).cause, api_login.ask(url + query).unchecked) == ("none", "")
+
+
+def test_a_copy_that_the_pooler_does_not_know_is_reached_past_it(url: str) -> None:
+    made = env_file.edit(DOTENV, {"DATABASE_URL": url})
+    assert made
+    try:
+        assert admin.connect(ENV).info.port == POSTGRES
+        past = acceptance.url(ENV, "propertypulse_new_20260101_000000")
+        assert f":{POSTGRES}/propertypulse_new_20260101_000000" in past
+        assert (database_url.user(past), database_url.schema(past)) == ("propertypulse", "public")
+        assert acceptance.url(ENV, "propertypulse") == url
+    finally:
+        env_file.restore(made)
+        env_file.drop(made)
+
+
+def test_a_rotation_knows_the_poolers_list(between: Pooler, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = env_file.edit(DOTENV, {"DATABASE_URL": url.replace("&pgbouncer=true", "")})
+    assert made and ENV.database
+    try:
+        env = ENV.model_copy(update={"database": ENV.database.model_copy(update={"userlist": between.users})})
+        answer = Login(env).unlisted()
+    finally:
+        env_file.restore(made)
+        env_file.drop(made)
+    assert not answer
+    assert isinstance(answer.evidence, list)
+    said = " / ".join(map(str, answer.evidence))
+    assert "leads through a pooler" in said and "holds a password of propertypulse" in said
+    assert "does not name propertypulse_clone" in said
