@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from psycopg import errors
 
-from opslib.database import admin, database_url, postgres, prisma, role
+from opslib.backups import restore
+from opslib.database import admin, database_url, login, postgres, prisma, role
 from opslib.database.postgres import Connection
 from opslib.database.settings import Database
 from opslib.deployment.deployment import Deployment
@@ -13,8 +14,11 @@ from opslib.runbook.mask import mask
 
 
 def url(environment: Deployment, database: str) -> str:
-    """Give the API's own URL, of this database."""
-    found = database_url.with_database(admin.api_url(environment), database)
+    """Give the API's own URL, of this database; past a pooler, which need not know a copy of the live one."""
+    known = admin.api_url(environment)
+    found = database_url.with_database(known, database)
+    if database != admin.database(environment) and login.lent(known):
+        found = restore.beside(environment, database)
     mask.add(admin.KEY, found)
     return found
 
@@ -49,7 +53,8 @@ def current(environment: Deployment, database: str, pending: Sequence[str] = ())
     up_to_date, said = prisma.status(environment, url(environment, database))
     with admin.connect(environment, database) as connection:
         behind = sorted({*prisma.released(environment)} - {*prisma.had(connection)})
-    return Answer(up_to_date or (bool(behind) and behind == [*pending]), said)
+    as_expected = up_to_date is not bool(behind) and behind in ([], [*pending])
+    return Answer(as_expected, {"Prisma": said, "lacks": behind or "none"})
 
 
 def _unsound(connection: Connection) -> list[str]:

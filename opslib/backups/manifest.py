@@ -1,16 +1,16 @@
 """A manifest: what a database holds at one moment, so that a copy of it can be compared with that."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from psycopg import errors, sql
 
+from opslib.backups import catalogue
+from opslib.database import prisma
 from opslib.database.postgres import Connection
 from opslib.runbook.answer import Answer
 from opslib.runbook.errors import CheckFailed
-
-MIGRATIONS = "_prisma_migrations"
 
 _TABLES = """
     SELECT n.nspname AS schema, c.relname AS name,
@@ -23,13 +23,18 @@ _TABLES = """
             WHERE classid = 'pg_class'::regclass AND objid = c.oid AND deptype = 'e')
     ORDER BY 1, 2"""
 _ROLES = """
-    SELECT DISTINCT r.rolname::text AS name FROM pg_shdepend d JOIN pg_roles r ON r.oid = d.refobjid
+    SELECT r.rolname::text AS name FROM pg_shdepend d JOIN pg_roles r ON r.oid = d.refobjid
     WHERE d.refclassid = 'pg_authid'::regclass
         AND d.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+    UNION SELECT pg_get_userbyid(owner)::text FROM (SELECT oid, relowner FROM pg_class WHERE relkind <> 't'
+        UNION ALL SELECT oid, proowner FROM pg_proc) AS one (oid, owner)
+    WHERE oid >= 16384 AND NOT EXISTS (SELECT FROM pg_depend WHERE objid = one.oid AND deptype = 'e')
     ORDER BY 1"""
 _EXTENSIONS = """
-    SELECT extname::text AS name, extversion AS version, nspname::text AS schema
-    FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE extname <> 'plpgsql' ORDER BY 1"""
+    SELECT extname::text AS name, extversion AS version, nspname::text AS schema,
+        CASE WHEN rolsuper THEN '' ELSE rolname::text END AS owner
+    FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace JOIN pg_roles r ON r.oid = extowner
+    WHERE extname <> 'plpgsql' ORDER BY e.oid"""
 # As JSON, because what names the locale differs between versions: daticulocale in 15 and 16, datlocale from 17 on.
 _DATABASE = """
     SELECT current_database()::text AS name, current_setting('server_version') AS server,
@@ -56,6 +61,8 @@ class Extension:
     name: str
     version: str
     schema: str
+    owner: str = ""
+    """Who has made it; empty if that is a superuser."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,8 @@ class Manifest:
     extensions: tuple[Extension, ...]
     roles: tuple[str, ...]
     """The roles that own something in the database, or have rights there."""
+    catalogue: Mapping[str, str] | None = None
+    """The digest of each object but the rows; None in a manifest of before."""
 
     @property
     def rows(self) -> int:
@@ -91,7 +100,8 @@ def read(
     connection: Connection, role: str, taken: datetime, report: Callable[[str, int], object] = lambda table, rows: None
 ) -> Manifest:
     """Read the manifest in the transaction that is open. `report` is told each table with its rows."""
-    return replace(described(connection, role, taken), tables=tables(connection, taken, report))
+    about = described(connection, role, taken)
+    return replace(about, catalogue=catalogue.read(connection), tables=tables(connection, taken, report))
 
 
 def described(connection: Connection, role: str, taken: datetime) -> Manifest:
@@ -182,12 +192,12 @@ def utc(time: datetime) -> str:
 
 
 def _migration(connection: Connection) -> str:
-    # In the schema that Prisma works in, which the connection's search_path names.
-    there = connection.execute("SELECT to_regclass(%s) IS NOT NULL AS there", [MIGRATIONS]).fetchone()
-    if not there or not there["there"]:
+    if (table := prisma.ledger(connection)) is None:
         return ""
     row = connection.execute(
-        f"SELECT migration_name FROM {MIGRATIONS} WHERE finished_at IS NOT NULL AND rolled_back_at IS NULL"
-        " ORDER BY finished_at DESC, migration_name DESC LIMIT 1"
+        sql.SQL(
+            "SELECT migration_name FROM {} WHERE finished_at IS NOT NULL AND rolled_back_at IS NULL"
+            " ORDER BY finished_at DESC, migration_name DESC LIMIT 1"
+        ).format(table)
     ).fetchone()
     return str(row["migration_name"]) if row else ""

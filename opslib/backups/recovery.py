@@ -130,12 +130,17 @@ class Recovery:
         pending = restore_point.pending(self.environment, self.backup)
         if self.swapped or not pending:
             return []
-        deploy = partial(prisma.deploy, self.environment, copy_acceptance.url(self.environment, self.copy))
+        url = copy_acceptance.url(self.environment, self.copy)
+        deploy, told = partial(prisma.deploy, self.environment, url), prisma.shown(self.environment, url)
         change = Change(
             "Migrate the copy to the schema of the release",
             [
                 self._noted("migrating"),
-                act(shlex.join(prisma.DEPLOY), *(f"runs {name}" for name in pending), run=deploy),
+                act(
+                    f"{' '.join(f'{name}=‹{self.copy}›' for name in told)} {shlex.join(prisma.DEPLOY)}",
+                    *(f"runs {name}" for name in pending),
+                    run=deploy,
+                ),
                 self._noted("whole"),
             ],
             undo=Kept("the copy is dropped with its restore; once it is live, the swap is undone", matters=False),
@@ -154,7 +159,6 @@ class Recovery:
                 run=partial(backups.fetch, self.backup, self.place, archive),
             ),
             *restore.acts(self.environment, archive, about, self.copy, jobs=jobs),
-            *restore.rights(self.environment, archive, self.copy),
             *restore.cleared(archive),
             sql(within, "ANALYZE"),
             *(sql(within, "{carried}", carried=statement) for statement in carried),

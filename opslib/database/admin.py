@@ -11,7 +11,7 @@ import psutil
 
 from opslib.database import database_url, postgres
 from opslib.database.database_url import UrlError
-from opslib.database.postgres import Connection
+from opslib.database.postgres import Connection, Lent, LoginFailed
 from opslib.database.settings import Database
 from opslib.deployment import env_file
 from opslib.deployment.deployment import Deployment
@@ -25,6 +25,13 @@ ADMINISTRATOR = "the administrator's URL"
 KEY = "DATABASE_URL"
 MAINTENANCE = "postgres"
 """The database to log in to while others are made, renamed or dropped: it is there where the API's may be gone."""
+_LIMITS = {
+    "statement_timeout": 0,
+    "idle_in_transaction_session_timeout": 0,
+    "idle_session_timeout": 14,
+    "transaction_timeout": 17,
+}
+"""Limits of a server that a long statement, or a snapshot that is kept, must not run into; since which version."""
 
 
 def database(environment: Deployment) -> str:
@@ -45,9 +52,19 @@ def url(environment: Deployment, name: str = "") -> str:
 
 
 def connect(environment: Deployment, name: str = "", *, within: float = 10) -> Connection:
-    """Log in as the administrator, in autocommit mode, for statements that may take long. Times are in UTC."""
-    connection = postgres.connect(url(environment, name), ADMINISTRATOR, within=within)
-    for setting in ("statement_timeout = 0", "idle_in_transaction_session_timeout = 0", "timezone = 'UTC'"):
+    """Log in as the administrator, in autocommit mode, for statements that may take long, in the API's schema and UTC.
+
+    Raise LoginFailed, also if that leads through a pooler: what is set here would stay in its sessions.
+    """
+    schema = database_url.schema(api_url(environment))  # where _prisma_migrations lies, whatever `database.admin` says
+    connection = postgres.connect(url(environment, name), ADMINISTRATOR, within=within, schema=schema)
+    if isinstance(connection, Lent):
+        connection.close()
+        raise LoginFailed(
+            f"{ADMINISTRATOR} leads through a pooler; name PostgreSQL itself in `database.admin`", "unknown"
+        )
+    limits = [limit for limit, since in _LIMITS.items() if major(connection) >= since]
+    for setting in (*(f"{limit} = 0" for limit in limits), "timezone = 'UTC'"):
         connection.execute(f"SET {setting}".encode())
     return connection
 

@@ -1,7 +1,8 @@
 """The API's login at PostgreSQL: whether it works; if not, the cause by name and what mends it."""
 
+import ssl
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import psycopg
@@ -67,6 +68,8 @@ class ApiLogin:
     answer: str
     cause: Cause
     said: str = ""
+    unchecked: str = field(default="", repr=False)
+    """Why node-postgres would refuse the server's certificate, where libpq does not look at it."""
 
     @property
     def down(self) -> bool:
@@ -91,7 +94,7 @@ def ask(url: str, name: str = "DATABASE_URL") -> ApiLogin:
         postgres.connect(url, name).close()
     except LoginFailed as error:
         cause, said = _cause(error), str(error).rpartition("failed: ")[2]
-    return ApiLogin(where, answer, cause, said)
+    return ApiLogin(where, answer, cause, said, _unchecked(url, name) if cause == "none" else "")
 
 
 def accepts(environment: Deployment) -> Answer:
@@ -117,6 +120,20 @@ def reads(environment: Deployment) -> Answer:
     except (LoginFailed, psycopg.Error) as error:
         return Answer(False, {"answer": str(error).strip()})
     return Answer(True, {"query": statement.as_string(None)})
+
+
+def _unchecked(url: str, name: str) -> str:
+    """Say why the server's certificate is not one that node-postgres takes; empty if it is, or is not asked for."""
+    given = database_url.parameters(url, name)
+    known = given.get("sslrootcert") or ssl.get_default_verify_paths().cafile
+    if not known or not database_url.checked(url):
+        return ""
+    strict = given | {"sslmode": "verify-full", "sslrootcert": known, "connect_timeout": "5"}
+    try:
+        psycopg.connect(make_conninfo(**strict)).close()
+    except psycopg.OperationalError as error:
+        return (str(error).strip() or "no reason given").splitlines()[0].rpartition("failed: ")[2]
+    return ""
 
 
 def _where(url: str, name: str) -> str:

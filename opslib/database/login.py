@@ -10,7 +10,9 @@ from datetime import datetime
 
 from opslib.api import health, pm2
 from opslib.api.pm2 import Worker
-from opslib.database import admin, database_url, postgres, role, sessions
+from opslib.database import admin, companion, database_url, postgres, role, sessions
+from opslib.database.companion import Companion
+from opslib.database.postgres import Lent, LoginFailed
 from opslib.database.settings import Database
 from opslib.deployment.deployment import Deployment
 from opslib.deployment.staged_secret import Staged
@@ -84,6 +86,31 @@ class Login:
             return ""
         return "single" if database_url.user(self.old) == self.target else "alternate"
 
+    @property
+    def companions(self) -> list[Companion]:
+        """The other variables of the `.env` that have this login, or one of the role whose password is to change."""
+        known = (self.secret.current, self.secret.pending, self.secret.previous)
+        return companion.found(self.environment, known, role=self.target)
+
+    def along(self) -> Answer:
+        """Whether each other variable of the `.env` that has this login can be changed along; with how."""
+        found = self.companions
+        rows = [
+            {"variable": one.variable, "logs in as": one.role, "is": one.stands or f"changed with {KEY}"}
+            for one in found
+        ]
+        names = ", ".join(one.variable for one in found if one.stands)
+        otherwise = f"Give {names} a role of its own, or change it by hand afterwards: -p accept_others True"
+        return Answer(not names, rows, otherwise)
+
+    def abandoned(self) -> Answer:
+        """Whether no variable of the `.env` still logs in with the role that is to be locked out."""
+        found = companion.found(self.environment, [self.old], role=self.before)
+        rows = [{"variable": one.variable, "logs in as": one.role} for one in found]
+        names = ", ".join(one.variable for one in found)
+        otherwise = f"It would be locked out: put the login in force into {names}, or go on with -p accept_others True"
+        return Answer(not found, rows, otherwise)
+
     def working(self) -> list[str]:
         """Give those of the three URLs that log in: after a run that was killed not every one of them does."""
         known = (self.secret.current, self.secret.pending, self.secret.previous)
@@ -107,9 +134,18 @@ class Login:
         return Answer(bool(self.secret.previous) and not self.half_way, self.secret.row(), otherwise)
 
     def works(self) -> Answer:
-        """Whether the new login reads and writes as the API does, in a transaction that is rolled back."""
+        """Whether the new login reads and writes as the API does, in a transaction that is rolled back.
+
+        And whether it logs in by way of each URL that is changed along, which may lead by another address.
+        """
         table, schema = self.database.table, database_url.schema(self.new)
-        return postgres.carry_out(self.new, KEY, lambda connection: role.works(connection, table, schema), within=5)
+        works = postgres.carry_out(self.new, KEY, lambda connection: role.works(connection, table, schema), within=5)
+        for one in self.companions:
+            if works and not one.stands:
+                url = companion.with_login(self.environment, one.variable, self.new)
+                if failure := postgres.failure(url, one.variable):
+                    return Answer(False, {one.variable: failure}, f"Its address does not let {self.target} in.")
+        return works
 
     def refused(self) -> Answer:
         """Whether PostgreSQL refuses the old login; any other trouble is no refusal."""
@@ -125,6 +161,12 @@ class Login:
         """Whether each worker has a session, every one of the new login and begun after `since` (server time)."""
         wanted, before = database_url.user(self.new), database_url.user(self.old or self.new)
         found = admin.carry_out(self.environment, lambda connection: sessions.of(connection, wanted, before))
+        if lent(self.new):
+            anew = [s for s in found if s.role == wanted and s.backend_start and (not since or s.backend_start > since)]
+            otherwise = (
+                "A pooler lends its sessions, and whose they are cannot be seen: see that the API reads and writes."
+            )
+            return Answer(True if anew else None, [one.row() for one in found], otherwise)
         mine = sessions.by_worker(workers, found)
         begun: dict[tuple[str, str], datetime | None] = {}
         for id, one in sorted(mine, key=lambda each: str(each[1].backend_start)):
@@ -150,10 +192,23 @@ class Login:
         found = []
         if "pgbouncer=true" in self.secret.current:
             found.append(f"{KEY} has pgbouncer=true")
+        elif any(lent(url) for url in (self.new, self.old)):
+            found.append(f"{KEY} leads through a pooler")
         if file := self.database.userlist:
             named = {line.split('"')[1] for line in file.read_text().splitlines() if line.startswith('"')}
             found += [f"{located(file)} holds a password of {name}" for name in sorted(named & self._pair())]
+            if found and self.target not in named:
+                found.append(f"{located(file)} does not name {self.target}: it is let in only where it asks PostgreSQL")
         return Answer(not found, found, "Change its list too, then go on with -p accept_others True")
 
     def _pair(self) -> set[str]:
         return {database_url.user(url) for url in (self.new, self.old) if url} | {self.target}
+
+
+def lent(url: str) -> bool:
+    """Whether a URL leads through a pooler; not where nobody gets in by it."""
+    try:
+        with postgres.connect(url) as connection:
+            return isinstance(connection, Lent)
+    except LoginFailed:
+        return False

@@ -8,12 +8,13 @@ PostgreSQL · the `.env` · the workers, one by one · a note that the new login
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import date, datetime, timedelta
+from functools import partial
 from typing import TypeVar
 
 from psycopg import sql
 
 from opslib.api.rollout import rollout, tidy
-from opslib.database import admin, database_url, password as passwords, postgres, role
+from opslib.database import admin, companion, database_url, password as passwords, postgres, role
 from opslib.database.login import KEY, Login
 from opslib.database.postgres import Connection
 from opslib.deployment import env_file
@@ -93,9 +94,13 @@ def switch(login: Login, *, settle: float) -> Change:
     old `.env`.
     """
     before, file = login.old, login.environment.api.env_file
-    rolled = rollout(
-        login.environment, "Let the workers log in anew", {KEY: Later("the new URL", lambda: login.new)}, settle=settle
-    )
+    values = {KEY: Later("the new URL", lambda: login.new)} | {
+        one.variable: Later("its URL with the new login", partial(_along, login, one.variable))
+        for one in login.companions
+        if not one.stands
+    }
+    title = "Let the workers log in anew"
+    rolled = rollout(login.environment, title, values, replaces=[KEY], settle=settle)
     if login.target != database_url.user(before):
         return rolled
 
@@ -224,6 +229,10 @@ def _not_in_force(login: Login) -> None:
 def _url(login: Login, target: str, password: str) -> str:
     mask.add("the new password", password)
     return database_url.with_login(login.secret.current, target, password)
+
+
+def _along(login: Login, variable: str) -> str:
+    return companion.with_login(login.environment, variable, login.new)
 
 
 def _restoring(name: str, run: Callable[[], object]) -> Act:

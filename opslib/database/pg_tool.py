@@ -18,6 +18,8 @@ _VARIABLES = {
     "channel_binding": "PGCHANNELBINDING",
     "connect_timeout": "PGCONNECT_TIMEOUT",
     "options": "PGOPTIONS",
+    "sslcert": "PGSSLCERT",
+    "sslkey": "PGSSLKEY",
     "sslmode": "PGSSLMODE",
     "sslrootcert": "PGSSLROOTCERT",
 }

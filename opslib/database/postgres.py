@@ -1,13 +1,18 @@
-"""PostgreSQL: connections from the URLs that Prisma reads, why a login failed, what is tried again, and verifiers."""
+"""PostgreSQL: connections from the URLs that Prisma reads, why a login failed, what is tried again, and verifiers.
+
+A URL may lead through a pooler, such as PgBouncer, which lends a session of PostgreSQL to one client after another.
+What is set there for a session is what the API finds in its own next, so nothing is: see `Lent`.
+"""
 
 import contextlib
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, TypeVar
 
 import psycopg
-from psycopg import sql
+from psycopg import Transaction, pq, sql
+from psycopg.abc import Params
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import DictRow, dict_row
 
@@ -15,30 +20,67 @@ from opslib.database import database_url
 from opslib.runbook.errors import RunbookError
 
 T = TypeVar("T")
+C = TypeVar("C", bound="psycopg.Connection[DictRow]")
 Connection = psycopg.Connection[DictRow]
 Failure = Literal["password", "no-login", "no-entry", "no-database", "full", "starting", "down", "unknown"]
 
 PAUSE = 0.5
 """Seconds between two tries."""
 NAME = "runbook"
-"""The application_name of every connection that is made here."""
+"""The application_name of every connection that is made here, but for one that a pooler lends."""
 _ALIVE = {"keepalives_idle": "10", "keepalives_interval": "5", "keepalives_count": "3", "tcp_user_timeout": "20000"}
 """So that a network which has gone silent is noticed within half a minute, not after two hours."""
+_LIMITS = {"statement_timeout": "30s", "lock_timeout": "5s"}
+_FOR_THE_SESSION = re.compile(rb"\s*SET\s+(?!LOCAL\b|TRANSACTION\b|CONSTRAINTS\b)\S+", re.IGNORECASE)
 TRANSIENT: set[Failure] = {"full", "starting", "down"}
 REFUSED: set[Failure] = {"password", "no-login", "no-entry"}
 
 # A failed login carries no SQLSTATE (psycopg 3.3.9, libpq 18): the server's message is all there is. The server says
 # "password authentication failed" of a role that does not exist too.
 _MESSAGES: dict[Failure, str] = {
-    "password": r"password authentication failed|no password supplied",
+    "password": r"password authentication failed|no password supplied|SASL authentication failed|no such user",
     "no-login": r"is not permitted to log in|role \".*\" does not exist",
     "no-entry": r"no pg_hba\.conf entry|pg_hba\.conf rejects",
-    "no-database": r"database \".*\" does not exist|permission denied for database",
-    "full": r"too many clients|too many connections|remaining connection slots",
+    "no-database": r"database \".*\" does not exist|permission denied for database|no such database",
+    "full": r"too many clients|too many connections|remaining connection slots|no more connections allowed|"
+    r"query_wait_timeout",
     "starting": r"is starting up|is shutting down|in recovery mode|terminating connection due to administrator",
     "down": r"Connection refused|timeout expired|timed out|could not translate|server closed the connection|"
     r"No route to host|Network is unreachable|Connection reset|No such file",
 }
+
+
+class Lent(psycopg.Connection[DictRow]):
+    """A session that a pooler lends: what is set holds in a transaction, and each statement has one.
+
+    A prepared statement would stay in that session too: none is made.
+    """
+
+    settings: tuple[sql.Composed, ...] = ()
+
+    def execute(
+        self, query: Any, params: Params | None = None, *, prepare: bool | None = None, binary: bool = False
+    ) -> psycopg.Cursor[DictRow]:
+        """Execute a statement, in a transaction of its own where none is open. Raise RunbookError for a bare SET."""
+        text = query.as_bytes(self) if isinstance(query, sql.Composable) else query
+        if kept := _FOR_THE_SESSION.match(text if isinstance(text, bytes) else str(text).encode()):
+            raise RunbookError(
+                f"`{kept[0].decode()}` was to be carried out through a pooler, where it would stay for whoever is lent "
+                "the session next; name PostgreSQL itself in the URL"
+            )
+        if self.info.transaction_status != pq.TransactionStatus.IDLE:
+            return super().execute(query, params, prepare=prepare, binary=binary)
+        with self.transaction():
+            return super().execute(query, params, prepare=prepare, binary=binary)
+
+    @contextlib.contextmanager
+    def transaction(self, savepoint_name: str | None = None, force_rollback: bool = False) -> Iterator[Transaction]:
+        """Begin a transaction, or a part of the one that is open, in which the settings hold."""
+        outermost = self.info.transaction_status == pq.TransactionStatus.IDLE
+        with super().transaction(savepoint_name, force_rollback) as transaction:
+            for setting in self.settings if outermost else ():
+                super().execute(setting)
+            yield transaction
 
 
 class LoginFailed(RunbookError):
@@ -49,16 +91,17 @@ class LoginFailed(RunbookError):
         self.failure = failure
 
 
-def connect(url: str, name: str = "DATABASE_URL", *, within: float = 0) -> Connection:
-    """Log in anew, in autocommit mode, with rows as mappings and the schema that Prisma would work in.
+def connect(url: str, name: str = "DATABASE_URL", *, within: float = 0, schema: str = "") -> Connection:
+    """Log in anew, in autocommit mode, with rows as mappings and this schema, or else the one that Prisma works in.
 
-    What may pass (no answer, starting up, no free slot) is tried again for `within` seconds. Raise LoginFailed.
+    Through a pooler it is a Lent. What may pass (no answer, starting up, no free slot) is tried again for `within`
+    seconds. Raise LoginFailed.
     """
     ends = time.monotonic() + within
-    given = database_url.parameters(url, name) | {"application_name": NAME, "connect_timeout": "5"} | _ALIVE
+    given = database_url.parameters(url, name) | {"connect_timeout": "5"} | _ALIVE
     while True:
         try:
-            return _connect(given, database_url.schema(url))
+            return _connect(given, schema or database_url.schema(url))
         except psycopg.OperationalError as error:
             failure = _failure(error)
             if failure not in TRANSIENT or time.monotonic() > ends:
@@ -112,16 +155,37 @@ def verifier(connection: Connection, role: str, password: str) -> str:
 
 
 def _connect(given: dict[str, str], schema: str) -> Connection:
-    connection = psycopg.connect(make_conninfo(**given), autocommit=True, row_factory=dict_row)
+    settings = _LIMITS | {"search_path": sql.Identifier(schema).as_string()}
+    connection = _log_in(given, psycopg.Connection)
     try:
-        # Not as options of the connection: PgBouncer refuses those.
-        connection.execute("SET statement_timeout = '30s'")
-        connection.execute("SET lock_timeout = '5s'")
-        connection.execute(sql.SQL("SET search_path TO {}").format(sql.Identifier(schema)))
+        if _set(connection, settings | {"application_name": NAME}):
+            return connection
     except BaseException:
         connection.close()
         raise
-    return connection
+    connection.close()
+    lent = _log_in(given, Lent)
+    lent.settings = tuple(sql.SQL("SELECT set_config({}, {}, true)").format(*one) for one in settings.items())
+    return lent
+
+
+def _log_in(given: dict[str, str], kind: type[C]) -> C:
+    return kind.connect(make_conninfo(**given), autocommit=True, row_factory=dict_row, prepare_threshold=None)
+
+
+def _set(connection: Connection, settings: dict[str, str]) -> bool:
+    """Set these for the session, unless it is lent: a pooler names a process of its own at login.
+
+    Not as options of the connection, which a pooler refuses, nor the application's name with the login: there it stays
+    with the next client that gives none.
+    """
+    each = [sql.SQL("set_config({}, {}, false)").format(*one) for one in settings.items()]
+    row = connection.execute(
+        sql.SQL("SELECT CASE WHEN pg_backend_pid() = {} THEN ARRAY[{}] END AS done").format(
+            connection.info.backend_pid, sql.SQL(", ").join(each)
+        )
+    ).fetchone()
+    return row is not None and row["done"] is not None
 
 
 def _first_line(error: psycopg.Error) -> str:
@@ -129,7 +193,7 @@ def _first_line(error: psycopg.Error) -> str:
 
 
 def _failure(error: psycopg.OperationalError) -> Failure:
-    if error.sqlstate:  # so it was let in, and its first statements failed
-        return "down"
     text = str(error)
-    return next((kind for kind, pattern in _MESSAGES.items() if re.search(pattern, text)), "unknown")
+    found = next((kind for kind, pattern in _MESSAGES.items() if re.search(pattern, text)), None)
+    # With an SQLSTATE it was let in, and its first statement failed.
+    return found or ("down" if error.sqlstate else "unknown")

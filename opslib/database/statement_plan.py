@@ -25,17 +25,20 @@ def prepared(connection: Connection, query: str, schema: str) -> Iterator[tuple[
     All within a transaction that may not write and is rolled back. Raise psycopg.Error for what cannot be prepared.
     """
     name = f"{NAME}_{uuid4().hex}"
-    try:
-        with connection.transaction(force_rollback=True):
-            connection.execute("SET TRANSACTION READ ONLY")
-            connection.execute(sql.SQL("SET LOCAL search_path TO {}").format(sql.Identifier(schema)))
-            # Binary, for the extended protocol: it takes one statement and no more.
-            connection.execute(sql.SQL("PREPARE {} AS {}").format(sql.Identifier(name), sql.SQL(query)), binary=True)
-            row = connection.execute(_TYPES, [name]).fetchone()
-            yield sql.Identifier(name), row["types"] if row else []
-    finally:
-        if not connection.closed and connection.execute(_TYPES, [name]).fetchone():
-            connection.execute(sql.SQL("DEALLOCATE {}").format(sql.Identifier(name)))
+    # The outer one, because a rollback leaves what is prepared, and a pooler may lend another session after it.
+    with connection.transaction(force_rollback=True):
+        connection.execute("SET TRANSACTION READ ONLY")
+        try:
+            with connection.transaction(force_rollback=True):
+                connection.execute(sql.SQL("SET LOCAL search_path TO {}").format(sql.Identifier(schema)))
+                # Binary, for the extended protocol: it takes one statement and no more.
+                prepare = sql.SQL("PREPARE {} AS {}").format(sql.Identifier(name), sql.SQL(query))
+                connection.execute(prepare, binary=True)
+                row = connection.execute(_TYPES, [name]).fetchone()
+                yield sql.Identifier(name), row["types"] if row else []
+        finally:
+            if not connection.closed and connection.execute(_TYPES, [name]).fetchone():
+                connection.execute(sql.SQL("DEALLOCATE {}").format(sql.Identifier(name)))
 
 
 def plan(connection: Connection, query: str, schema: str) -> dict[str, Any] | None:

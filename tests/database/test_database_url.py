@@ -1,5 +1,6 @@
 """URLs as Prisma writes them: to libpq's parameters, and back with everything but the login byte for byte."""
 
+import ssl
 from urllib.parse import quote
 
 import psycopg.conninfo
@@ -92,3 +93,34 @@ def test_another_database_leaves_all_else(given: str, expected: str) -> None:
     changed = database_url.with_database(given, "a /b")
     assert changed == expected
     assert database_url.parameters(changed)["dbname"] == "a /b"
+
+
+CA = ssl.get_default_verify_paths().cafile
+
+
+@pytest.mark.parametrize(
+    ("query", "meant"),
+    [
+        ("sslmode=no-verify", {"sslmode": "require"}),  # node-postgres
+        ("ssl=true", {"sslmode": "require"}),
+        ("ssl=false", {"sslmode": "disable"}),
+        ("sslmode=verify-full&sslrootcert=/ca.pem", {"sslmode": "verify-full", "sslrootcert": "/ca.pem"}),
+        ("sslcert=/c.pem&sslkey=/k.pem", {"sslcert": "/c.pem", "sslkey": "/k.pem"}),
+        ("sslcert=/ca.pem", {"sslrootcert": "/ca.pem"}),  # Prisma
+        ("sslmode=require&sslaccept=strict&sslcert=/ca.pem", {"sslmode": "verify-full", "sslrootcert": "/ca.pem"}),
+        ("sslaccept=strict", {"sslmode": "verify-full", **({"sslrootcert": CA} if CA else {})}),
+        ("sslaccept=accept_invalid_certs&sslmode=prefer", {"sslmode": "prefer"}),
+        ("uselibpqcompat=true&pool_timeout=5&statement_cache_size=0&socket_timeout=9", {}),
+    ],
+)
+def test_encryption_in_the_words_of_each_client(query: str, meant: dict[str, str]) -> None:
+    found = database_url.parameters(f"postgresql://app:pw@h/pp?schema=s&pgbouncer=true&{query}")
+    assert {key: value for key, value in found.items() if key.startswith("ssl")} == meant
+    psycopg.conninfo.make_conninfo(**found)
+
+
+@pytest.mark.parametrize("query", ["user=other", "password=hunter2", "sslmode=hunter2", "dbname=x&port=1"])
+def test_what_clients_would_read_in_different_ways_is_refused_in_words(query: str) -> None:
+    with pytest.raises(UrlError, match=r"ADMIN has .* expected") as raised:
+        database_url.parameters(f"postgresql://app:pw@h/pp?{query}", "ADMIN")
+    assert "hunter2" not in str(raised.value)

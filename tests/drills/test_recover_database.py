@@ -346,7 +346,10 @@ def at_work(process: Any, tool: str = "pg_restore") -> list[int]:
     """Wait until a tool of PostgreSQL's is at work; give the processes of its sessions."""
     with admin() as connection:
         while process.poll() is None:
-            query = "SELECT pid FROM pg_stat_activity WHERE application_name = %s AND state = 'active'"
+            query = (
+                "SELECT pid FROM pg_stat_activity WHERE application_name = %s AND state = 'active'"
+                " AND query LIKE 'COPY%%'"
+            )
             if rows := connection.execute(query, [tool]).fetchall():
                 return [pid for (pid,) in rows]
             time.sleep(0.02)
