@@ -348,6 +348,7 @@ class Run:
         """Show which procedure, environment and mode this is."""
         mode = "carries out its plan" if self.applies else "plan only, changes nothing"
         title = f"{self.procedure.title} — {self.environment.title}: {mode}"
+        note = "; ".join(filter(None, [note, masking.mask.doubt]))
         begun = step("start", title, True, run=self.id, procedure=self.procedure.name, apply=self.applies, note=note)
         if not session.headless():
             from opslib.runbook import record
