@@ -34,6 +34,7 @@ _SEVERE = {"error", "fatal", "panic", "critical", "emerg", "alert", "crit", LOST
 _ERROR = re.compile(
     r"\b(?:ERROR|FATAL|PANIC|CRITICAL)\b|\w*[Ee]rror(?: \[\w+\])?:|❌|(?i:\b(?:uncaught|unhandled|panic:))"
 )
+_SAID = re.compile(r"^(?:Uncaught )?\w*(?:Error|Exception)\b.*", re.MULTILINE)
 _STDERR = re.compile(r"(?:^|[-_.])(?:err|error|stderr)(?:[-_.]|$)")
 # The shapes of well-known secrets, which a log may hold although no environment names them.
 _SHAPES = (
@@ -136,6 +137,16 @@ def since(positions: Iterable[Position], *, limit: int = LIMIT_ENTRIES) -> list[
             found.append(Entry(name, "", "", f"({' and '.join(left)} since then are left out)"))
         found.extend(_shown(entry, more) for entry, more in entries[-limit:])
     return found
+
+
+def causes(positions: Iterable[Position], *, limit: int = 6) -> list[Entry]:
+    """Give the last errors written since those positions; the last entries of any kind where there is none.
+
+    An API that is started again and again writes its banner each time, which would push the error out.
+    """
+    entries = since(positions, limit=LIMIT_BYTES)
+    told = [one for one in entries if one.level.lower() in _SEVERE or (not one.level and _ERROR.search(one.text))]
+    return (told or errors(entries) or entries)[-limit:]
 
 
 def fields(positions: Iterable[Position]) -> Iterator[dict[str, Any]]:
@@ -287,6 +298,14 @@ def _of(position: Position) -> Iterator[Event]:
 
 
 def _shown(entry: Event, more: int) -> Entry:
-    text = redact(entry.text)
-    text = text if len(text) <= TEXT_LENGTH else f"{text[:TEXT_LENGTH]}…"
+    text = _cut(redact(entry.text))
     return Entry(entry.file, redact(entry.time), redact(entry.level), f"{text} (and {more} more)" if more else text)
+
+
+def _cut(text: str) -> str:
+    """Cut a text that is too long, so that the line with the error is in what is left of it."""
+    if len(text) <= TEXT_LENGTH:
+        return text
+    said = _SAID.search(text)
+    begin = said.start() if said and said.end() > TEXT_LENGTH else 0
+    return f"{'…' * bool(begin)}{text[begin : begin + TEXT_LENGTH]}{'…' * (len(text) > begin + TEXT_LENGTH)}"

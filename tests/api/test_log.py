@@ -323,6 +323,26 @@ def test_tells_errors(entry: tuple[str, str, str], expected: bool) -> None:
     assert bool(log.errors([log.Entry(file, "", level, text)])) is expected
 
 
+MODULE = f"""/srv/api/bundle.js:1
+{"x" * 400}
+    ^
+
+Error: Cannot find module 'stripe'
+    at Module._resolveFilename (node:internal/modules/cjs/loader:1228:15)
+"""
+BANNER = "".join(f"🚀 Server running on port 5000\n🔔 Processing due reminders...\nline {n}\n" for n in range(20))
+
+
+def test_a_cause_is_the_error_and_not_the_banner_that_follows_it(file: Path) -> None:
+    position = log.mark([file])
+    assert log.causes(position) == []
+    write(file, "🚀 Server running on port 5000\nready\n")
+    assert [one.text for one in log.causes(position)] == ["🚀 Server running on port 5000", "ready"]
+    write(file, MODULE + BANNER)
+    (cause,) = log.causes(position)
+    assert cause.text.startswith("…Error: Cannot find module 'stripe'")
+
+
 word = st.text("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", min_size=20, max_size=40)
 capitals = st.text("ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", min_size=16, max_size=16)
 password = st.text(st.characters(codec="utf-8", exclude_categories=["Z", "C"]), min_size=8).map(
