@@ -30,8 +30,9 @@ _LEAST, _ENOUGH = 12, 24  # in a row, these give a secret away: a quarter of it,
 _NEAR = 200  # characters beside an ellipsis that are looked at
 
 _ESCAPE = re.compile("%[0-9A-F]{2}")
-# One character, as JSON, Python, C, PHP, Go, a URL (or one in it) or HTML write it.
+# One character, as JSON, Python, C, PHP, Go, a URL (or one in it) or HTML write it; a terminal's colour, a short tag.
 _ESCAPED = (
+    r"(?:\\u001b|\x1b)\[[\d;]*m|</?[a-z]{1,6} ?/?>|"
     r"\\+(?:u(?:[0-9a-fA-F]{4}|\{[0-9a-fA-F]+\})|U[0-9a-fA-F]{8}|x[0-9a-fA-F]{2}|[0-7]{3}|[abfnrtv0])"
     r"|%(?:25)*[0-9a-fA-F]{2}|&#?\w{1,8};"
 )
@@ -92,9 +93,8 @@ class Mask:
     def doubt(self) -> str:
         """Say which secrets are masked only where they are called one; empty if none is."""
         said = ", ".join(f"{name} ({why})" for name, why in sorted(self.ordinary.items()))
-        return (
-            f"NOT MASKED but where it is called a secret, for it would blot out ordinary text: {said}" if said else ""
-        )
+        why = "NOT MASKED but where it is called a secret, for it would blot out ordinary text"
+        return f"{why}: {said}. Replace it by a long one" if said else ""
 
     def know(self, values: Mapping[str, str]) -> None:
         """Know these secrets too, by name."""
@@ -255,12 +255,13 @@ def install() -> None:
 
 def _parts(value: str) -> Iterator[tuple[str, bool]]:
     """Give the secrets in a value; and of each, whether a part of it gives it away, as none of a host's name does."""
-    url = "://" in value
+    passwords = re.findall(r"(?i)\b(?:password|pwd) *= *([^;\s]+)", value)  # of `host=… password=…`, say
+    url = "://" in value or bool(passwords)
     said = _said(value) if value.startswith(("{", "[")) else []
     yield value, not url and not said
     if "\\n" in value:
         yield value.replace("\\r", "\r").replace("\\n", "\n"), not said
-    if url:
+    if "://" in value:
         try:
             password = urlsplit(value).password
         except ValueError:
@@ -268,6 +269,8 @@ def _parts(value: str) -> Iterator[tuple[str, bool]]:
         if password:
             yield password, True
             yield unquote(password), True
+    for password in passwords:
+        yield password.strip("'\""), True
     for inner in said:
         if "\n" in inner or (_varied(_squeezed(inner)) and not re.search(r"://|@|\s", inner)):
             yield inner, True
@@ -309,7 +312,7 @@ def _calling(name: str, secret: str) -> re.Pattern[str]:
 
 def _squeezed(text: str) -> bytes:
     """Give the letters and digits of a text, without those that are part of an escape."""
-    if "\\" in text or "%" in text or "&" in text:
+    if any(sign in text for sign in "\\%&<\x1b"):
         text = _ESCAPES.sub(" ", text)
     return text.encode("ascii", "ignore").translate(None, _OTHERS)
 

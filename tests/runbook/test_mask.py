@@ -158,6 +158,9 @@ WAYS: dict[str, Callable[[str], str]] = {
     "hexadecimal in pairs": lambda s: s.encode().hex(" "),
     "HTML with numbers": lambda s: re.sub(r"[^\w]", lambda one: f"&#{ord(one[0])};", s),
     "Markdown": table.escape,
+    "a terminal in colours": lambda s: "\x1b[38;5;28m".join(s[at : at + 9] for at in range(0, len(s), 9)),
+    "colours in JSON": lambda s: json.dumps("\x1b[0m\x1b[31m".join(s[at : at + 9] for at in range(0, len(s), 9))),
+    "lines of HTML": lambda s: "<br/>".join(html.escape(s[at : at + 9]) for at in range(0, len(s), 9)),
 }
 
 
@@ -195,7 +198,10 @@ def test_what_a_secret_shares_with_others_is_shown() -> None:
     mask = known("postgresql://app:Xk29fF7zLmN8pq@db-1.abc123xyz.ap-southeast-2.rds.amazonaws.com:5432/propertypulse")
     mask.add("STRIPE", "sk_live_51HxYzAbCdEfGhIjK" + KEY_BODY[:80])
     mask.add("ACCOUNT", json.dumps({"token_uri": "https://oauth2.googleapis.com/token", "private_key": LONG["PEM"]}))
+    mask.add("DSN", "host=db-9.xyz987abc.rds.amazonaws.com port=5432 user=app password=Xk29fF7zLmN8pq")
+    assert mask.text("PGPASSWORD=Xk29fF7zLmN8pq") == "PGPASSWORD=[KEY masked]"
     for text in (
+        "db-9.xyz987abc.rds.amazonaws.com",
         "db-1.abc123xyz.ap-southeast-2.rds.amazonaws.com:5432/propertypulse", "acct_1HxYzAbCdEfGhIjK",
         "https://oauth2.googleapis.com/token", "-----BEGIN PRIVATE KEY-----", "postgresql://app:…",
     ):  # fmt: skip
