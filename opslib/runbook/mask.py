@@ -36,6 +36,7 @@ _ESCAPED = (
     r"\\+(?:u(?:[0-9a-fA-F]{4}|\{[0-9a-fA-F]+\})|U[0-9a-fA-F]{8}|x[0-9a-fA-F]{2}|[0-7]{3}|[abfnrtv0])"
     r"|%(?:25)*[0-9a-fA-F]{2}|&#?\w{1,8};"
 )
+_SIGN = re.compile(r"[\\%&<\x1b]")  # without one of these nothing is escaped
 _ESCAPES, _LETTERS = re.compile(_ESCAPED), re.compile(rf"{_ESCAPED}|([A-Za-z0-9]+)")
 _OTHERS = bytes(set(range(128)) - set((string.ascii_letters + string.digits).encode()))
 _ELLIPSIS = re.compile(r"\.\.\.|…")
@@ -72,7 +73,8 @@ class Mask:
         self._names: dict[str, str] = {}
         self._needles: list[str] = []
         self._called: dict[re.Pattern[str], str] = {}
-        self._whole: dict[bytes, str] = {}
+        self._whole: set[bytes] = set()
+        self._short: dict[bytes, str] = {}
         self._grams: dict[bytes, list[tuple[_Strand, int]]] = {}
 
     def add(self, name: str, value: str) -> None:
@@ -138,18 +140,30 @@ class Mask:
     def _learn(self, name: str, letters: bytes, any_part: bool) -> None:
         if letters in self._whole:
             return
-        self._whole[letters] = name
+        self._whole.add(letters)
+        if _GRAM <= len(letters) < _LEAST:
+            self._short[letters] = name
         strand = _Strand(name, letters, any_part)
         for at in range(len(letters) - _GRAM + 1):
-            self._grams.setdefault(letters[at : at + _GRAM], []).append((strand, at))
+            gram = letters[at : at + _GRAM]
+            if len({*gram}) > _GRAM // 3:  # a row of zeros tells nothing, and stands in very many places
+                self._grams.setdefault(gram, []).append((strand, at))
 
     def _without_parts(self, text: str) -> str:
         """Give the text without the secrets, and parts of secrets, that only their letters and digits tell."""
         letters = _squeezed(text)
-        found = sorted({*self._short(letters), *self._parts(letters)})
-        places = _places(text, (at for start, end, _ in found for at in (start, end - 1)))
-        spans = [(start, next(places) + 1, name) for start, (_, _, name) in zip(places, found, strict=False)]
-        spans += self._cut(text) if self._grams else []
+        found = sorted({*self._short_ones(letters), *self._parts(letters)})
+        if not found and not _ELLIPSIS.search(text):
+            return text
+        apart: list[tuple[int, int, str]] = []
+        for start, end, name in found:
+            if apart and start < apart[-1][1]:
+                first, last, name = apart.pop()
+                start, end = first, max(last, end)
+            apart.append((start, end, name))
+        places = _places(text, (at for start, end, _ in apart for at in (start, end - 1)))
+        spans = [(start, next(places) + 1, name) for start, (_, _, name) in zip(places, apart, strict=False)]
+        spans += self._cut(text)
         shown, past = [], 0
         for start, end, name in sorted(spans):
             if end > past:
@@ -157,12 +171,12 @@ class Mask:
                 past = end
         return "".join([*shown, text[past:]])
 
-    def _short(self, letters: bytes) -> Iterator[tuple[int, int, str]]:
-        for whole, name in self._whole.items():
-            at = letters.find(whole) if _GRAM <= len(whole) < _LEAST else -1
+    def _short_ones(self, letters: bytes) -> Iterator[tuple[int, int, str]]:
+        for short, name in self._short.items():
+            at = letters.find(short)
             while at >= 0:
-                yield at, at + len(whole), name
-                at = letters.find(whole, at + len(whole))
+                yield at, at + len(short), name
+                at = letters.find(short, at + len(short))
 
     def _parts(self, letters: bytes) -> Iterator[tuple[int, int, str]]:
         grams, past = self._grams, 0
@@ -312,7 +326,7 @@ def _calling(name: str, secret: str) -> re.Pattern[str]:
 
 def _squeezed(text: str) -> bytes:
     """Give the letters and digits of a text, without those that are part of an escape."""
-    if any(sign in text for sign in "\\%&<\x1b"):
+    if _SIGN.search(text):
         text = _ESCAPES.sub(" ", text)
     return text.encode("ascii", "ignore").translate(None, _OTHERS)
 

@@ -224,6 +224,22 @@ def test_a_tree_is_masked_through_and_through() -> None:
     assert known(SECRET).tree({"a": [1, 2.5, None, True, "x"]}) == {"a": [1, 2.5, None, True, "x"]}
 
 
+def test_secrets_that_overlap_are_masked_where_they_stand() -> None:
+    mask = known("Zk29fQ7zLmN8pqRt55vWx")
+    mask.add("KEY", "pq-Rt5-5v")
+    mask.add("KEY", "5-5vW-xAb1-2C")
+    joined = "Zk29f Q7zLm N8pqRt55vWx Ab12C"
+    assert mask.text(f"a {joined} b {joined} c") == "a [KEY masked] b [KEY masked] c"
+
+
+def test_a_row_of_zeros_costs_no_more() -> None:
+    mask = known("0" * 2000 + "aB3" * 9)
+    begun = time.process_time()
+    mask.text("0" * 500_000 + "x")
+    mask.text("0" * 1999 + "x" * 1_000_000)
+    assert time.process_time() - begun < 5
+
+
 def test_sixteen_megabytes_take_seconds_not_minutes() -> None:
     mask = Mask()
     for i in range(12):
