@@ -91,7 +91,8 @@ def _continues(line: str, before: list[str]) -> bool:
     if _MORE.match(line) or _CARET.search("\n".join(before[-3:])):
         return True
     failed = _guessed(before[0]) == "error"
-    printed = line.startswith(("{", "[")) and "message" not in (_said(line) or {"message": line.startswith('{"')})
+    said = _said(line)
+    printed = not {"message", "msg", "level"} & said.keys() if said is not None else line[:1] in ("{", "[")
     return failed and (printed or before[-1].rstrip().endswith(":"))
 
 

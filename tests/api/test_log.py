@@ -454,6 +454,14 @@ def test_what_is_printed_over_several_lines_is_one_event(
     assert all(one.level == ("error" if one.means != "job" else "info") for one in found.events)
 
 
+def test_a_body_belongs_to_the_failure_above_it_and_a_line_of_json_does_not(file: Path) -> None:
+    body, other = '{"errors": [{"message": "no"}]}', '{"level": 30, "msg": "GET /"}'
+    file.write_text(f"📧 Email send failed: Error: x\n{body}\n{other}\n")
+    assert [one.text for one in log.read([log.Position(file, 0, 0)]).events] == [
+        f"📧 Email send failed: Error: x\n{body}", other,
+    ]  # fmt: skip
+
+
 def test_every_line_that_procedures_need_is_known(file: Path) -> None:
     lines = {
         "✅ Payment marked as paid: cl1": ("payment paid", {"payment": "cl1"}),
