@@ -1,6 +1,6 @@
 """PropertyPulse: a deployment with all its parts, each defined by the domain that reads it."""
 
-from opslib.api.settings import Tokens
+from opslib.api.settings import Log, Tokens
 from opslib.aws.settings import S3
 from opslib.backups.settings import Backups
 from opslib.database.settings import Database, RecoveryGoals
@@ -14,6 +14,7 @@ class PropertyPulse(Deployment):
     """One deployment of PropertyPulse, as its file in parameters/ describes it."""
 
     tokens: Tokens | None = None
+    log: Log = Log()
     recovery: RecoveryGoals = RecoveryGoals()
     s3: S3 | None = None
     database: Database | None = None

@@ -161,7 +161,7 @@ def _next(environment: Deployment, before: Sequence[Worker]) -> Mapping[str, Any
         failed = new is None or new["pm2_env"]["restart_time"] > 0 or new["pm2_env"]["status"] in pm2.BROKEN
         if failed or time.monotonic() > ends:
             does = "does not start" if failed else f"has not come to listen within {environment.api.boot:g} s"
-            said = log.since([position for worker in before for position in worker.logs], limit=6)
+            said = log.causes(position for worker in before for position in worker.logs)
             raise RunbookError(f"the next process {does}; its log says why. The old one goes on serving.", said)
 
 

@@ -2,19 +2,22 @@
 
 import gzip
 import hashlib
-import json
 import os
 import re
 import stat
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from io import BufferedReader
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from opslib.api import log_event
+from opslib.api.log_event import Event
+from opslib.api.settings import Log
+from opslib.runbook.answer import Answer
 from opslib.runbook.errors import RunbookError
 from opslib.runbook.mask import mask
 
@@ -31,11 +34,8 @@ _SEVERE = {"error", "fatal", "panic", "critical", "emerg", "alert", "crit", LOST
 _ERROR = re.compile(
     r"\b(?:ERROR|FATAL|PANIC|CRITICAL)\b|\w*[Ee]rror(?: \[\w+\])?:|❌|(?i:\b(?:uncaught|unhandled|panic:))"
 )
+_SAID = re.compile(r"^(?:Uncaught )?\w*(?:Error|Exception)\b.*", re.MULTILINE)
 _STDERR = re.compile(r"(?:^|[-_.])(?:err|error|stderr)(?:[-_.]|$)")
-_TIME = re.compile(r"\[?(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z| UTC|[+-]\d\d:?\d\d)?)[\]:]*(?: |$)")
-_MORE = re.compile(r"\s|[}\])]|$|Caused by:|\.\.\. \d+ ")  # such a line belongs to the entry before it
-_CARET = re.compile(r"\n\s*\^+\s*\Z")  # Node shows the line that threw, and after a blank line the error
-_COLOUR = re.compile(r"\x1b\[[\d;]*m")
 # The shapes of well-known secrets, which a log may hold although no environment names them.
 _SHAPES = (
     # Of a database URL whatever stands before the last @: it is the malformed ones that get logged.
@@ -68,6 +68,45 @@ class Entry:
     text: str
 
 
+@dataclass(frozen=True)
+class Reading:
+    """The events that logs hold, and which files keep nothing."""
+
+    events: list[Event]
+    nowhere: list[str]
+
+    @property
+    def recognised(self) -> int:
+        """How many events are understood: JSON with a message, or a line that is known."""
+        return sum(bool(one.means or "message" in one.said) for one in self.events)
+
+    @property
+    def legible(self) -> Answer:
+        """Whether the logs can be read, so that what is not in them did not happen; None where that cannot be told."""
+        seen = {"entries": len(self.events), "understood": self.recognised, "kept nowhere": ", ".join(self.nowhere)}
+        if self.recognised and not self.nowhere:
+            return Answer(True, seen)
+        if self.nowhere:
+            lost = f"PM2 keeps nothing of what goes to {', '.join(self.nowhere)}"
+            files = "Give the API log files, or name its own in `log.files` of the environment's file."
+            return Answer(None, seen, f"{lost}. {files}")
+        if not self.events:
+            return Answer(None, seen, "The logs are empty.")
+        unread = f"The logs cannot be read: none of {len(self.events)} entries is known. Say how the API words them"
+        return Answer(None, seen, f"{unread} in `log.lines` of the environment's file.")
+
+
+def read(positions: Iterable[Position], known: Log | None = None) -> Reading:
+    """Give the events written since those positions, at most LIMIT_BYTES a file. Raise as `since` does."""
+    events, nowhere, patterns = [], [], (known or Log()).lines
+    for position in positions:
+        if _is_nowhere(position.path):
+            nowhere += [] if known and known.files else [str(position.path)]
+            continue
+        events += [log_event.understood(one, patterns) for one in _of(position)]
+    return Reading(events, list(dict.fromkeys(nowhere)))
+
+
 def mark(paths: Iterable[Path]) -> list[Position]:
     """Give where these files end now; one that is not there yet is read from its beginning later."""
     return [_position(path) for path in dict.fromkeys(paths)]
@@ -83,10 +122,13 @@ def since(positions: Iterable[Position], *, limit: int = LIMIT_ENTRIES) -> list[
     found = []
     for position in positions:
         name = position.path.name
+        if _is_nowhere(position.path):
+            found.append(Entry(name, "", "", f"(PM2 keeps nothing: its log is {position.path})"))
+            continue
         with ExitStack() as files:
             streams, whole = _streams(position, files)
             data, skipped = _last(streams)
-        groups = groupby(_entries(name, data), key=lambda entry: (entry.level, entry.text))
+        groups = groupby(log_event.events(name, data), key=lambda event: (event.level, event.text))
         entries = [(next(same), sum(1 for _ in same)) for _, same in groups]
         if not whole:
             found.append(Entry(name, "", LOST, "(the place to read from is gone: earlier entries may be missing)"))
@@ -97,15 +139,19 @@ def since(positions: Iterable[Position], *, limit: int = LIMIT_ENTRIES) -> list[
     return found
 
 
+def causes(positions: Iterable[Position], *, limit: int = 6) -> list[Entry]:
+    """Give the last errors written since those positions; the last entries of any kind where there is none.
+
+    An API that is started again and again writes its banner each time, which would push the error out.
+    """
+    entries = since(positions, limit=LIMIT_BYTES)
+    told = [one for one in entries if one.level.lower() in _SEVERE or (not one.level and _ERROR.search(one.text))]
+    return (told or errors(entries) or entries)[-limit:]
+
+
 def fields(positions: Iterable[Position]) -> Iterator[dict[str, Any]]:
     """Give the JSON entries written since those positions with all fields: to be counted, as they hold secrets."""
-    for position in positions:
-        with ExitStack() as files:
-            data, _ = _last(_streams(position, files)[0])
-        for line in data.decode("utf-8", "replace").splitlines():
-            with suppress(ValueError, RecursionError):
-                if isinstance(said := json.loads(line), dict):
-                    yield said
+    return (one.said for position in positions for one in _of(position) if one.said)
 
 
 def errors(entries: Iterable[Entry]) -> list[Entry]:
@@ -125,6 +171,11 @@ def redact(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
+def _is_nowhere(path: Path) -> bool:
+    """Whether this is /dev/null, or what PM2 takes for it."""
+    return path.name == "NULL" or path.resolve() == Path(os.devnull)
+
+
 def _open(path: Path, files: ExitStack) -> _File | None:
     try:
         if not stat.S_ISREG(path.stat().st_mode):
@@ -140,7 +191,7 @@ def _open(path: Path, files: ExitStack) -> _File | None:
 
 def _position(path: Path) -> Position:
     with ExitStack() as files:
-        file = _open(path, files)
+        file = None if _is_nowhere(path) else _open(path, files)
         if file is None:
             return Position(path, 0, 0)
         size = file.seek(0, os.SEEK_END)
@@ -238,42 +289,23 @@ def _chunks(file: _File) -> Iterator[tuple[bytes, int]]:
         yield file.read(max(0, size - left)), left
 
 
-def _entries(name: str, data: bytes) -> Iterator[Entry]:
-    for time, text in _grouped(data.decode("utf-8", "replace")):
-        if text.strip():
-            yield _structured(name, time, text) or Entry(name, time, "", text.strip("\n"))
+def _of(position: Position) -> Iterator[Event]:
+    if _is_nowhere(position.path):
+        return
+    with ExitStack() as files:
+        data, _ = _last(_streams(position, files)[0])
+    yield from log_event.events(position.path.name, data)
 
 
-def _grouped(text: str) -> Iterator[tuple[str, str]]:
-    """Give the time and text of each entry, a stack trace being one with the line that it follows."""
-    time, lines = "", [""]
-    for line in text.split("\n"):
-        stamp = _TIME.match(line)
-        rest = line[stamp.end() if stamp else 0 :].removesuffix("\r")
-        structured = lines[0].startswith("{") and lines[0].endswith("}")
-        if not structured and (_MORE.match(rest) or _CARET.search("\n".join(lines))):
-            lines.append(rest)
-        else:
-            yield time, "\n".join(lines)
-            time, lines = stamp[1] if stamp else "", [rest]
-    yield time, "\n".join(lines)
-
-
-def _structured(name: str, time: str, text: str) -> Entry | None:
-    """Give the entry of a JSON line of winston or of PostgreSQL's jsonlog, None for any other text."""
-    try:
-        said = json.loads(text) if text.startswith("{") else None
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(said, dict) or "message" not in said:
-        return None
-    message, stack = str(said["message"]), str(said.get("stack") or "")
-    told = stack if message in stack else f"{message}\n{stack}".rstrip("\n")
-    level = _COLOUR.sub("", str(said.get("level") or said.get("error_severity") or ""))
-    return Entry(name, str(said.get("timestamp") or time), level, told)
-
-
-def _shown(entry: Entry, more: int) -> Entry:
-    text = redact(entry.text)
-    text = text if len(text) <= TEXT_LENGTH else f"{text[:TEXT_LENGTH]}…"
+def _shown(entry: Event, more: int) -> Entry:
+    text = _cut(redact(entry.text))
     return Entry(entry.file, redact(entry.time), redact(entry.level), f"{text} (and {more} more)" if more else text)
+
+
+def _cut(text: str) -> str:
+    """Cut a text that is too long, so that the line with the error is in what is left of it."""
+    if len(text) <= TEXT_LENGTH:
+        return text
+    said = _SAID.search(text)
+    begin = said.start() if said and said.end() > TEXT_LENGTH else 0
+    return f"{'…' * bool(begin)}{text[begin : begin + TEXT_LENGTH]}{'…' * (len(text) > begin + TEXT_LENGTH)}"

@@ -114,10 +114,9 @@ def done(environment: Deployment, before: Sequence[Worker], *, settle: float) ->
     for old, new in pairs:
         again = new.restarts - old.restarts
         if new.status in BROKEN or (again > 1 and new.pid != old.pid and new.up < settle):
-            raise RunbookError(
-                f"worker {new.id} does not stay up: {new.status}, {again} restarts; its log says why.",
-                log.since(old.logs, limit=6),
-            )
+            said = log.causes(old.logs)
+            why = "its log says why" if log.errors(said) else "its log names no error, and ends so"
+            raise RunbookError(f"worker {new.id} does not stay up: {new.status}, {again} restarts; {why}.", said)
     after = [new for _, new in pairs]
     fresh = len(after) == len(before) and all(
         new.pid != old.pid and new.status == "online" and new.restarts <= old.restarts + 1 and new.up >= settle

@@ -37,7 +37,10 @@ def pick(backups: Sequence[Backup], wanted: str) -> Backup:
     if found := next((one for one in proven if until is None or one.taken <= until), None):
         return found
     oldest = f"the oldest was taken at {proven[-1].taken:%Y-%m-%dT%H:%M:%SZ}" if proven else "none of them"
-    raise BadParameter(f"backup: nothing is proven for {wanted!a}: {len(proven)} of {len(backups)} are, {oldest}")
+    raise BadParameter(
+        f"backup: nothing is proven for {wanted!a}: {len(proven)} of {len(backups)} are, {oldest}. backup_database "
+        "makes a proven one of the live database, as long as that can be read."
+    )
 
 
 def _time(text: str) -> datetime:

@@ -1,11 +1,16 @@
 """Who blocks whom: the sessions that wait for a lock as a forest, whose roots wait for nobody, and a drawing of it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
 
 from opslib.database.sessions import IDLE, PREPARED, Session
+
+SHOWN = 8
+"""Sessions that are drawn below the one that they wait for, those that wait for longest; the rest are counted."""
+MOST = 40
+"""Sessions that are drawn at all."""
 
 _BOX, _LINE, _INDENT, _WIDTH = 54, 66, 36, 880  # pixels
 _COLOURS = {"root": ("#fde2e1", "#a40000"), "waiting": ("#fff4d6", "#8a6100")}
@@ -20,6 +25,8 @@ class Node:
     depth: int
     last: tuple[bool, ...]  # of each of its ancestors below the root and itself: whether it is the last of its kind
     again: bool = False
+    more: tuple[float, ...] = ()
+    """Of the sessions that are not drawn and for which it stands, how long each has waited, in seconds."""
 
     @property
     def branch(self) -> str:
@@ -31,14 +38,18 @@ class Node:
     @property
     def title(self) -> str:
         """Which session it is, and whose."""
+        if self.more:
+            return f"… and {len(self.more)} more"
         if self.session is None:
-            return "a prepared transaction" if self.pid == PREPARED else f"{self.pid} (has ended)"
+            return "a prepared transaction" if self.pid == PREPARED else f"{self.pid} (gone when it was looked for)"
         return f"{self.pid} {self.session.name}{' (see above)' if self.again else ''}"
 
     @property
     def does(self) -> str:
         """What it does, and for how long."""
         one = self.session
+        if self.more:
+            return f"wait, {min(self.more):.0f} to {max(self.more):.0f} s"
         if one is None:
             return "look into pg_prepared_xacts" if self.pid == PREPARED else ""
         waits = "waits" if self.depth else one.state if one.state in IDLE else f"runs ({one.state})"
@@ -58,8 +69,19 @@ class Blocking:
 
     @classmethod
     def among(cls, sessions: Sequence[Session]) -> "Blocking":
-        """Make the forest of these sessions."""
+        """Make the forest of these sessions: all of the server, for a root waits for nothing itself."""
         return cls(tuple(sessions))
+
+    def before(self, waiting: Collection[int]) -> "Blocking":
+        """Give the part of it that keeps these sessions waiting, with them."""
+        by_pid = {one.pid: one for one in self.sessions}
+        found, ahead = set(waiting), list(waiting)
+        while ahead:
+            one = by_pid.get(ahead.pop())
+            new = set(one.blocked_by if one else ()) - found
+            found |= new
+            ahead += new
+        return Blocking(tuple(one for one in self.sessions if one.pid in found))
 
     @cached_property
     def waiting(self) -> dict[int, list[int]]:
@@ -91,27 +113,66 @@ class Blocking:
 
     @cached_property
     def nodes(self) -> list[Node]:
-        """The forest, root by root, each followed by what waits for it."""
+        """The forest, root by root, each followed by what waits for it: SHOWN sessions, and how many more.
+
+        PostgreSQL says of each session in a queue that it waits for all before it: it is drawn below what all wait for.
+        """
         by_pid = {one.pid: one for one in self.sessions}
+        below = self._below
         drawn: set[int] = set()
 
         def under(pid: int, last: tuple[bool, ...]) -> Iterator[Node]:
             again = pid in drawn
             drawn.add(pid)
             yield Node(pid, by_pid.get(pid), len(last), last, again)
-            below = [] if again else self.waiting.get(pid, [])
-            for number, child in enumerate(below, 1):
-                yield from under(child, (*last, number == len(below)))
+            children = [] if again else below.get(pid, [])
+            rest = children[SHOWN:] if len(children) > SHOWN + 1 else []
+            shown = children[: len(children) - len(rest)]
+            for number, child in enumerate(shown, 1):
+                yield from under(child.pid, (*last, number == len(shown) and not rest))
+            if rest:
+                behind = {pid for one in rest for pid in (one.pid, *self.behind(one.pid))} - drawn
+                drawn.update(behind)
+                ages = [by_pid[pid].age for pid in behind]
+                if ages:
+                    yield Node(-1, None, len(last) + 1, (*last, True), more=tuple(ages))
 
         return [node for root in self.roots for node in under(root, ())]
 
+    @cached_property
+    def _below(self) -> dict[int, list[Session]]:
+        """By pid, what is drawn below it: what waits for it, but for what waits for something before it as well."""
+        blockers = {one.pid: {*one.blocked_by} for one in self.sessions}
+        for whole in (False, True):  # in a ring, which PostgreSQL breaks soon, one would be left out
+            below: dict[int, list[Session]] = {}
+            for one in sorted(self.sessions, key=lambda one: -one.age):
+                for pid in one.blocked_by:
+                    if whole or not blockers.get(pid, set()) & blockers[one.pid]:
+                        below.setdefault(pid, []).append(one)
+            seen, ahead = {*self.roots}, [*self.roots]
+            while ahead:
+                new = {one.pid for one in below.get(ahead.pop(), ())} - seen
+                seen |= new
+                ahead += new
+            if all(self.behind(root) <= seen for root in self.roots):
+                break
+        return below
+
+    @property
+    def drawn(self) -> list[Node]:
+        """What is drawn of it: at most MOST nodes, and the number of the rest."""
+        if len(self.nodes) <= MOST + 1:
+            return self.nodes
+        rest = [age for node in self.nodes[MOST:] for age in node.more or ([node.session.age] if node.session else [])]
+        return [*self.nodes[:MOST], Node(-1, None, 0, (), more=tuple(rest))]
+
     def rows(self) -> list[dict[str, str]]:
         """The forest as an indented table."""
-        return [node.row() for node in self.nodes]
+        return [node.row() for node in self.drawn]
 
     def svg(self) -> str:
         """The forest as a drawing: who blocks in red, who waits for it in yellow below."""
-        nodes = self.nodes
+        nodes = self.drawn
         height = _LINE * len(nodes) + 12 if nodes else 44
         parts = [f'<rect width="{_WIDTH}" height="{height}" fill="#fff"/>']
         if not nodes:

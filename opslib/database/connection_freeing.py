@@ -210,8 +210,9 @@ def may(connection: Connection, roles: Collection[str]) -> Answer:
 def unblocked(environment: Deployment, roles: Collection[str], *, longer_than: float) -> Answer:
     """Whether no session of these roles waits for another one for longer than these seconds; with those that do."""
     with admin.connect(environment) as connection:
-        found = [one for one in read(connection) if one.blocked_by and one.role in roles and one.age >= longer_than]
-    rows = Blocking.among(found).rows() or [one.row() for one in found]
+        sessions = read(connection)
+    found = [one for one in sessions if one.blocked_by and one.role in roles and one.age >= longer_than]
+    rows = Blocking.among(sessions).before({one.pid for one in found}).rows() or [one.row() for one in found]
     return Answer(not found, rows, "What blocks it may not be ended from here: the list above says why.")
 
 

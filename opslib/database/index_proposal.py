@@ -26,7 +26,8 @@ _TERM = re.compile(
     rf"\(?{_NAME}\)?(?:::(?P<cast>[a-z ]+))? (?:(?P<operator>=|<=|>=|<|>) (?P<other>.+)|(?P<null>IS NULL))"
 )
 _SORTED = re.compile(rf"{_NAME}(?P<order> DESC)?")
-_THROUGH = ("Sort", "Limit", "Gather", "Gather Merge", "Incremental Sort")
+# A Result comes of a condition on no table, as the `1=1` that Prisma begins each WHERE with.
+_THROUGH = ("Sort", "Limit", "Gather", "Gather Merge", "Incremental Sort", "Result")
 
 _TABLE: LiteralString = """
 SELECT c.reltuples::bigint AS rows, ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0

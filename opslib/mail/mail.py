@@ -1,5 +1,6 @@
 """Mail: whether SendGrid takes what the API sends, and what the API's logs say of it."""
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -7,7 +8,9 @@ from datetime import datetime
 from typing import Any
 
 from opslib.api import log
+from opslib.api.log_event import Event
 from opslib.api.pm2 import Worker
+from opslib.api.settings import Log
 from opslib.deployment.deployment import Deployment
 from opslib.mail import sendgrid, suppression
 from opslib.mail.suppression import Suppression
@@ -18,8 +21,9 @@ EVENTS = ("processed", "deferred", "delivered", "bounce", "dropped", "spam_repor
 """The events without which nobody learns what became of a message."""
 FULL = "api_keys.create"
 """A scope that only a key with full access, or one made for making keys, has."""
-_SENT, _FAILED = "Email sent successfully", "Email send failed"
+_LONGEST = 200  # characters of a reason
 _ADDRESS = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]+@[\w.-]+")
+_TO = re.compile(rf"""\b(?:to|recipient)["']?: *[\[{{ ]*(?:email["']?: *)?["']?({_ADDRESS.pattern})""")
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ def scopes(environment: Deployment) -> Answer:
     found = reply.content.get("scopes") if isinstance(reply.content, dict) else None
     if reply.problem or not isinstance(found, list):
         why = reply.problem or "an answer without scopes"
-        return Answer(False if reply.status == 401 else None, {"SendGrid": why}, f"{why}. {remedy(why)}.")
+        return Answer(False if reply.refused else None, {"SendGrid": why}, f"{why}. {remedy(why)}.")
     return Answer(True, sorted(map(str, found)))
 
 
@@ -62,23 +66,29 @@ def webhooks(environment: Deployment) -> Answer:
     return Answer(True, [_webhook(one) for one in found])
 
 
-def sent(workers: Iterable[Worker], about: str = "") -> list[Sends]:
+def logged(environment: Deployment, workers: Iterable[Worker]) -> log.Reading:
+    """Read what the API has logged: the newest MiB of each log."""
+    return _read(workers, environment.find(Log) or Log())
+
+
+def sent(logs: log.Reading | Iterable[Worker], about: str = "") -> list[Sends]:
     """Give what the API's logs say of its sends, by result and reason.
 
-    Of the newest MiB of each log. `about` is an address or domain, and asks only for its mail.
+    `about` is an address or domain, and asks only for its mail, and for failures that do not say whose they were.
     """
     address, domain = suppression.parse(about) if about else ("", "")
-    paths = dict.fromkeys(position.path for worker in workers for position in worker.logs)
     times: dict[tuple[bool, str], list[datetime | None]] = {}
-    for one in log.fields(log.Position(path, 0, 0) for path in paths):
-        said, to = str(one.get("message", "")), str(one.get("to", "")).lower()
-        if about and to != address.lower() and not (not address and to.endswith(f"@{domain}")):
+    for one in (logs if isinstance(logs, log.Reading) else _read(logs, Log())).events:
+        well = one.means == "mail sent"
+        if not well and one.means != "mail failed":
             continue
-        if _SENT in said:
-            times.setdefault((True, ""), []).append(_time(one))
-        elif _FAILED in said:
-            why = log.redact(_ADDRESS.sub(lambda found: suppression.masked(found[0]), _reason(one)))
-            times.setdefault((False, why), []).append(_time(one))
+        to = str(one.said.get("to", "")) or " ".join(_TO.findall(one.text))
+        named = [found.rstrip(".") for found in _ADDRESS.findall(to.lower())]
+        mine = any(found == address.lower() if address else found.endswith(f"@{domain}") for found in named)
+        if about and not mine and (named or well):
+            continue
+        why = "" if well else _reason(one) + (" (to whom is not in the log)" if about and not named else "")
+        times.setdefault((well, why), []).append(one.at and one.at.replace(microsecond=0))
     found = []
     for (well, why), stamps in times.items():
         known = [at for at in stamps if at]
@@ -113,6 +123,7 @@ def findings(
     held: Sequence[Suppression],
     hooks: Answer,
     sends: Sequence[Sends],
+    legible: Answer | None = None,
 ) -> list[Finding]:
     """Give each thing that keeps mail from arriving, or its fate from being known, with what mends it."""
     needs = sendgrid.settings(environment).needs
@@ -125,6 +136,12 @@ def findings(
         found.append(_finding(f"SendGrid takes no message: {takes.otherwise}", remedy(takes.otherwise)))
     found += map(_held, held)
     found += _hooks(sendgrid.settings(environment).webhook, hooks)
+    if legible is not None and legible.ok is None and (legible.evidence["entries"] or legible.evidence["kept nowhere"]):
+        found.append(
+            _finding(
+                "whether sends of the API failed cannot be told", legible.otherwise.rstrip("."), severity=Severity.RISK
+            )
+        )
     well = max((one.last for one in sends if one.sent and one.last), default=None)
     for one in sends:
         if not one.sent:
@@ -163,30 +180,51 @@ def _webhook(one: dict[str, Any]) -> Webhook:
     return Webhook(str(one.get("url", "")), one.get("enabled") is True, bool(one.get("public_key")), lacks)
 
 
-def _reason(entry: dict[str, Any]) -> str:
-    code = entry.get("code")
-    return " ".join(str(part) for part in (entry.get("error") or "no reason in the log", code and f"({code})") if part)
+def _read(workers: Iterable[Worker], known: Log) -> log.Reading:
+    paths = [*(position.path for worker in workers for position in worker.logs), *known.files]
+    return log.read((log.Position(path, 0, 0) for path in dict.fromkeys(paths)), known)
 
 
-def _time(entry: dict[str, Any]) -> datetime | None:
-    try:
-        return datetime.fromisoformat(str(entry.get("timestamp", ""))).replace(microsecond=0)
-    except ValueError:
-        return None
+def _reason(one: Event) -> str:
+    """Say why a send failed: the first line of its error, what SendGrid's body says below, and the code."""
+    error = one.said.get("error", "")
+    text = error if isinstance(error, str) else json.dumps(error)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    whole = one.text + (json.dumps(one.said, ensure_ascii=False) if "message" in one.said else "")
+    head = _HEAD.sub("", lines[0]) if lines and not lines[0].startswith("{") else ""
+    told = [found[2] for found in _MESSAGE.finditer(whole) if found[2] not in one.text.partition("\n")[0]]
+    code = next((found[1] for found in _CODE.finditer(whole)), "")
+    parts = [part for part in dict.fromkeys([head, *told]) if part] or ["no reason in the log"]
+    why = "; ".join(parts) + (f" ({code})" if code and code not in "; ".join(parts) else "")
+    return log.redact(_ADDRESS.sub(lambda found: suppression.masked(found[0]), why))[:_LONGEST]
 
 
 def _finding(what: str, do: str, *, severity: Severity = Severity.HARM) -> Finding:
     return Finding(what, do=f"{do}.", severity=severity)
 
 
+_HEAD = re.compile(r"^(?:\w*Error|Error \[\w+\]): *")
+_MESSAGE = re.compile(r"""\bmessage\\*["']?: *\\*(["'`])((?:(?!\\*\1).)+)""")
+_CODE = re.compile(r"""\b(?:code|responseCode|statusCode)["']?: *["']?(\w+)""")
+# In this order: what SendGrid says tells more than the status that it says it with.
 _REMEDIES = {
-    r"key is refused|401|Unauthorized": "Put a valid key into the .env as SENDGRID_API_KEY, then restart_api",
+    r"(?i)credits|plan is used up": "The plan's messages are used up: raise it in SendGrid",
+    r"(?i)\bIP address\b|\bIP\b.*\b(white|allow)|address of this machine": (
+        "Allow the address that the API sends from in SendGrid: Settings > IP Access Management"
+    ),
     r"[Ss]ender|verified": "Verify the sender in SendGrid: Settings > Sender Authentication",
-    r"not permitted|403|Forbidden": "Give the key the scope mail.send in SendGrid: Settings > API Keys",
-    r"rate|429|Too Many": "Wait, and find out what sends so much: Activity in SendGrid",
+    r"(?i)key is refused|grant is invalid|wrong credentials|invalid api key": (
+        "Put a valid key into the .env as SENDGRID_API_KEY, then restart_api"
+    ),
+    # Of the API's log, without SendGrid's words: by then the key of the .env was found to be good.
+    r"401|Unauthorized": (
+        "The key in the .env is good: restart_api if the API began with another. Else the credits may be used up, or"
+        " the address not be allowed: SendGrid's own words, which the log leaves out, say which"
+    ),
+    r"not permitted|403|[Ff]orbidden": "Give the key the scope mail.send in SendGrid: Settings > API Keys",
+    r"\brate\b|429|Too Many": "Wait, and find out what sends so much: Activity in SendGrid",
     r"no answer|ECONN|ENOTFOUND|ETIMEDOUT|EAI_AGAIN|getaddrinfo": "Mend the way out of here: DNS, firewall, proxy",
     r"HTTP 5|no JSON|Internal": "SendGrid is ill: see its status page, and run again",
-    r"Maximum credits|credits": "The plan's messages are used up: raise it in SendGrid",
 }
 
 

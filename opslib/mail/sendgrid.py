@@ -4,6 +4,7 @@ Addresses and answers as in its public OpenAPI specification (twilio/sendgrid-oa
 """
 
 import json
+import re
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ class Reply:
     status: int
     content: Any = None
     problem: str = ""
+    refused: bool = False
+    """Whether it is the key itself that SendGrid does not take."""
 
 
 class _Patience(urllib3.Retry):
@@ -101,7 +104,8 @@ def ask(environment: Deployment, path: str, method: str = "GET", body: Any = Non
         content = json.loads(got.data) if got.data else None
     except ValueError:
         return Reply(got.status, problem=f"HTTP {got.status} with a body that is no JSON: not SendGrid, or it is ill")
-    return Reply(got.status, content, _problem(got.status, content))
+    problem = _problem(got.status, content)
+    return Reply(got.status, content, problem, got.status == 401 and not _ELSE.search(problem))
 
 
 def request(environment: Deployment, method: str, path: str, body: Any = None, *, done: Collection[int]) -> Act:
@@ -141,4 +145,18 @@ def _problem(status: int, content: Any) -> str:
         403: "not permitted to this key",
         429: f"the rate is limited, and was so after {LONGEST_WAIT} s or three tries",
     }
-    return f"HTTP {status}, {means.get(status, 'not done')}{f': {told}' if told else ''}"
+    known = _ELSE.search(told) if status in (401, 403) else None
+    meant = _MEANT[known.lastgroup or ""] if known else means.get(status, "not done")
+    return f"HTTP {status}, {meant}{f': {told}' if told else ''}"
+
+
+# SendGrid says 401 and 403 also of what is no fault of the key's: its words tell.
+_ELSE = re.compile(
+    r"(?P<plan>(?:maximum )?credits? (?:is |are )?(?:exceeded|used)|plan is used up)"
+    r"|(?P<address>\bIP\b.*\b(?:white|allow)|address of this machine)",
+    re.IGNORECASE,
+)
+_MEANT = {
+    "plan": "the plan is used up",
+    "address": "the address of this machine is not allowed",
+}

@@ -19,8 +19,11 @@ LISTS = {
     "invalid_emails": "/v3/suppression/invalid_emails",
     "spam_reports": "/v3/suppression/spam_reports",
     "unsubscribes": "/v3/suppression/unsubscribes",
+    "group_unsubscribes": "/v3/asm/suppressions",
 }
-"""Where each list is. What a person has asked for, the last two, is theirs alone to take back."""
+"""Where each list is. What a person has asked for, the last three, is theirs alone to take back."""
+_ONE = {"unsubscribes": "/v3/asm/suppressions/global/{}", "group_unsubscribes": "/v3/asm/suppressions/{}"}
+"""Where these are asked for one address, which is elsewhere."""
 LIFTABLE = ("bounces", "blocks", "invalid_emails")
 SHOWN = 50
 _DOMAIN = r"(?=.{1,253}\Z)(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
@@ -93,12 +96,14 @@ def off(environment: Deployment, name: str, address: str) -> Answer:
 
 
 def of(environment: Deployment, name: str, address: str) -> list[Suppression]:
-    """Ask one list for one address; the specification has no such address for unsubscribes but in `asm`."""
-    path = f"/v3/asm/suppressions/global/{quote(address, safe='')}" if name == "unsubscribes" else _path(name, address)
+    """Ask one list for one address; of group unsubscribes those groups that the address has left."""
+    path = _ONE[name].format(quote(address, safe="")) if name in _ONE else _path(name, address)
     reply = sendgrid.ask(environment, path)
     if reply.problem and reply.status != 404:
         raise RunbookError(f"GET {path}: {reply.problem}. Whether mail to {address} is held back is not known.")
     found = reply.content if isinstance(reply.content, list) else [reply.content] if reply.content else []
+    if name == "group_unsubscribes":
+        found = [one for said in found for one in said.get("suppressions", ()) if one.get("suppressed")]
     return [_suppression(name, address, one) for one in found]
 
 
@@ -113,19 +118,30 @@ def entry(name: str, text: str) -> str:
 
 def _at(environment: Deployment, domain: str) -> Iterator[Suppression]:
     for name, path in LISTS.items():
-        for one in sendgrid.listed(environment, path):
+        for one in _all(environment, path):
             address = str(one.get("email", ""))
             if address.lower().endswith(f"@{domain}"):
                 yield _suppression(name, masked(address), one)
 
 
+def _all(environment: Deployment, path: str) -> Iterator[dict[str, Any]]:
+    if path != LISTS["group_unsubscribes"]:
+        yield from sendgrid.listed(environment, path)
+        return
+    reply = sendgrid.ask(environment, path)  # the specification knows no pages of these
+    if reply.problem or not isinstance(reply.content, list):
+        raise RunbookError(f"GET {path}: {reply.problem or 'no list'}. Run again once SendGrid answers.")
+    yield from reply.content
+
+
 def _suppression(name: str, address: str, entry: dict[str, Any]) -> Suppression:
-    since = entry.get("created")
+    since = entry.get("created") or entry.get("created_at")
+    means = _MEANS[name].format(entry.get("group_name") or entry.get("name"))
     return Suppression(
         name,
         address,
         datetime.fromtimestamp(since, UTC) if isinstance(since, int) else None,
-        str(entry.get("reason") or entry.get("status") or _MEANS[name])[:200],
+        str(entry.get("reason") or entry.get("status") or means)[:200],
     )
 
 
@@ -139,4 +155,5 @@ _MEANS = {
     "invalid_emails": "no valid address",
     "spam_reports": "reported as spam by whoever has the address",
     "unsubscribes": "unsubscribed by whoever has the address",
+    "group_unsubscribes": "unsubscribed from the group {!r} by whoever has the address: other mail arrives",
 }

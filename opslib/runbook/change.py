@@ -37,10 +37,14 @@ class Change:
         for act in self.acts:
             act.run()
 
-    def put_back(self) -> None:
-        """Run the acts of its undo. Raise UndoFailed, or whatever they raise, if something could not be put back."""
+    def put_back(self, *, done: Callable[[Act], object] = lambda act: None) -> None:
+        """Run the acts of its undo, and tell of each that is `done`.
+
+        Raise UndoFailed, or whatever they raise, if something could not be put back.
+        """
         for act in self.way_back:
             act.run()
+            done(act)
 
     def describe(self) -> dict[str, Any]:
         """Give what the plan says of this change, for machines."""

@@ -1,6 +1,8 @@
 """The papermill engine `runbook`: `papermill --engine runbook notebooks/NAME.ipynb RECORD -p …`."""
 
 import os
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from papermill.iorw import LocalHandler, papermill_io
 
 from opslib.runbook import ledger, procedure, record, runner
 from opslib.runbook.errors import Outcome, Refused, RunFailed
+from opslib.runbook.procedure import Procedure
 
 
 class RunbookEngine(Engine):  # type: ignore[misc]
@@ -30,9 +33,9 @@ class RunbookEngine(Engine):  # type: ignore[misc]
         output = output_path or about.get("output_path")  # which papermill keeps back if it is to save only at the end
         path = _file(output) if output else None
         try:
-            execution = run_sync(runner.run)(
-                procedure.read(Path(options["input_path"])), about.get("parameters", {}), path=path
-            )
+            read = procedure.read(Path(options["input_path"]))
+            given = about.get("parameters", {}) | _texts(read, about.get("parameters", {}))
+            execution = run_sync(runner.run)(read, given, path=path)
         except Refused as refusal:
             refused = Outcome.REFUSED
             raise _Failed(f"{refused}: {refusal}", refused, refused.exit_code) from None
@@ -42,6 +45,14 @@ class RunbookEngine(Engine):  # type: ignore[misc]
             _files.returned.add(output)
             papermill_io.register(output, _files)
         return execution.notebook
+
+
+def _texts(read: Procedure, given: Mapping[str, Any]) -> dict[str, str]:
+    """Give, as they were typed, texts that papermill took for numbers: a digest like 77950e8, an id like 007."""
+    taken = {name for name, value in given.items() if not isinstance(value, str)}
+    texts = {name for name, one in read.parameters.items() if one.type is str} & taken
+    words = zip(sys.argv, sys.argv[1:], sys.argv[2:], strict=False)
+    return {name: text for option, name, text in words if option in ("-p", "--parameters") and name in texts}
 
 
 class _Failed(RunFailed, ClickException):

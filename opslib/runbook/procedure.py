@@ -50,6 +50,8 @@ class Parameter:
 
     def accept(self, value: object) -> Any:
         """Give the value, converted from text if need be. Raise BadParameter if it does not fit."""
+        if self.type is str and isinstance(value, float):  # somebody's guess at a text, as at the digest 77950e8
+            raise self._wrong(value, "text: quote it in a file of parameters; papermill takes it as it is after -r")
         try:
             fitting = self._convert(value)
         except (ValueError, OverflowError):

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import IO, Any
 
@@ -20,6 +20,7 @@ from opslib.runbook import (
     session,
     table,
 )
+from opslib.runbook.act import Act
 from opslib.runbook.answer import Answer, answered
 from opslib.runbook.change import Change, Kept
 from opslib.runbook.environment import Environment, Policy
@@ -348,6 +349,7 @@ class Run:
         """Show which procedure, environment and mode this is."""
         mode = "carries out its plan" if self.applies else "plan only, changes nothing"
         title = f"{self.procedure.title} — {self.environment.title}: {mode}"
+        note = "; ".join(filter(None, [note, masking.mask.doubt]))
         begun = step("start", title, True, run=self.id, procedure=self.procedure.name, apply=self.applies, note=note)
         if not session.headless():
             from opslib.runbook import record
@@ -456,19 +458,34 @@ class Run:
             one = self.in_force[-1]
             display = Display()
             title = f"Undo: {one.title}"
+            undone: list[Act] = []
             try:
                 if isinstance(one.undo, Kept) and one.undo.matters:
                     raise UndoFailed(f"{one.undo.why}.")
                 display.show(step("undo", title, None, note="under way"))
-                one.put_back()
+                one.put_back(done=undone.append)
             except BaseException as failure:
                 self._show(step("undo", title, False, note=_said(failure)), _evidence(failure), display)
-                standing = "; ".join(f"{c.title} ({self._planned[c.title]['to']})" for c in self.in_force)
-                self._end(Outcome.NEEDS_PERSON, f"{_said(error)} Not undone: {standing}. {_said(failure)}")
+                self._end(Outcome.NEEDS_PERSON, f"{_said(error)} {self._stands(undone)} {_said(failure)}")
                 return
             self.in_force.pop()
             self._show(step("undo", title, True), display=display)
         self._end(Outcome.UNDONE, f"{_said(error)} What this run had changed was put back.")
+
+    def _stands(self, undone: Sequence[Act]) -> str:
+        """Say what stands after an undo that has failed; of that change these acts were undone."""
+        *whole, last = self.in_force
+        said = []
+        if undone:
+            left = [_first_line(act) for act in last.way_back[len(undone) :]]
+            done = "; ".join(map(_first_line, undone))
+            said.append(f"Undone in part: {last.title}: done: {done}; not, or not for certain: {'; '.join(left)}.")
+        else:
+            whole.append(last)
+        if whole:
+            standing = "; ".join(f"{one.title} ({self._planned[one.title]['to']})" for one in whole)
+            said.append(f"Not undone: {standing}.")
+        return " ".join(said)
 
     def _end(self, outcome: Outcome, why: str, **more: Any) -> None:
         self.ended = outcome
@@ -596,6 +613,10 @@ def _after_cell(result: Any) -> None:
 def _first(source: str) -> str:
     """Name a cell by its first line."""
     return f"The cell `{source.strip().partition(chr(10))[0][:60]}` has failed"
+
+
+def _first_line(act: Act) -> str:
+    return act.shown.partition("\n")[0]
 
 
 def _more(answer: Answer, accepted: bool) -> dict[str, Any]:

@@ -3,8 +3,11 @@
 import gzip
 import json
 import os
+import re
 import shutil
+import subprocess
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +15,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from opslib.api import log
+from opslib.api.pm2 import Worker
+from opslib.api.settings import Log
+from opslib.mail import mail
 from opslib.runbook.errors import RunbookError
+from tests.sandbox.layout import BIN
 
 quickly = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -265,6 +272,16 @@ TypeError: no
         ("{" * 50_000, ("", "", "{" * log.TEXT_LENGTH + "…")),
         (THROWN, ("", "", THROWN.strip())),
         ("caf\udce9 \x1b[2Jgone\u202e", ("", "", "caf� \\x1b[2Jgone\\u202e")),
+        ("✅ Payment marked as paid: p1", ("", "info", "✅ Payment marked as paid: p1")),
+        ("🐌 Slow request: GET /api/x - 1234ms", ("", "warn", "🐌 Slow request: GET /api/x - 1234ms")),
+        ("⚠️ Payment not found for intent: pi_1", ("", "warn", "⚠️ Payment not found for intent: pi_1")),
+        ("📧 Email send failed: no", ("", "error", "📧 Email send failed: no")),
+        ("127.0.0.1:5000: refused", ("", "", "127.0.0.1:5000: refused")),
+        ("Error 500: no", ("", "", "Error 500: no")),
+        (
+            {"message": "❌ no\n", "timestamp": "2026-11-28T10:00:00", "type": "err", "process_id": 0, "app_name": "x"},
+            ("2026-11-28T10:00:00", "error", "❌ no"),
+        ),
     ],
 )
 def test_understands_entries(file: Path, line: object, expected: tuple[str, str, str]) -> None:
@@ -304,6 +321,26 @@ def test_entries_stay_in_order_and_apart(file: Path) -> None:
 def test_tells_errors(entry: tuple[str, str, str], expected: bool) -> None:
     file, level, text = entry
     assert bool(log.errors([log.Entry(file, "", level, text)])) is expected
+
+
+MODULE = f"""/srv/api/bundle.js:1
+{"x" * 400}
+    ^
+
+Error: Cannot find module 'stripe'
+    at Module._resolveFilename (node:internal/modules/cjs/loader:1228:15)
+"""
+BANNER = "".join(f"🚀 Server running on port 5000\n🔔 Processing due reminders...\nline {n}\n" for n in range(20))
+
+
+def test_a_cause_is_the_error_and_not_the_banner_that_follows_it(file: Path) -> None:
+    position = log.mark([file])
+    assert log.causes(position) == []
+    write(file, "🚀 Server running on port 5000\nready\n")
+    assert [one.text for one in log.causes(position)] == ["🚀 Server running on port 5000", "ready"]
+    write(file, MODULE + BANNER)
+    (cause,) = log.causes(position)
+    assert cause.text.startswith("…Error: Cannot find module 'stripe'")
 
 
 word = st.text("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", min_size=20, max_size=40)
@@ -352,3 +389,173 @@ def test_any_bytes_can_be_read(file: Path, lines: list[str], junk: bytes) -> Non
         stream.write("\n".join(lines).encode() + junk)
     for entry in log.since(position):
         assert all(character.isprintable() or character in "\n\t" for character in entry.text)
+
+
+# Plain lines, and a time before them
+
+STAMPS = [
+    "2026-11-28T10:00:00", "2026-11-28 10:00 +00:00", "2026-11-28 10:00:00 +00:00", "2026-11-28T10:00:00.123Z",
+    "10-28 14:02 +00:00", "14:02 +00:00", "28/11/2026 14:02:11", "Nov 28th 2026, 2:02:11 pm", "1764324131123",
+    "Saturday, November 28th 2026, 2:02:11 pm", "28.11.2026 14:02", "2026-11-28", "um 14h02 am 28. Nov. 2026",
+]  # fmt: skip
+FAILED = """📧 Email send failed: ResponseError: Unauthorized
+    at node_modules/@sendgrid/client/src/classes/client.js:146:29 {
+  code: 401,
+  response: {
+    body: { errors: [ { message: 'Maximum credits exceeded' } ] }
+  }
+}
+"""
+PRISMA = """❌ Stripe webhook error: PrismaClientKnownRequestError:
+Invalid `prisma.payment.update()` invocation in
+/srv/server/x.js:10:20
+
+→ 10 await prisma.payment.update(
+An operation failed because it depends on one or more records.
+    at In.handleRequestError (/srv/x.js:1:2) {
+  code: 'P2025'
+}
+"""
+OBJECT = """❌ Authentication error:
+{ errors: [ { message: 'no' } ] }
+🔔 Processing due reminders...
+"""
+
+
+@pytest.mark.parametrize("stamp", STAMPS)
+def test_a_time_before_a_line_in_any_format_is_no_part_of_it(file: Path, stamp: str) -> None:
+    file.write_text(f'{stamp}: {{"level":"error","message":"Email send failed","to":"a@b.example"}}\n')
+    (event,) = log.read([log.Position(file, 0, 0)]).events
+    assert (event.time, event.level, event.means, event.said["to"]) == (stamp, "error", "mail failed", "a@b.example")
+    assert len(log.errors(log.since([log.Position(file, 0, 0)]))) == 1
+    assert [one["message"] for one in log.fields([log.Position(file, 0, 0)])] == ["Email send failed"]
+    if stamp.startswith("2026-11-28") and ":" in stamp:
+        assert event.at is not None and event.at.year == 2026
+
+
+@pytest.mark.parametrize("stamp", ["", *STAMPS[:-1]])
+@pytest.mark.parametrize("every", [True, False])  # PM2 puts it before every line in fork mode, in cluster mode not
+@pytest.mark.parametrize(
+    ("text", "means"),
+    [(FAILED, ["mail failed"]), (PRISMA, ["webhook failed"]), (OBJECT, ["not authenticated", "job"])],
+)
+def test_what_is_printed_over_several_lines_is_one_event(
+    file: Path, stamp: str, every: bool, text: str, means: list[str]
+) -> None:
+    lines = [
+        f"{stamp}: {line}" if stamp and (every or line[:1] in "📧❌🔔") else line for line in text.splitlines() * 2
+    ]
+    file.write_text("\n".join(lines) + "\n")
+    found = log.read([log.Position(file, 0, 0)])
+    assert [one.means for one in found.events] == means * 2
+    assert [one.text for one in found.events][: len(means)] == (
+        [text.strip()] if len(means) == 1 else [OBJECT.partition("\n🔔")[0], "🔔 Processing due reminders..."]
+    )
+    assert all(one.level == ("error" if one.means != "job" else "info") for one in found.events)
+
+
+def test_a_body_belongs_to_the_failure_above_it_and_a_line_of_json_does_not(file: Path) -> None:
+    body, other = '{"errors": [{"message": "no"}]}', '{"level": 30, "msg": "GET /"}'
+    file.write_text(f"📧 Email send failed: Error: x\n{body}\n{other}\n")
+    assert [one.text for one in log.read([log.Position(file, 0, 0)]).events] == [
+        f"📧 Email send failed: Error: x\n{body}", other,
+    ]  # fmt: skip
+
+
+def test_every_line_that_procedures_need_is_known(file: Path) -> None:
+    lines = {
+        "✅ Payment marked as paid: cl1": ("payment paid", {"payment": "cl1"}),
+        "⚠️ Payment not found for intent: pi_1": ("payment unknown", {"intent": "pi_1"}),
+        "❌ Webhook signature verification failed: No": ("signature refused", {"error": " No"}),
+        "❌ Stripe webhook error: x": ("webhook failed", {"error": " x"}),
+        "🐌 Slow request: GET /api/x - 1234ms": ("slow request", {"request": "GET /api/x", "milliseconds": "1234"}),
+        "📧 Email sent successfully to: a@b.example": ("mail sent", {"to": "a@b.example"}),
+        "❌ No token provided": ("not authenticated", {}),
+        "🔔 Processing due reminders...": ("job", {}),
+        "a line of somebody else's": ("", {}),
+    }
+    file.write_text("\n".join(lines) + "\n")
+    found = log.read([log.Position(file, 0, 0)])
+    assert [(one.means, one.said) for one in found.events] == list(lines.values())
+    assert (found.legible.ok, found.recognised, len(found.events)) == (True, 8, 9)
+
+
+def test_a_log_of_which_no_line_is_known_tells_nothing(file: Path) -> None:
+    file.write_text("mail went out\nmail came back\n")
+    told = log.read([log.Position(file, 0, 0)]).legible
+    assert told.ok is None and "none of 2 entries is known" in told.otherwise and "log.lines" in told.otherwise
+    own = Log(lines={"mail sent": re.compile("mail went out")})
+    found = log.read([log.Position(file, 0, 0)], own)
+    assert (found.legible.ok, found.events[0].means) == (True, "mail sent")
+    assert own.lines["job"].search("🔔 Processing due reminders...")  # the others stay as they are
+
+
+def test_a_log_that_is_kept_nowhere_tells_nothing(file: Path) -> None:
+    position = log.mark([Path("/dev/null")])
+    told = log.read(position).legible
+    assert told.ok is None and "/dev/null" in told.otherwise
+    assert "/dev/null" in log.since(position)[0].text
+    file.write_text("🔔 Processing due reminders...\n")
+    own = Log(files=(file,))
+    assert log.read([*position, log.Position(file, 0, 0)], own).legible.ok is True
+
+
+def test_a_mebibyte_of_plain_lines_is_read_in_a_second(file: Path) -> None:
+    file.write_text((FAILED + PRISMA + "✅ Payment marked as paid: x\n{\n" + "  a: 1,\n" * 50 + "}\n") * 1200)
+    begun = time.process_time()
+    log.read([log.Position(file, 0, 0)])
+    assert time.process_time() - begun < 3
+
+
+PRINTS = """
+const failed = Object.assign(new Error("Unauthorized"), {
+  code: 401, config: { headers: { to: "x" } },
+  response: { headers: {}, body: { errors: [{ message: "Maximum credits exceeded", field: null, help: null }] } },
+});
+console.log("📧 Email sent successfully to: ann@t.example");
+console.error("📧 Email send failed:", failed);
+console.error("📧 Email send failed:");
+console.error(failed);
+console.error(failed.response.body);
+const bob = { to: "bob@t.example", error: "full", code: 550 };
+console.log(JSON.stringify({ level: "error", message: "Email send failed", ...bob }));
+console.log("🔔 Processing due reminders...");
+setInterval(() => {}, 1000);
+"""
+
+
+@pytest.mark.usefixtures("sandbox")
+@pytest.mark.parametrize(
+    "options",
+    [
+        (), ("--time",), ("--log-date-format", "YYYY-MM-DD HH:mm Z"), ("--log-date-format", "HH:mm Z"),
+        ("--log-type", "json"), ("--time", "-i", "1"), ("-o", "/dev/null", "-e", "/dev/null"),
+    ],
+)  # fmt: skip
+def test_what_pm2_itself_writes_is_read(tmp_path: Path, options: tuple[str, ...]) -> None:
+    (tmp_path / "api.js").write_text(PRINTS)
+    variables = {"PATH": f"{BIN}:{os.environ['PATH']}", "HOME": str(tmp_path), "PM2_HOME": str(tmp_path / "pm2")}
+    try:
+        command = ["pm2", "start", str(tmp_path / "api.js"), "--name", "api", *options]
+        subprocess.run(command, env=variables, check=True, capture_output=True, timeout=60)
+        (one,) = json.loads(subprocess.check_output(["pm2", "-s", "jlist"], env=variables))
+        kept = log.mark(Path(one["pm2_env"][f"pm_{stream}_log_path"]) for stream in ("out", "err"))
+        ends = time.monotonic() + 20
+        while True:
+            found = log.read(log.Position(position.path, 0, 0) for position in kept)
+            means = sorted(event.means for event in found.events)
+            if len(means) == 5 or time.monotonic() > ends or "-o" in options:
+                break
+            time.sleep(0.2)
+    finally:
+        subprocess.run(["pm2", "kill"], env=variables, check=True, capture_output=True, timeout=60)
+    if "-o" in options:
+        assert found.legible.ok is None and "/dev/null" in found.legible.otherwise
+        return
+    assert means == ["job", "mail failed", "mail failed", "mail failed", "mail sent"]
+    worker = Worker(0, 1, "online", "fork", 0, 1, 1, None, False, kept)
+    # Of an error that Node prints itself it leaves out what lies deep in it.
+    failed = ["Unauthorized (401)", "Unauthorized; Maximum credits exceeded (401)", "full (550)"]
+    assert sorted((one.sent, one.times, one.why) for one in mail.sent([worker])) == [
+        *((False, 1, why) for why in failed), (True, 1, ""),
+    ]  # fmt: skip

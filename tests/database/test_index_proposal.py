@@ -54,6 +54,7 @@ def test_order_follows_what_must_be_equal() -> None:
     assert columns("(v.tenant_id = $1)", SORT, LIMIT) == ("tenant_id", "at")
     assert columns("(v.tenant_id = $1)", {"Node Type": "Aggregate"}, SORT) == ("tenant_id",)
     assert columns("", SORT, LIMIT, rows=300_000) == ("at",)
+    assert columns("(v.tenant_id = $1)", {"Node Type": "Result"}, SORT, LIMIT) == ("tenant_id", "at")
     assert columns("", SORT, rows=300_000) == ()  # without a limit all of it is read anyway
 
 

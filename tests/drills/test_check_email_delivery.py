@@ -145,6 +145,21 @@ def test_the_apis_own_failures_are_counted_and_its_users_not_named() -> None:
     assert check("-p", "address", "cut@tenant.example")[0] == 5
 
 
+def test_failures_in_plain_lines_are_found_with_their_reason() -> None:
+    failed = """📧 Email send failed: ResponseError: Unauthorized
+    at /srv/server/node_modules/@sendgrid/client/client.js:146:29 {
+  code: 401
+}
+{ errors: [ { message: 'Maximum credits exceeded', field: null, help: null } ] }
+"""
+    with pm2.workers(propertypulse.load("sandbox"))[0].logs[0].path.open("a") as file:
+        file.write(failed * 3)
+    code, shown, _ = check()
+    assert code == 5
+    assert "3 sends of the API failed: Unauthorized; Maximum credits exceeded (401)" in shown
+    assert "The plan's messages are used up" in shown
+
+
 def test_no_key_is_shown() -> None:
     _, shown, made = check("-p", "address", "gone@tenant.example")
     assert Credentials.load().sendgrid_api_key not in shown + json.dumps(made)

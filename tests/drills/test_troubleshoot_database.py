@@ -136,6 +136,28 @@ def _steps(made: dict[str, Any]) -> list[dict[str, Any]]:
     return [step for out in outputs if (step := out.get("metadata", {}).get("opslib"))]
 
 
+def test_a_queue_has_its_living_root_and_fits_on_a_page() -> None:
+    with ExitStack() as open_, holding("forgetful") as holder:
+        for _ in range(20):
+            one = open_.enter_context(client("queued"))
+            threading.Thread(target=_wait, args=(one,), daemon=True).start()
+        ends = time.monotonic() + 20
+        while True:
+            told = connection_freeing.unblocked(propertypulse.load("sandbox"), {cluster.ROLE}, longer_than=0)
+            if "more" in str(told.evidence) or time.monotonic() > ends:
+                break
+            time.sleep(0.2)
+        assert told.ok is False
+        root, *queue = told.evidence
+        assert root["session"] == f"{holder.info.backend_pid} forgetful as {cluster.ROLE}"
+        assert root["does"].startswith("idle in transaction")
+        assert len(queue) == 9 and queue[-1]["session"].startswith("└─ … and 1")
+        code, made, _ = look()
+        rows = said(made, "Who blocks whom")
+        assert code == 5 and "forgetful" in rows and "… and 1" in rows and "gone" not in rows
+        holder.execute("ROLLBACK")
+
+
 def test_database_that_is_down_is_named_and_started() -> None:
     sandbox.break_("db-down")
     try:

@@ -6,7 +6,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from opslib.database import admin, index, statement
+from opslib.database import admin, index, index_proposal, statement
 from tests import sandbox
 from tests.drills import backups, slow_query, standing
 from tests.drills.slow_query import INDEX, said, seeded
@@ -32,6 +32,23 @@ def test_a_slow_statement_is_named_with_the_index_that_mends_it() -> None:
     assert "visits" in said(made, "Big tables")
     assert f"runbook run build_index -e sandbox -p name {INDEX}" in shown
     assert "person7" not in json.dumps(made)
+
+
+@pytest.mark.parametrize(
+    ("where", "columns"), [('1=1 AND "public"."visits"."tenant_id" = $3', ("tenant_id", "at")), ("1=1", ("at",))]
+)
+def test_a_condition_on_no_table_hides_nothing(where: str, columns: tuple[str, ...]) -> None:
+    asked = (
+        f'SELECT "public"."visits"."id" FROM "public"."visits" WHERE ({where})'
+        ' ORDER BY "public"."visits"."at" DESC LIMIT $1 OFFSET $2'
+    )
+    with seeded() as connection, admin.connect(standing.sandbox()) as connected:
+        psycopg.RawCursor(connection).execute(asked, (10, 0, 77)[: 2 + asked.count("$3")])
+        counted = statement.snapshot(connected).statements.values()
+        found = index_proposal.proposals(connected, statement.ranked(counted), index.read(connected), schema="public")
+        assert [one.columns for one in found if one.table == "visits"] == [columns]
+        connection.execute(found[0].create)
+        assert index_proposal.uses(connected, found[0], "public")
 
 
 def test_an_invalid_index_is_a_finding_and_dropped() -> None:

@@ -94,3 +94,77 @@ def test_sends_are_counted_by_how_they_ended_and_name_nobody(tmp_path: Path) -> 
     ]  # fmt: skip
     assert mail.sent(workers, "ann@t.example") == [Sends(True, 1, at(0), at(0), "")]
     assert [one.times for one in mail.sent(workers, "t.example")] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        ("Maximum credits exceeded (401)", "raise it"),
+        ("Unauthorized; Maximum credits exceeded (401)", "raise it"),
+        ("HTTP 401, the key is refused: The provided authorization grant is invalid, expired, or revoked", "valid key"),
+        ("The requestor's IP Address is not whitelisted (401)", "IP Access Management"),
+        ("access forbidden: IP address not allowed (403)", "IP Access Management"),
+        ("The from address does not match a verified Sender Identity (403)", "Verify the sender"),
+        ("Forbidden (403)", "scope mail.send"),
+        ("Unauthorized (401)", "SendGrid's own words"),
+        ("could not generate a message (554)", "Look the reason up"),
+        ("getaddrinfo ENOTFOUND api.sendgrid.com (ENOTFOUND)", "Mend the way out"),
+    ],
+)
+def test_what_sendgrid_says_is_judged_before_the_status_that_it_says_it_with(words: str, advice: str) -> None:
+    assert advice in mail.remedy(words)
+
+
+def logs(file: Path, text: str) -> list[Worker]:
+    file.write_text(text)
+    return [Worker(0, 1, "online", "fork", 0, 1, 1, None, False, log.mark([file]))]
+
+
+FAILED = """📧 Email send failed: ResponseError: Forbidden
+    at /srv/client.js:1:2 {
+  code: 403,
+  config: { headers: { Authorization: 'Bearer SG.abcdefgh12345678.abcdefgh12345678' } },
+  mail: { to: 'ann@t.example', from: 'no-reply@propertypulse.example' },
+  response: { body: { errors: [ { message: 'not a verified Sender Identity: no-reply@propertypulse.example' } ] } }
+}
+"""
+
+
+def test_a_failure_printed_over_many_lines_is_one_with_its_reason_and_names_nobody(tmp_path: Path) -> None:
+    workers = logs(tmp_path / "api-out.log", FAILED * 3 + "📧 Email sent successfully to: bob@t.example\n")
+    failed = "Forbidden; not a verified Sender Identity: n…@propertypulse.example (403)"
+    assert [(one.sent, one.times, one.why) for one in mail.sent(workers)] == [(False, 3, failed), (True, 1, "")]
+    assert [(one.sent, one.times) for one in mail.sent(workers, "ann@t.example")] == [(False, 3)]
+    assert [(one.sent, one.times) for one in mail.sent(workers, "bob@t.example")] == [(True, 1)]
+    assert mail.sent(workers, "propertypulse.example") == []
+
+
+def test_a_failure_that_does_not_say_whose_it_was_may_be_anybodys(tmp_path: Path) -> None:
+    workers = logs(tmp_path / "api-out.log", "📧 Email send failed: Error: no\n    at x\n")
+    (one,) = mail.sent(workers, "ann@t.example")
+    assert one.why == "no (to whom is not in the log)"
+
+
+def test_a_nested_error_in_json_has_its_reason_too(tmp_path: Path) -> None:
+    body = {"errors": [{"message": "Maximum credits exceeded", "field": None}]}
+    error = {"name": "ResponseError", "code": 401, "response": {"body": body}}
+    line = json.dumps({"level": "error", "message": "Email send failed", "to": "a@b.example", "error": error})
+    (one,) = mail.sent(logs(tmp_path / "x.log", line + "\n"))
+    assert one.why == "Maximum credits exceeded (401)"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("mail went out\n", "The logs cannot be read: none of 1 entries is known"),
+        ("🔔 Processing due reminders...\n", ""),
+        ("", ""),  # nothing was logged, and nothing is found wrong
+    ],
+)
+def test_logs_that_cannot_be_read_are_found(tmp_path: Path, text: str, said: str) -> None:
+    found = mail.logged(ENV, logs(tmp_path / "x.log", text))
+    assert not mail.sent(found)
+    unread = mail.findings(ENV, held=[], sends=[], legible=found.legible, **UNKNOWN)
+    assert [one.what for one in unread] == (["whether sends of the API failed cannot be told"] if said else [])
+    assert [said in one.do for one in unread] == [True] * bool(said)
+    assert found.legible.ok is (True if "🔔" in text else None)

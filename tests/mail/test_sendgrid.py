@@ -38,7 +38,15 @@ def test_a_reply(env: PropertyPulse) -> None:
         ({"status": 429, "headers": {"Retry-After": "soon"}}, 2, ""),
         ({"status": 429, "times": 9, "headers": {"Retry-After": "0"}}, 4, "HTTP 429, the rate is limited"),
         ({"status": 401}, 1, "HTTP 401, the key is refused"),
+        ({"status": 401, "message": "Maximum credits exceeded"}, 1, "HTTP 401, the plan is used up"),
+        ({"status": 401, "message": "The requestor's IP Address is not whitelisted"}, 1, "HTTP 401, the address of"),
+        (
+            {"status": 401, "message": "The provided authorization grant is invalid, expired, or revoked"},
+            1,
+            "HTTP 401, the key is refused: The provided",
+        ),
         ({"status": 403}, 1, "HTTP 403, not permitted to this key"),
+        ({"status": 403, "message": "access forbidden: your IP address is not allowed"}, 1, "HTTP 403, the address of"),
         ({"status": 0}, 2, ""),
         ({"status": 0, "times": 9}, 4, "no answer from SendGrid"),
         ({"status": 200, "text": "<html>a proxy</html>"}, 1, "HTTP 200 with a body that is no JSON"),
@@ -50,6 +58,7 @@ def test_a_question_is_asked_again_where_that_helps(
     mailbox.admin("faults", **fault)
     answer = sendgrid.ask(env, "/v3/scopes")
     assert answer.problem.startswith(said) and bool(answer.problem) == bool(said)
+    assert answer.refused == ("the key is refused" in said)
     times = int(str(fault.get("times", 1)))
     assert mailbox.admin("faults/left", "GET") == times - min(asks, times)
 

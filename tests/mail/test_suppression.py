@@ -53,6 +53,7 @@ def test_what_is_an_address(text: str, parsed: tuple[str, str] | None) -> None:
         ("typo@tenant", ["invalid_emails"]),
         ("angry@tenant.example", ["spam_reports"]),
         ("optout@tenant.example", ["unsubscribes"]),
+        ("calm@tenant.example", ["group_unsubscribes"]),
         ("well@tenant.example", []),
         ("a/../gone%40tenant.example?x#y@t.example", []),
     ],
@@ -71,7 +72,10 @@ def test_an_address_of_metacharacters_is_asked_for_as_it_is(env: PropertyPulse) 
 
 def test_a_domain_shows_its_addresses_shortened(env: PropertyPulse) -> None:
     rows = suppression.held(env, "tenant.example")
-    assert {row.address for row in rows} == {f"{c}…@tenant.example" for c in "gfao"}
+    assert {row.address for row in rows} == {f"{c}…@tenant.example" for c in "gfaoc"}
+    assert [row.why for row in rows if row.list == "group_unsubscribes"] == [
+        "unsubscribed from the group 'Reminders' by whoever has the address: other mail arrives"
+    ]
     mailbox.admin("suppressions", list="blocks", emails=[f"x{n}@huge.example" for n in range(80)])
     assert len(suppression.held(env, "huge.example")) == suppression.SHOWN
 
@@ -83,7 +87,7 @@ def test_an_unknown_answer_is_not_a_no(env: PropertyPulse) -> None:
 
 
 def test_whose_entry_may_be_taken_back() -> None:
-    for name in ("spam_reports", "unsubscribes"):
+    for name in ("spam_reports", "unsubscribes", "group_unsubscribes"):
         with pytest.raises(BadParameter, match="is the wish of whoever has the address"):
             suppression.entry(name, "angry@tenant.example")
     with pytest.raises(BadParameter, match="expected one whole address"):

@@ -538,6 +538,9 @@ def test_a_records_folder_that_cannot_be_written(place: Place) -> None:
 # The same notebook under papermill
 
 
+TYPED = {"approval": "77950e8", "reason": "1_000", "incident": "007"}
+
+
 def papermill(place: Place, name: str, *arguments: str, output: str = "") -> "subprocess.Popen[str]":
     """Start a procedure by plain papermill, with our engine unless told otherwise."""
     command = [sys.executable, "-m", "papermill", "--engine", "runbook"]
@@ -575,6 +578,14 @@ def test_papermill_makes_the_same_record(place: Place, monkeypatch: pytest.Monke
     files = [place.folder / f"records/{name}.ipynb" for name in done]
     assert ledger.problems(files) == []
     assert all(ledger.is_sealed(file) for file in files)
+
+
+def test_papermill_takes_no_text_for_a_number(place: Place) -> None:
+    place.write("act", FINISH, parameters="count: int = 1  # how many")
+    words = [word for name, text in TYPED.items() for word in ("-p", name, text)]
+    assert ends(papermill(place, "act", *words, "-p", "count", "7"))[0] == 0
+    made = json.loads((place.folder / "records/act.ipynb").read_text())["metadata"]["opslib"]["parameters"]
+    assert made == {"environment": "test", "apply": False, **TYPED, "count": 7}
 
 
 def test_papermill_refuses_what_is_not_declared(place: Place) -> None:

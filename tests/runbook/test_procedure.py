@@ -89,6 +89,7 @@ def test_what_fits(one: Procedure, name: str, value: object, bound: object) -> N
         ("sure", None, "expected a value of type bool"),
         ("mode", "soft", "found 'soft', expected graceful or hard"),
         ("name", None, "expected a value of type str"),
+        ("name", 77950e8, "expected text: quote it"),
         ("name", ["a"], "expected a value of type str"),
         ("name", "a\nimport os", "without control characters"),
         ("name", "a\x00", "without control characters"),

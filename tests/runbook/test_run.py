@@ -516,3 +516,23 @@ def test_what_a_check_rested_on_is_approved_with_the_plan(world: World) -> None:
     assert one == digest(Answer(True, Seen(2, uptime=8)))
     others = [digest(Answer(True, Seen(3, uptime=7))), digest(), digest(Answer(False, Seen(2, uptime=7)), accept=True)]
     assert len({one, *others, digest(Answer(True), asked=False)}) == 5
+
+
+def test_what_an_undo_has_put_back_is_not_called_left(world: World) -> None:
+    def away() -> None:
+        raise errors.UndoFailed("worker 0 does not answer.")
+
+    def full() -> None:
+        raise OSError("disk full")
+
+    steps = [act("swap the names back", run=lambda: world.calls.append("swapped")), act("reload\nall", run=away)]
+    swap = Change("Swap", [act("swap", run=lambda: None)], undo=steps, replaces=lambda: "the old one")
+    more = Change("More", [act("fill", run=full)], undo=Kept("it is harmless", matters=False), replaces=lambda: "none")
+    run = begin()
+    run.plan(world.change(), swap, more)
+    with pytest.raises(errors.ChangeFailed):
+        run.apply(world.change(), swap, more)
+    assert run.ended is errors.Outcome.NEEDS_PERSON and world.calls[-1] == "swapped"
+    why = str(run._closing["why"])
+    assert "Undone in part: Swap: done: swap the names back; not, or not for certain: reload." in why
+    assert "Not undone: Set it (a value)." in why and "Not undone: Swap" not in why

@@ -41,6 +41,8 @@ SUPPRESSED: dict[str, dict[str, dict[str, Any]]] = {
     "spam_reports": {"angry@tenant.example": {"ip": "192.0.2.10"}},
 }
 UNSUBSCRIBED: dict[str, dict[str, Any]] = {"optout@tenant.example": {}}
+GROUPS = ("Reminders", "News")
+LEFT = {"calm@tenant.example": ("Reminders",)}
 MESSAGES: list[dict[str, Any]] = []
 """What was accepted to be sent; nothing is."""
 FAULTS: list[dict[str, Any]] = []
@@ -268,6 +270,21 @@ async def unsubscribed(request: web.Request) -> web.Response:
     """Say whether one address has unsubscribed from everything."""
     email = request.match_info["email"]
     return web.json_response({"recipient_email": email} if email in UNSUBSCRIBED else {})
+
+
+@routes.get("/v3/asm/suppressions/{email}")
+async def left_groups(request: web.Request) -> web.Response:
+    """Say of each group of messages whether one address has left it."""
+    gone = LEFT.get(request.match_info["email"], ())
+    groups = [{"id": n, "name": name, "suppressed": name in gone} for n, name in enumerate(GROUPS, 1)]
+    return web.json_response({"suppressions": groups})
+
+
+@routes.get("/v3/asm/suppressions")
+async def all_left_groups(request: web.Request) -> web.Response:
+    """List who has left which group, without pages."""
+    rows = [{"email": email, "group_name": name, "created_at": NOW} for email, names in LEFT.items() for name in names]
+    return web.json_response(rows)
 
 
 if __name__ == "__main__":
