@@ -62,7 +62,8 @@ def carry_out(environment: Deployment, how: Trial) -> float:
                 if ended is not None or late:
                     causes = log.causes(said)
                     did = f"did not answer in {environment.api.boot:g} s" if late else f"ended with exit code {ended}"
-                    last = causes[-1].text.splitlines()[0] if causes else "it said nothing"
+                    lines = causes[-1].text.splitlines() if causes else ["it said nothing"]
+                    last = next((line for line in lines if "Error" in line), lines[0])  # Node's stack begins above it
                     why = f"the code on disk, started once, {did}: {last} — Nothing was taken away."
                     raise RunbookError(why, causes)
                 time.sleep(0.1)
