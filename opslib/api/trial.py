@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from shutil import which
 from typing import IO, Any
 
@@ -25,8 +26,6 @@ from opslib.runbook.errors import RunbookError
 from opslib.runbook.procedure import located
 
 END_SECONDS = 5
-LINES = 30
-"""How many of its last lines are shown of a process that did not come up."""
 
 _DEATH = 1  # PR_SET_PDEATHSIG of prctl(2)
 
@@ -52,19 +51,23 @@ def carry_out(environment: Deployment, how: Trial) -> float:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with tempfile.TemporaryFile("w+b") as said:
-        process = _start(environment, held, {**how.variables, how.port: str(port)}, said)
+    with tempfile.TemporaryDirectory() as folder:
+        said = log.mark([Path(folder, "trial.log")])
+        with said[0].path.open("wb") as file:
+            process = _start(environment, held, {**how.variables, how.port: str(port)}, file)
         begun = time.monotonic()
         try:
-            while True:
-                answer = health.ask(f"http://127.0.0.1:{port}{environment.api.health}")
-                if answer.well:
-                    return time.monotonic() - begun
+            while not health.ask(f"http://127.0.0.1:{port}{environment.api.health}").well:
                 ended, late = process.poll(), time.monotonic() - begun > environment.api.boot
                 if ended is not None or late:
-                    did = f"does not answer: {answer.problem}" if late else f"ended with exit code {ended}"
-                    raise RunbookError(f"the code on disk, started once, {did}. Nothing was taken away.", _last(said))
+                    causes = log.causes(said)
+                    did = f"did not answer in {environment.api.boot:g} s" if late else f"ended with exit code {ended}"
+                    lines = causes[-1].text.splitlines() if causes else ["it said nothing"]
+                    last = next((line for line in lines if "Error" in line), lines[0])  # Node's stack begins above it
+                    why = f"the code on disk, started once, {did}: {last} — Nothing was taken away."
+                    raise RunbookError(why, causes)
                 time.sleep(0.1)
+            return time.monotonic() - begun
         finally:
             _end(process)
 
@@ -104,9 +107,3 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
             return
         except subprocess.TimeoutExpired:
             continue
-
-
-def _last(said: IO[bytes]) -> list[dict[str, str]]:
-    said.seek(0)
-    lines = said.read().decode("utf-8", "replace").splitlines()
-    return [{"it said": log.redact(line)} for line in lines[-LINES:] if line.strip()]
