@@ -319,7 +319,7 @@ def _is_used(word: str) -> bool:
 
 def _calling(name: str, secret: str) -> re.Pattern[str]:
     """The places where a value is called a secret: behind its name or one like it, or as the password in a URL."""
-    called = rf"\b(?:{re.escape(name)}|[\w.-]*(?:pass|pwd|secret|token|key)[\w.-]*)"
+    called = rf"\b(?:{re.escape(name)}|[\w.-]{{0,40}}(?:pass|pwd|secret|token|key)[\w.-]{{0,40}})"
     value = re.escape(secret)
     return re.compile(rf"({called}\W{{0,3}}[=:]\s*\W{{0,2}}|://[^\s:/@]*:){value}(?!\w)", re.IGNORECASE)
 
