@@ -19,7 +19,7 @@ from typing import Any
 
 from opslib.api import log, pm2
 from opslib.api.pm2 import Worker
-from opslib.deployment.deployment import Deployment
+from opslib.deployment.deployment import HANDOVER, Deployment
 from opslib.runbook.errors import RunbookError
 
 LISTED_SECONDS = 1
@@ -170,4 +170,4 @@ def _said(entry: Mapping[str, Any], key: str) -> Any:
 
 
 def _file(environment: Deployment) -> Path:
-    return environment.api.pm2_home / "runbook.handover"
+    return environment.place / HANDOVER

@@ -98,7 +98,7 @@ def accepted(environment: Deployment) -> Answer:
 
     Where a run was cut short, a worker may have read another `.env`: then only garbage is judged.
     """
-    cut_short = found(environment) == "signing" or env_file.edits(environment.api.env_file)
+    cut_short = found(environment) == "signing" or env_file.edits(environment.api.env_file, environment.place)
     answer = jwt.prove(environment, {"the secret in force": (staged(environment).current, 0 if cut_short else 200)})
     said = "Compare the .env with what runs, and `tokens:` in the environment's file with the API."
     return replace(answer, otherwise=said)

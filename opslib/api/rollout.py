@@ -32,8 +32,8 @@ def rollout(
     A worker that does not come up stops it. Undone by putting back the file, byte for byte, and reloading again
     whatever has read the new values, also those that a run which was killed has set.
     """
-    file = environment.api.env_file
-    killed = bool(env_file.edits(file))  # a run was, and nobody knows which of its workers have read which file
+    file, folder = environment.api.env_file, environment.place
+    killed = bool(env_file.edits(file, folder))  # a run was, and nobody knows which of its workers have read which file
     planned = pm2.quiet(environment)
     workers, made = list(planned), list[env_file.Edit]()
 
@@ -41,7 +41,8 @@ def rollout(
         now = pm2.quiet(environment)
         workers[:] = [dataclasses.replace(worker, pid=0) for worker in now] if killed else now
         found = {key: value.read() if isinstance(value, Later) else value for key, value in values.items()}
-        if one := env_file.edit(file, found) or env_file.latest(file):  # the latter where a killed run came this far
+        # The latter where a killed run came this far.
+        if one := env_file.edit(file, found, folder=folder) or env_file.latest(file, folder):
             made.append(one)
 
     def restore() -> None:
@@ -72,7 +73,7 @@ def tidy(environment: Deployment) -> Act:
     file = environment.api.env_file
 
     def run() -> None:
-        for made in env_file.edits(file):
+        for made in env_file.edits(file, environment.place):
             env_file.drop(made)
 
     return act(f"remove the backups of {located(file)}", run=run)

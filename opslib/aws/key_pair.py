@@ -1,4 +1,4 @@
-"""A key pair: an access key's id and secret, which belong together, in the `.env` and in the staging file beside it.
+"""A key pair: an access key's id and secret, which belong together, in the `.env` and in the staging file.
 
 Both halves are always written at once, so that a process that dies leaves a whole pair or none.
 """

@@ -105,7 +105,8 @@ def switch(login: Login, *, settle: float) -> Change:
         return rolled
 
     def undo() -> None:
-        if login.secret.current == login.new and login.new != before and not env_file.latest(file):
+        made = env_file.latest(file, login.environment.place)
+        if login.secret.current == login.new and login.new != before and not made:
             raise UndoFailed(f"{located(file)} was changed meanwhile, so its login was left in force; mend it by hand")
         _restore(login, before)
 

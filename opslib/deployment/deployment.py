@@ -1,6 +1,7 @@
 """A deployment: where the API, its files and its secrets are; what an environment's file says for every domain."""
 
 import os
+import shlex
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, HttpUrl, TypeAdapter
 
-from opslib.deployment import env_file
+from opslib.deployment import env_file, place
 from opslib.runbook.environment import Environment, Part, Place
 from opslib.runbook.errors import BadEnvironment
 from opslib.runbook.procedure import root
@@ -17,6 +18,7 @@ from opslib.runbook.procedure import root
 PLAIN = {"NO_COLOR": "1", "FORCE_COLOR": "0"}  # what programs say goes into records, not onto a terminal
 STAGED = ".staged"
 """What the name of the file that holds staged secrets has behind the name of the `.env`."""
+LOCK, HANDOVER = ".runbook.lock", "runbook.handover"
 
 _http = TypeAdapter(HttpUrl)
 
@@ -75,17 +77,32 @@ class Deployment(Environment):
     """The keys of the API's `.env` whose values are secret."""
     tools: Place | None = None
     """A folder with pm2, psql and the like, searched before PATH."""
+    folder: Place | None = None
+    """Where the lock, staged secrets and backups of the `.env` lie, 0700; beside the `.env` if it is not named."""
+
+    @property
+    def place(self) -> Path:
+        """The folder of our own files, of which none belongs in the API's checkout."""
+        return self.folder.resolve() if self.folder else self.api.env_file.resolve().parent
 
     @property
     def staged(self) -> Path:
-        """The file of the secrets that are made and not in force yet, or no longer: beside the `.env`."""
-        real = self.api.env_file.resolve()
-        return real.with_name(f"{real.name}{STAGED}")
+        """The file of the secrets that are made and not in force yet, or no longer."""
+        return self.place / f"{self.api.env_file.resolve().name}{STAGED}"
 
     @property
     def lock(self) -> Path:
-        """The file that a run holds while it may change the deployment: beside the `.env`."""
-        return self.api.env_file.resolve().parent / ".runbook.lock"
+        """The file that a run holds while it may change the deployment."""
+        return self.place / LOCK
+
+    def prepare(self) -> None:
+        """Make the folder of our own files. Raise Refused if others may look into it, or git would take them."""
+        names = (LOCK, HANDOVER, self.staged.name, *env_file.names(self.api.env_file))
+        file = f"parameters/{self.name}.yaml"
+        other = f"Put `folder: ~/.runbook/{self.name}` into {file}, or another folder of yours that is in no checkout."
+        place.need_ignored(self.place, names, variables=self.variables, otherwise=other)
+        if self.folder:
+            place.make(self.place)
 
     def values(self) -> dict[str, str]:
         """Give the secrets of the `.env`, and those that are staged. Raise BadEnvironment if they cannot be read."""
@@ -99,8 +116,29 @@ class Deployment(Environment):
             ) from None
         # A secret's predecessor too, as in JWT_SECRET_PREVIOUS.
         known = {key: value for key, value in held.items() if key.startswith(tuple(self.secrets))}
-        staged = env_file.read(self.staged) if self.staged.exists() else {}
+        try:
+            staged = env_file.read(self.staged) if self.staged.exists() else {}
+        except (OSError, ValueError) as error:
+            raise BadEnvironment(
+                f"{self.staged}: cannot be read ({error}), so its secrets could not be masked"
+            ) from None
+        self._need_moved()
         return known | {key: value for key, value in staged.items() if not key.endswith("_SINCE")}
+
+    def _need_moved(self) -> None:
+        """Raise BadEnvironment if files of runs lie beside the `.env` from before the folder was named."""
+        real = self.api.env_file.resolve()
+        if self.place == real.parent:
+            return
+        left = [edit.backup for edit in env_file.edits(real)]
+        if (beside := real.with_name(self.staged.name)).exists():
+            left.append(beside)
+        if left:
+            files, to = shlex.join(map(str, left)), shlex.quote(str(self.place))
+            raise BadEnvironment(
+                f"{', '.join(file.name for file in left)} lie beside the .env from before `folder` was named, where no "
+                f"run finds them. While none is at work: `mkdir -pm 700 {to} && mv -n {files} {to}`"
+            )
 
     @cached_property
     def variables(self) -> dict[str, str]:

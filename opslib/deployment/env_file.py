@@ -5,6 +5,7 @@ JavaScript's idea of white space and line ends. python-dotenv reads other values
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -20,7 +21,7 @@ from typing import NamedTuple
 
 from opslib.runbook.errors import RunbookError
 
-__all__ = ["Edit", "EnvFileError", "drop", "edit", "edits", "fingerprint", "latest", "read", "restore"]
+__all__ = ["Edit", "EnvFileError", "drop", "edit", "edits", "fingerprint", "latest", "names", "read", "restore"]
 
 _SPACE = "\t\n\v\f\r \xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000\ufeff"
 _START, _END = r"(?<![^\n\u2028\u2029])", r"(?![^\n\u2028\u2029])"
@@ -41,7 +42,7 @@ class EnvFileError(RunbookError, ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """One change of an `.env`: the real file, the backup beside it, and the digests of both states."""
+    """One change of an `.env`: the real file, its backup, and the digests of both states."""
 
     path: Path
     backup: Path
@@ -63,10 +64,13 @@ def read(path: Path) -> dict[str, str]:
     return {entry.key: entry.value for entry in _parse(_decode(path, _load(path)))}
 
 
-def edit(path: Path, values: Mapping[str, str | None], *, backup: bool = True) -> Edit | None:
+def edit(
+    path: Path, values: Mapping[str, str | None], *, folder: Path | None = None, backup: bool = True
+) -> Edit | None:
     """Set these keys (None removes one), keep every other byte, and return how to undo it, or None if nothing differs.
 
-    Without `backup` there is no way back, and nothing that a process which dies could leave beside the new file.
+    The backup lies in `folder`, or else beside the file. Without `backup` there is no way back, and nothing that a
+    process which dies could leave.
     A symbolic link stays and its target changes; mode, owner and extended attributes are kept. Of a duplicate key the
     last one, which counts, is set; removal takes all. Raises EnvFileError, with the file as it was.
     """
@@ -78,27 +82,34 @@ def edit(path: Path, values: Mapping[str, str | None], *, backup: bool = True) -
         new = (b"\xef\xbb\xbf" if old.startswith(b"\xef\xbb\xbf") else b"") + text.encode()
         if new == old:
             return None
+        folder = folder or real.parent
         if not backup:
-            _replace(real, old, new)
+            _replace(real, old, new, folder)
             return None
-        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-        beside = real.with_name(f"{real.name}.{stamp}.{_digest(old)}.{_digest(new)}.bak")
-        _replace(real, old, new, beside)
-        return Edit(real, beside, _digest(old), _digest(new))
+        kept = folder / _backup(real, old, new)
+        _replace(real, old, new, folder, kept)
+        return Edit(real, kept, _digest(old), _digest(new))
 
 
-def edits(path: Path) -> list[Edit]:
+def edits(path: Path, folder: Path | None = None) -> list[Edit]:
     """Return the edits whose backups are still there, oldest first, also those of a process that has died."""
     real = path.resolve()
+    folder = folder or real.parent
     name = re.compile(rf"{re.escape(real.name)}\.\d{{8}}T\d{{6}}\.\d{{6}}Z\.([0-9a-f]{{16}})\.([0-9a-f]{{16}})\.bak")
-    found = [(file, name.fullmatch(file.name)) for file in sorted(real.parent.iterdir())]
-    return [Edit(real, file, match[1], match[2]) for file, match in found if match]
+    files = sorted(folder.iterdir()) if folder.exists() else []
+    return [Edit(real, file, match[1], match[2]) for file in files if (match := name.fullmatch(file.name))]
 
 
-def latest(path: Path) -> Edit | None:
+def latest(path: Path, folder: Path | None = None) -> Edit | None:
     """Return the edit that made the file what it is now, also that of a dead process, if its backup is there."""
     now = _digest(_load(path))
-    return next((edit for edit in reversed(edits(path)) if edit.after == now), None)
+    return next((edit for edit in reversed(edits(path, folder)) if edit.after == now), None)
+
+
+def names(path: Path) -> list[str]:
+    """Return names such as an edit gives the files that it makes."""
+    real = path.resolve()
+    return [_temporary(real), _backup(real, b"", b"")]
 
 
 def restore(edit: Edit) -> None:
@@ -112,7 +123,7 @@ def restore(edit: Edit) -> None:
         old = _load(edit.backup)
         if _digest(old) != edit.before:
             raise EnvFileError(f"{edit.backup} is not what the edit saved; put the old values into {real} by hand")
-        _replace(real, now, old)
+        _replace(real, now, old, edit.backup.parent)
 
 
 def drop(edit: Edit) -> None:
@@ -244,27 +255,50 @@ def _lock(directory: int, real: Path) -> None:
         time.sleep(0.02)
 
 
-def _replace(path: Path, old: bytes, new: bytes, backup: Path | None = None) -> None:
+def _temporary(path: Path) -> str:
+    return f"{path.name}.opslib.tmp"
+
+
+def _backup(path: Path, old: bytes, new: bytes) -> str:
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    return f"{path.name}.{stamp}.{_digest(old)}.{_digest(new)}.bak"
+
+
+def _replace(path: Path, old: bytes, new: bytes, folder: Path, backup: Path | None = None) -> None:
     """Replace the file whole or not at all, the backup being on disk first; the caller holds the lock."""
-    temp = path.with_name(f"{path.name}.opslib.tmp")
-    temp.unlink(missing_ok=True)  # left by a process that died: under the lock nobody else can be writing it
+    temp, beside = folder / _temporary(path), path.with_name(_temporary(path))
+    for left in (temp, beside):  # by a process that was killed: under the lock nobody else can be writing it
+        left.unlink(missing_ok=True)
     try:
         _create(temp, new, like=path)
         if backup:
             _create(backup, old)
-            _sync(path.parent)
-        if path.read_bytes() != old:
-            raise EnvFileError(f"{path} was changed by somebody else meanwhile; look at that and run again")
-        os.replace(temp, path)
+            _sync(backup.parent)
+        try:
+            _rename(temp, path, old)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            # Nothing can be renamed from another file system (nor from another mount of the same one, which its
+            # device's number does not tell): there the new file lies beside the old one for that moment.
+            _create(beside, new, like=path)
+            _rename(beside, path, old)
     except BaseException as error:
-        if temp.exists():  # so it has not been replaced, and the backup is of no use
-            temp.unlink()
-            if backup:
-                backup.unlink(missing_ok=True)
+        if backup and not (path.exists() and path.read_bytes() == new):
+            backup.unlink(missing_ok=True)  # it is of no use: nothing has been replaced
         if isinstance(error, OSError):
             raise EnvFileError(f"{path} was not changed: {error.strerror}; put that right and run again") from error
         raise
+    finally:
+        for made in (temp, beside):
+            made.unlink(missing_ok=True)
     _sync(path.parent)
+
+
+def _rename(temp: Path, path: Path, old: bytes) -> None:
+    if path.read_bytes() != old:
+        raise EnvFileError(f"{path} was changed by somebody else meanwhile; look at that and run again")
+    os.replace(temp, path)
 
 
 def _create(path: Path, data: bytes, *, like: Path | None = None) -> None:

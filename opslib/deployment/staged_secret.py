@@ -25,7 +25,7 @@ class Staged:
 
     @property
     def file(self) -> Path:
-        """Where values are staged: beside the `.env`, readable by its owner only."""
+        """Where values are staged, readable by its owner only."""
         return self.environment.staged
 
     @property

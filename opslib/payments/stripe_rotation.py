@@ -75,7 +75,7 @@ def retirement(environment: Deployment) -> Rotation:
 
 
 def keep(rotation: Rotation) -> Change:
-    """Make the change that puts both values beside the `.env`, before anything uses the new one."""
+    """Make the change that stages both values, before anything uses the new one."""
     staged, file = rotation.staged, rotation.staged.file.name
 
     def create() -> None:
@@ -88,7 +88,7 @@ def keep(rotation: Rotation) -> Change:
             staged.keep()
 
     return Change(
-        f"Keep the old and the new {staged.key} beside the .env",
+        f"Stage the old and the new {staged.key}",
         [
             act(f"write {staged.key}_PENDING (fingerprint {named(rotation.new)}) to {file} (mode 0600)", run=create),
             act(f"write {staged.key}_PREVIOUS (fingerprint {named(rotation.old)}) to {file}", run=previous),

@@ -73,6 +73,9 @@ class Environment(Part, ABC):
     def lock(self) -> Path:
         """The file that a run holds while it may change the deployment."""
 
+    def prepare(self) -> None:
+        """Make what a run needs that may change the deployment. Raise Refused if it may not be made."""
+
     @abstractmethod
     def values(self) -> Mapping[str, str]:
         """Give the secrets by name, for them to be masked. Raise BadEnvironment if they cannot be read."""

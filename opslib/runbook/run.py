@@ -524,6 +524,7 @@ class Run:
             raise PlanVoid(f"since the run began, {', '.join(changed)} was given another value. Run its start again.")
 
     def _hold(self) -> None:
+        self.environment.prepare()
         self._lock = lock.hold(
             self.environment.lock,
             {

@@ -46,10 +46,14 @@ class Played:
                 self.read[int(worker.id)] = self.file.read_bytes()
 
 
-@pytest.fixture(name="env")
-def _env(place: Place, monkeypatch: pytest.MonkeyPatch) -> PropertyPulse:
+@pytest.fixture(name="env", params=["", "folder: ours\n"], ids=["beside the .env", "in a folder"])
+def _env(request: pytest.FixtureRequest, place: Place, monkeypatch: pytest.MonkeyPatch) -> PropertyPulse:
     monkeypatch.setenv("RUNBOOK_ROOT", str(place.folder))
-    return propertypulse.load("test")
+    with (place.folder / "parameters/test.yaml").open("a") as described:
+        described.write(request.param)
+    env = propertypulse.load("test")
+    env.prepare()
+    return env
 
 
 @pytest.fixture
@@ -73,7 +77,7 @@ def test_two_of_one_plan_follow_each_other(env: PropertyPulse, played: Played) -
     assert shown[1:] == ["pm2 reload 0", "pm2 reload 1"]
     assert len(first.acts) == 3
     planned = second.replaces()
-    assert planned.startswith("JWT_SECRET fingerprint ") and "worker 0, worker 1; release in force app" in planned
+    assert planned.startswith("JWT_SECRET fingerprint ") and "worker 0, worker 1; the code in app, of no" in planned
     staged.append("new")
     first.do()
     assert second.replaces() == planned  # though the processes are others
@@ -87,7 +91,7 @@ def test_two_of_one_plan_follow_each_other(env: PropertyPulse, played: Played) -
     first.put_back()
     assert env.api.env_file.read_bytes() == before
     assert set(played.read.values()) == {before}
-    assert env_file.edits(env.api.env_file) == []
+    assert env_file.edits(env.api.env_file, env.place) == []
 
 
 @pytest.mark.parametrize("who", ["value", "worker", "release"])
@@ -125,7 +129,7 @@ def test_what_a_killed_run_has_left_is_finished_or_taken_back(
     env: PropertyPulse, played: Played, reached: list[int]
 ) -> None:
     before = env.api.env_file.read_bytes()
-    env_file.edit(env.api.env_file, {"JWT_SECRET": "new"})
+    env_file.edit(env.api.env_file, {"JWT_SECRET": "new"}, folder=env.place)
     played.put_back(env, [replace(played.workers[id], pid=0) for id in reached], reread=True)
     change = rollout(env, "Sign", {"JWT_SECRET": "new"})
     change.do()

@@ -452,6 +452,77 @@ def test_killed_at_any_moment_it_holds_the_old_or_the_new(file: Path) -> None:
     assert not [name for name in others(file) if name.endswith(".tmp")]
 
 
+@pytest.fixture(params=["the same file system", "another one", "another mount of the same one"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A folder for what an edit makes, from which a file can be renamed to where the `.env` is, or cannot."""
+    made = tmp_path / "ours"
+    made.mkdir()
+    mounting = {"another one": ["-t", "tmpfs", "none"], "another mount of the same one": ["--bind", str(made)]}
+    if not (how := mounting.get(request.param)):
+        yield made
+        return
+    if not shutil.which("mount") or subprocess.run(["mount", *how, made], check=False, capture_output=True).returncode:
+        pytest.skip("cannot mount a file system here")
+    yield made
+    subprocess.run(["umount", made], check=True)
+
+
+def test_in_a_folder_nothing_lies_beside(file: Path, folder: Path) -> None:
+    before, mode = file.read_bytes(), file.stat().st_mode
+    for left in (folder, file.parent):
+        (left / ".env.opslib.tmp").write_text(SECRET)  # by a process that was killed
+    edit = env_file.edit(file, {"A": "2"}, folder=folder)
+    assert edit and edit.backup.stat().st_mode & 0o777 == 0o600
+    assert (env_file.read(file)["A"], file.stat().st_mode, others(file)) == ("2", mode, [])
+    assert env_file.edits(file, folder) == [edit] == [env_file.latest(file, folder)]
+    assert list(folder.iterdir()) == [edit.backup] and not env_file.edits(file)
+    env_file.restore(edit)
+    env_file.drop(edit)
+    assert (file.read_bytes(), file.stat().st_mode) == (before, mode)
+    assert others(file) == [] == list(folder.iterdir())
+
+
+def test_in_a_folder_an_edit_that_fails_leaves_nothing(
+    file: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = env_file._create
+
+    def meddled(path: Path, data: bytes, *, like: Path | None = None) -> None:
+        create(path, data, like=like)
+        if path.parent == file.parent or os.path.ismount(folder) is False:
+            file.write_bytes(b"A=other\n")
+
+    monkeypatch.setattr(env_file, "_create", meddled)
+    with pytest.raises(EnvFileError, match="somebody else meanwhile"):
+        env_file.edit(file, {"A": "2"}, folder=folder)
+    assert (file.read_bytes(), others(file), list(folder.iterdir())) == (b"A=other\n", [], [])
+
+
+def test_killed_at_any_moment_it_leaves_nothing_beside(file: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "ours"
+    folder.mkdir()
+
+    def work() -> None:
+        while True:
+            env_file.edit(file, {"A": "2" * 5000}, folder=folder)
+            env_file.edit(file, {"A": "1"}, folder=folder)
+
+    moments = random.Random(2)
+    for _ in range(25):
+        process = FORK.Process(target=work)
+        process.start()
+        time.sleep(moments.uniform(0.005, 0.05))
+        os.kill(process.pid or 0, signal.SIGKILL)
+        process.join()
+        process.close()
+        assert env_file.read(file) in [{"A": a, "SECRET": SECRET} for a in ("1", "2" * 5000)]
+        assert others(file) == []
+        if made := env_file.latest(file, folder):
+            env_file.restore(made)
+    env_file.edit(file, {"A": "3"}, folder=folder)
+    assert {one.suffix for one in folder.iterdir()} == {".bak"}
+
+
 @as_root
 @pytest.mark.parametrize("length", [1, 20_000])  # no room for the backup, no room for the new file
 def test_a_full_disk_changes_nothing(tmp_path: Path, length: int) -> None:

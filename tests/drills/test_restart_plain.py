@@ -20,10 +20,10 @@ from opslib.api import handover
 from tests.sandbox import process
 from tests.sandbox.layout import ROOT
 from tests.sandbox.plain import deployment, fault, pm2
-from tests.sandbox.plain.layout import PM2_HOME
+from tests.sandbox.plain.layout import STATE
 from tests.sandbox.plain.traffic import PlainTraffic
 
-LEFT = PM2_HOME / "runbook.handover"
+LEFT = STATE / "runbook/runbook.handover"
 ACCEPTED = ("-p", "settle_seconds", "2", "-p", "accept_downtime", "True")
 
 
