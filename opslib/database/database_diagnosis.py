@@ -88,9 +88,7 @@ def _kept_out(seen: Seen) -> Iterator[Finding]:
         head = _HEADS.get(login.cause, "The API cannot log in")
         yield Finding(f"{head} ({login.cause})", do=login.remedy)
     if login.unchecked:
-        what = (
-            f"node-postgres, which checks the certificate with this sslmode, would refuse it: {login.unchecked}"
-        )
+        what = f"node-postgres, which checks the certificate with this sslmode, would refuse it: {login.unchecked}"
         yield Finding(
             what,
             do="If the API uses it, as Prisma's adapter does: sslrootcert with the server's CA, or sslmode=no-verify.",
