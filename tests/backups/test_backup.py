@@ -114,7 +114,7 @@ def test_only_parts_of_backups_of_ones_own_are_removed(env: PropertyPulse, folde
     own, time = store.owner(env), "20300131T023000Z-0123abcd"
     others = {"download.part", f"{time}.dump.zst.part", f"{time}-deadbeef.json.part", "fetched-deadbeef.dump.part"}
     others |= {f"{time}-{own}.part.txt"}
-    mine = {f"{time}-{own}.dump.zst.part", f"fetched-{own}.dump.part", f"fetched-{own}.dump.part.list.part"}
+    mine = {f"{time}-{own}.dump.zst.part", f"fetched-{own}.dump.part", f"fetched-{own}.dump.part.own.part"}
     folder.path.mkdir()
     for name in others | mine:
         (folder.path / name).write_bytes(b"x")
