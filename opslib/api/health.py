@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -33,6 +33,8 @@ class Response:
     body: dict[str, Any] = field(default_factory=dict, repr=False)
     pid: int = field(default=0, compare=False, repr=False)
     """The process that answered; 0 where nobody can tell."""
+    headers: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    """Those of the answer, by their names in lower case."""
 
     @property
     def well(self) -> bool:
@@ -55,7 +57,7 @@ class Answering:
         return pid not in self.pids and (not self.untold or not pid)
 
 
-def ask(url: str, among: Iterable[int] = ()) -> Response:
+def ask(url: str, among: Iterable[int] = (), headers: Mapping[str, str] | None = None) -> Response:
     """Send one GET over a connection of its own, so that any worker may take it. Never raises for the network.
 
     Which process answered is what the body says (`pid`), or else which one `among` these has the other end of the
@@ -64,7 +66,9 @@ def ask(url: str, among: Iterable[int] = ()) -> Response:
     begun = time.monotonic()
     try:
         with urllib3.PoolManager() as connections:
-            got = connections.request("GET", url, timeout=TIMEOUT, retries=False, redirect=False, preload_content=False)
+            got = connections.request(
+                "GET", url, headers=headers, timeout=TIMEOUT, retries=False, redirect=False, preload_content=False
+            )
             here = _end(got.connection)
             body = _object(got.data)
             pid = body.get("pid") or _owner(here, among)
@@ -73,7 +77,14 @@ def ask(url: str, among: Iterable[int] = ()) -> Response:
         late = isinstance(error, urllib3.exceptions.TimeoutError) and not isinstance(error, none)
         return Response(0, _since(begun), f"{type(error).__name__}: {error}", late)
     problem = "" if got.status == 200 else f"HTTP {got.status}"
-    return Response(got.status, _since(begun), problem, body=body, pid=pid if isinstance(pid, int) else 0)
+    return Response(
+        got.status,
+        _since(begun),
+        problem,
+        body=body,
+        pid=pid if isinstance(pid, int) else 0,
+        headers={name.lower(): value for name, value in got.headers.items()},
+    )
 
 
 def steady(url: str, times: int = 10) -> Answer:

@@ -14,10 +14,10 @@ leaves, `found` names it, and `offers` and `sign` give the changes that are stil
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
-from opslib.api import jwt
+from opslib.api import jwt, release
 from opslib.api.rollout import Value, closing, rollout
 from opslib.api.settings import Tokens
 from opslib.deployment import env_file
@@ -30,6 +30,23 @@ from opslib.runbook.mask import mask
 from opslib.runbook.procedure import located
 
 KEY, PREVIOUS = "JWT_SECRET", "JWT_SECRET_PREVIOUS"
+IN_FORCE = "the secret in force"
+UNREAD = (
+    f"This API does not seem to check tokens with {KEY}: it refuses one signed with the secret in force, a false one "
+    "and none at all alike. See how it knows people, and `tokens:` in the environment's file. To change the secret "
+    "without proof, in one step: -p accept_unread_secret True"
+)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """How many requests a plan asks the API with, and a run that applies besides; and how many the API allows."""
+
+    plan: int
+    apply: int
+    limit: str
+    left: str = field(default="", compare=False)
+    anew: str = field(default="", compare=False)
 
 
 def staged(environment: Deployment) -> Staged:
@@ -96,12 +113,47 @@ def unneeded(environment: Deployment) -> Answer:
 def accepted(environment: Deployment) -> Answer:
     """Whether every worker accepts tokens signed with the secret in force, and refuses false ones.
 
-    Where a run was cut short, a worker may have read another `.env`: then only garbage is judged.
+    Where a run was cut short, a worker may have read another `.env`: then only garbage is judged. An API that refuses
+    all alike does not check tokens with the secret; where its code names the key, that cannot be told.
     """
-    cut_short = found(environment) == "signing" or env_file.edits(environment.api.env_file, environment.place)
-    answer = jwt.prove(environment, {"the secret in force": (staged(environment).current, 0 if cut_short else 200)})
+    secret = staged(environment)
+    expected = {IN_FORCE: (secret.current, 200)}
+    if found(environment) == "signing" or env_file.edits(environment.api.env_file, environment.place):
+        expected = {IN_FORCE: (secret.current, 0), "the one before": (secret.previous, 0)}
+    answer = jwt.prove(environment, expected, without=True)
+    if answer.ok is None:
+        return answer
+    if unread(answer):
+        return Answer(None if release.naming(environment, KEY) else False, answer.evidence, UNREAD)
     said = "Compare the .env with what runs, and `tokens:` in the environment's file with the API."
-    return replace(answer, otherwise=said)
+    if any(row.token == jwt.NO_TOKEN and 200 in row.statuses for row in answer.evidence):
+        said = "The route asks for no token: name one that does, as `tokens.route` in the environment's file."
+    return replace(answer, otherwise="" if answer else said)
+
+
+def unread(asked: Answer) -> bool:
+    """Whether the API refused each kind of token that `accepted` asked with, right and false and none, alike."""
+    return {row.statuses for row in asked.evidence if row.asked} in ({frozenset({401})}, {frozenset({403})})
+
+
+def named(environment: Deployment) -> list[release.Line] | str:
+    """Give where the code names the key; says so where no code does."""
+    return release.naming(environment, KEY) or f"no code of the API's own names {KEY}"
+
+
+def affordable(asked: Answer, tokens: int) -> Answer:
+    """Whether the API may be asked with so many tokens more, as a run that applies does; `asked` is from `accepted`.
+
+    Also true where the API says nothing of a limit: it may have none.
+    """
+    each = max(row.asked for row in asked.evidence)
+    limit = next((row.limit for row in reversed(asked.evidence) if row.limit), None)
+    cost = Cost(sum(row.asked for row in asked.evidence), tokens * each, "not said")
+    if limit is None:
+        return Answer(True, cost)
+    cost = replace(cost, limit=str(limit.of), left=str(limit.left), anew=f"in {limit.seconds} s")
+    said = f"Run this again in {limit.seconds} s: a verify that is asked too often (429) cannot tell."
+    return Answer(limit.left >= cost.apply, cost, said)
 
 
 # What acts
@@ -120,18 +172,25 @@ def make(environment: Deployment) -> Sequence[Change]:
     return [] if secret.pending else [made]
 
 
-def offers(environment: Deployment, *, settle: float) -> Sequence[Change]:
+def offers(environment: Deployment, *, settle: float, unread: bool = False) -> Sequence[Change]:
     """Make the changes by which every worker accepts the new secret; none where a run that was cut short came so far.
 
-    Nothing is signed with it yet.
+    Nothing is signed with it yet. Of an API that reads neither secret only the new one is made.
     """
+    if unread:
+        return make(environment)
     new = Later("the new secret: accepted, not signed with", lambda: staged(environment).pending)
     offer = rollout(environment, "Accept the new secret everywhere", {PREVIOUS: new}, settle=settle)
     return [] if found(environment) == "signing" else [*make(environment), offer]
 
 
-def sign(environment: Deployment, *, settle: float) -> Change:
-    """Make the change by which the new secret signs, and the one that signed until then stays accepted."""
+def sign(environment: Deployment, *, settle: float, unread: bool = False) -> Change:
+    """Make the change by which the new secret signs, and the one that signed until then stays accepted.
+
+    Of an API that reads neither, nothing is kept: the new one takes the old one's place.
+    """
+    if unread:
+        return switch(environment, "Put the new secret in its place", {PREVIOUS: None}, settle=settle)
     before = Later("the one that signed until then", lambda: staged(environment).previous)
     # Of a run that died after its edit, the file is right: it may have been one that refuses the old secret.
     values: dict[str, Value] = {} if found(environment) == "signing" else {PREVIOUS: before}

@@ -16,6 +16,8 @@ from opslib.runbook.errors import CommandFailed
 CODE = (".js", ".cjs", ".mjs", ".ts")
 OTHERS = ("node_modules", ".git")
 """Folders that hold no code of the API's own."""
+COMMENT = ("//", "/*", "*")
+"""What a line begins with that is only a comment."""
 OPTIONAL = "_PREVIOUS"
 """What the name of a secret ends in that is there only while it is being replaced."""
 
@@ -28,6 +30,14 @@ class Missing:
 
     secret: str
     named_in: Path
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the code."""
+
+    file: Path
+    line: int
 
 
 def in_force(environment: Deployment) -> str:
@@ -62,6 +72,17 @@ def finds_its_secrets(environment: Deployment) -> Answer:
         return Answer(None, [], f"No code lies below {environment.api.release}.")
     put = f"Put {', '.join(sorted(missing))} into the .env: a worker without it does not come up, or fails."
     return Answer(not missing, [missing[key] for key in sorted(missing)], put)
+
+
+def naming(environment: Deployment, key: str) -> list[Line]:
+    """Give the lines of the API's own code that name this variable, those that are only a comment left out."""
+    named = re.compile(rf"\b{re.escape(key)}\b")
+    return [
+        Line(file, number)
+        for file in _code(environment.api.release)
+        for number, line in enumerate(file.read_text("utf-8", "replace").splitlines(), 1)
+        if named.search(line) and not line.lstrip().startswith(COMMENT)
+    ]
 
 
 def _named(file: Path, keys: list[str]) -> set[str]:
