@@ -2,9 +2,10 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Literal
 
 from stripe import StripeClient
@@ -13,7 +14,8 @@ from opslib.database.postgres import Connection
 from opslib.deployment.deployment import Deployment
 from opslib.payments import intent, payment
 from opslib.payments.intent import Intent
-from opslib.payments.payment import INTENT, OPEN, Payment
+from opslib.payments.payment import INTENT, Payment
+from opslib.payments.settings import Payments, Statuses
 from opslib.payments.stripe_account import settings
 from opslib.runbook.answer import Answer
 
@@ -33,6 +35,7 @@ class Comparison:
     payment: Payment | None
     intent: Intent | None
     live: bool
+    statuses: Statuses
     grace: float = 0
 
     @property
@@ -63,11 +66,11 @@ class Comparison:
         if here is None:
             return ["no payment here has this id or intent"]
         if here.intent is None:
-            return ["the row has no intent"]
+            return ["a manual payment, left alone: the row has no intent"]
         if not INTENT.fullmatch(here.intent):
             return ["what the row has for an intent is no id of Stripe's, and was not asked for"]
         reasons = [f"{here.rows} rows have this intent"] if here.rows != 1 else []
-        if here.status not in (*OPEN, "PAID"):
+        if here.status not in (*self.statuses.open, self.statuses.paid):
             reasons.append(f"the row is {here.status}")
         if there is None:
             return [*reasons, "Stripe does not know the intent"]
@@ -76,7 +79,7 @@ class Comparison:
         reasons += [f"{field} is {_said(found)}, not {_said(expected)}" for field, found, expected in differ]
         if type(there.charged) is not int or not isinstance(there.charge, str):
             reasons.append("Stripe does not say when the charge was made")
-        elif not reasons and here.status != "PAID" and time.time() - there.charged < self.grace:
+        elif not reasons and here.status != self.statuses.paid and time.time() - there.charged < self.grace:
             reasons.append(f"paid less than {self.grace:g} s ago, its event may be on its way")
         return reasons
 
@@ -87,10 +90,10 @@ class Comparison:
         if here is None or there is None or here.rows != 1:
             return "refused"
         if not self.why:
-            return "agrees" if here.status == "PAID" else "repair"
-        if here.status == "REFUNDED" and there.refunded is True:
+            return "agrees" if here.status == self.statuses.paid else "repair"
+        if here.status == self.statuses.refunded and there.refunded is True:
             return "agrees"
-        return "unpaid" if here.status in OPEN and there.status != "succeeded" else "refused"
+        return "unpaid" if here.status in self.statuses.open and there.status != "succeeded" else "refused"
 
     @property
     def key(self) -> str:
@@ -127,21 +130,22 @@ def compare(
     environment: Deployment, connection: Connection, stripe: StripeClient, payments: str, *, days: int = 0
 ) -> list[Comparison]:
     """Compare these payments (names, or `all` of the last days) with Stripe. Raise BadParameter, RunbookError."""
-    live = settings(environment).mode == "live"
+    table = settings(environment).payments
+    make = partial(Comparison, live=settings(environment).mode == "live", statuses=table.statuses)
     if payments.strip() == payment.ALL:
-        return _all(connection, stripe, live, datetime.now(UTC) - timedelta(days=days))
-    found = payment.named(connection, payment.names(payments))
+        return _all(connection, stripe, table, make, datetime.now(UTC) - timedelta(days=days))
+    found = payment.named(connection, table, payment.names(payments, table))
     known = _asked(stripe, [one for rows in found.values() for one in rows])
-    compared = {
-        one.id: Comparison(name, one, known.get(one.intent or ""), live) for name in found for one in found[name]
-    }
-    return [*compared.values(), *(Comparison(name, None, None, live) for name in found if not found[name])]
+    compared = {one.id: make(name, one, known.get(one.intent or "")) for name in found for one in found[name]}
+    return [*compared.values(), *(make(name, None, None) for name in found if not found[name])]
 
 
-def summary(compared: Sequence[Comparison]) -> list[dict[str, object]]:
+def summary(environment: Deployment, compared: Sequence[Comparison]) -> list[dict[str, object]]:
     """Count the verdicts for each state that a row can have."""
     counts = Counter((one.payment.status if one.payment else "no row", one.verdict) for one in compared)
-    states = ["PENDING", "PROCESSING", "FAILED", "PAID", "REFUNDED", "no row"]
+    known = settings(environment).payments.statuses
+    named = [*known.open, known.paid, *([known.refunded] if known.refunded else [])]
+    states = [*named, *sorted({state for state, _ in counts} - {*named, "no row"}), "no row"]
     verdicts: list[Verdict] = ["agrees", "unpaid", "repair", "refused"]
     return [{"here": state} | {verdict: counts[state, verdict] for verdict in verdicts} for state in states]
 
@@ -167,17 +171,19 @@ def agree(compared: Sequence[Comparison]) -> Answer:
     return Answer(all(one.verdict == "agrees" for one in compared), [one.row() for one in compared])
 
 
-def _all(connection: Connection, stripe: StripeClient, live: bool, when: datetime) -> list[Comparison]:
-    rows = payment.since(connection, when)
+def _all(
+    connection: Connection, stripe: StripeClient, table: Payments, make: Callable[..., Comparison], when: datetime
+) -> list[Comparison]:
+    rows = payment.since(connection, table, when)
     span = {"gte": int(when.timestamp()) - intent.SLACK}
     listed = {one.id: one for one in intent.listed(stripe, span)}
     rest = {row.id: row for row in rows if row.intent not in listed}
     listed |= _asked(stripe, list(rest.values()))
     paid = {str(name) for name, one in listed.items() if one.status == "succeeded"} - {row.intent for row in rows}
-    older = payment.named(connection, sorted(paid))
+    older = payment.named(connection, table, sorted(paid))
     rows += [row for found in older.values() for row in found]
-    compared = [Comparison(str(row.id), row, listed.get(row.intent or ""), live, GRACE) for row in rows]
-    return compared + [Comparison(name, None, listed[name], live) for name in older if not older[name]]
+    compared = [make(row.id, row, listed.get(row.intent or ""), grace=GRACE) for row in rows]
+    return compared + [make(name, None, listed[name]) for name in older if not older[name]]
 
 
 def _asked(stripe: StripeClient, rows: Sequence[Payment]) -> Mapping[str, Intent]:

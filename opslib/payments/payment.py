@@ -4,16 +4,18 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Context, Decimal
 
 from opslib.database import admin as database, database_url, postgres
 from opslib.database.postgres import Connection
 from opslib.database.settings import Database
 from opslib.deployment import secret_reference
 from opslib.deployment.deployment import Deployment
+from opslib.payments import payment_table
+from opslib.payments.settings import Payments
+from opslib.payments.stripe_account import settings
 from opslib.runbook.errors import BadParameter
 
-OPEN = ("PENDING", "PROCESSING", "FAILED")
-"""The states from which the API itself marks a payment paid."""
 ALL = "all"
 PATIENCE = 60
 """Seconds for which an undo goes on trying to reach PostgreSQL."""
@@ -23,25 +25,38 @@ INTENT = re.compile(r"pi_[A-Za-z0-9_]{1,250}")
 _ZERO = "bif clp djf gnf jpy kmf krw mga pyg rwf vnd vuv xaf xof xpf"
 _THREE = "bhd jod kwd omr tnd"
 
+_ID = {
+    "integer": r"[0-9]{1,9}",
+    "text": r"(?!pi_)[A-Za-z0-9][A-Za-z0-9_-]{0,63}",
+    "uuid": r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}",
+}
+# What a double holds for sure: of 59.97 written as 59.970000000000006 what lies beyond comes from adding.
+_DIGITS = Context(prec=15)
+
 READ = """
-SELECT id, provider_intent_id AS intent, amount, currency, status::text AS status, paid_date AS paid,
-       created_at AS created,
-       (SELECT count(*) FROM payments AS other WHERE other.provider_intent_id = p.provider_intent_id) AS rows
-FROM payments AS p WHERE """
+SELECT p.{id}::text AS id, p.{intent} AS intent, coalesce(p.{amount}::text, 'NaN') AS written,
+       coalesce(p.{currency}::text, '') AS currency,
+       p.{status}::text AS status, p.{created}::timestamptz AS created,
+       (SELECT count(*) FROM {table} AS other WHERE other.{intent} = p.{intent}) AS rows
+FROM {table} AS p WHERE """
 
 
 @dataclass(frozen=True)
 class Payment:
-    """One row; `amount` is in minor units, `rows` says how many rows have this intent."""
+    """One row; `amount` is in minor units, `rows` says how many rows have this intent.
 
-    id: int
+    An amount that is no whole number of minor units is a Decimal, and equals nothing that Stripe says.
+    """
+
+    id: str
     intent: str | None
-    amount: int
+    amount: int | Decimal
     currency: str
     status: str
-    paid: datetime | None
     created: datetime
     rows: int
+    written: str = ""
+    """The amount as the row has it."""
 
 
 def connect(environment: Deployment, *, within: float = 10) -> Connection:
@@ -60,42 +75,62 @@ def connect(environment: Deployment, *, within: float = 10) -> Connection:
     return connection
 
 
-def names(text: str) -> list[str]:
+def names(text: str, table: Payments) -> list[str]:
     """Give the ids and intents that a parameter names, each once. Raise BadParameter for anything else."""
-    given = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-    wrong = [part for part in given if not re.fullmatch(r"[0-9]{1,9}", part) and not INTENT.fullmatch(part)]
+    given = _parts(text)
+    wrong = [part for part in given if not re.fullmatch(_ID[table.id_type], part) and not INTENT.fullmatch(part)]
     if wrong or not given:
         found = ", ".join(ascii(part[:40]) for part in wrong[:5]) or "nothing"
         raise BadParameter(f"payments: found {found}, expected `{ALL}`, or ids and intents (pi_…) with commas between")
     return given
 
 
-def ids(text: str) -> list[int]:
+def ids(environment: Deployment, text: str) -> list[str]:
     """Give the ids that a parameter names, each once. Raise BadParameter for anything else."""
-    given = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-    if wrong := [part for part in given if not re.fullmatch(r"[0-9]{1,9}", part)]:
-        raise BadParameter(f"payments: found {wrong[0][:40]!a}, expected ids with commas between")
-    return [int(part) for part in given]
+    kind, given = settings(environment).payments.id_type, _parts(text)
+    if wrong := [part for part in given if not re.fullmatch(_ID[kind], part)]:
+        raise BadParameter(f"payments: found {wrong[0][:40]!a}, expected ids ({kind}) with commas between")
+    return given
 
 
-def named(connection: Connection, given: Sequence[str]) -> dict[str, list[Payment]]:
+def named(connection: Connection, table: Payments, given: Sequence[str]) -> dict[str, list[Payment]]:
     """Give the rows of each name, which may be none, or more than one."""
-    ids = [int(name) for name in given if name.isdigit()]
-    intents = [name for name in given if not name.isdigit()]
-    found = _read(connection, "(id = ANY(%s) OR provider_intent_id = ANY(%s)) ORDER BY id", ids, intents)
-    return {name: [one for one in found if name in (str(one.id), one.intent)] for name in given}
+    intents = [name for name in given if INTENT.fullmatch(name) or not re.fullmatch(_ID[table.id_type], name)]
+    ids = [name for name in given if name not in intents]
+    where = f"(p.{{id}} = ANY(%s::text[]::{table.id_type}[]) OR p.{{intent}} = ANY(%s)) ORDER BY p.{{id}}"
+    found = _read(connection, table, where, ids, intents)
+    return {name: [one for one in found if name in (one.id, one.intent)] for name in given}
 
 
-def since(connection: Connection, when: datetime) -> list[Payment]:
+def since(connection: Connection, table: Payments, when: datetime) -> list[Payment]:
     """Give the rows made since then that have an intent, oldest first."""
-    return _read(connection, "provider_intent_id IS NOT NULL AND created_at >= %s ORDER BY created_at, id", when)
+    where = "p.{intent} IS NOT NULL AND p.{created} >= %s ORDER BY p.{created}, p.{id}"
+    return _read(connection, table, where, when)
 
 
-def money(amount: int, currency: str) -> str:
+def minor(written: str, currency: str, table: Payments) -> int | Decimal:
+    """Give an amount as a row has it in Stripe's minor units: an int, or a Decimal if there is no whole number."""
+    exact = _DIGITS.create_decimal(written)
+    exact = exact.scaleb(places(currency)) if table.unit == "major" else exact
+    return int(exact) if exact.is_finite() and exact == exact.to_integral_value() else exact
+
+
+def places(currency: str) -> int:
+    """How many decimals Stripe writes amounts of this currency with."""
+    return 0 if currency.lower() in _ZERO.split() else 3 if currency.lower() in _THREE.split() else 2
+
+
+def money(amount: int | Decimal, currency: str) -> str:
     """Write an amount for people: 1500 is 15.00 usd, 1500 jpy, or 1.500 kwd."""
-    places = 0 if currency.lower() in _ZERO.split() else 3 if currency.lower() in _THREE.split() else 2
-    return f"{amount / 10**places:,.{places}f} {currency}"
+    if isinstance(amount, Decimal):
+        return f"{amount.scaleb(-places(currency)):f} {currency}"
+    return f"{Decimal(amount).scaleb(-places(currency)):,.{places(currency)}f} {currency}"
 
 
-def _read(connection: Connection, where: str, *given: object) -> list[Payment]:
-    return [Payment(**row) for row in connection.execute((READ + where).encode(), given)]
+def _parts(text: str) -> list[str]:
+    return list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+
+
+def _read(connection: Connection, table: Payments, where: str, *given: object) -> list[Payment]:
+    rows = connection.execute(payment_table.fill(table, READ + where), given).fetchall()
+    return [Payment(**row, amount=minor(row["written"], row["currency"], table)) for row in rows]

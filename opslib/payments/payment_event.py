@@ -9,8 +9,7 @@ from stripe import Event, StripeClient, WebhookEndpoint
 from opslib.deployment.deployment import Deployment
 from opslib.payments import event, intent, payment, webhook_endpoint
 from opslib.payments.comparison import Comparison
-from opslib.payments.payment import OPEN
-from opslib.payments.stripe_account import ask
+from opslib.payments.stripe_account import ask, settings
 from opslib.runbook.act import act
 from opslib.runbook.change import Change, Kept
 from opslib.runbook.errors import ChangeFailed
@@ -64,11 +63,11 @@ def replay(
 
 
 def _still_open(environment: Deployment, sent: Sequence[Comparison], wait: float) -> list[Comparison]:
-    ends = time.monotonic() + wait
+    ends, table = time.monotonic() + wait, settings(environment).payments
     with payment.connect(environment) as connection:
         while True:
-            rows = payment.named(connection, [one.key for one in sent])
-            left = [one for one in sent if any(row.status in OPEN for row in rows[one.key])]
+            rows = payment.named(connection, table, [one.key for one in sent])
+            left = [one for one in sent if any(row.status in table.statuses.open for row in rows[one.key])]
             if not left or time.monotonic() > ends:
                 return left
             time.sleep(0.3)

@@ -1,4 +1,4 @@
-"""What an environment's file says of this domain: the Stripe account."""
+"""What an environment's file says of this domain: the Stripe account, and where the API keeps payments and events."""
 
 from typing import Annotated, Literal
 
@@ -6,6 +6,53 @@ from pydantic import Field
 
 from opslib.deployment.deployment import Url
 from opslib.runbook.environment import Part
+
+Name = Annotated[str, Field(pattern=r'^[^\x00%"]{1,63}$')]
+"""A table or a column, spelt as PostgreSQL has it and without quotes: `providerIntentId`."""
+Status = Annotated[str, Field(pattern=r"^[A-Za-z][\w -]{0,62}$")]
+
+
+class Columns(Part):
+    """The columns of the table of payments that a procedure reads or sets."""
+
+    id: Name = "id"
+    intent: Name = "provider_intent_id"
+    """Stripe's intent (pi_…); null where somebody has paid by hand."""
+    amount: Name = "amount"
+    currency: Name = "currency"
+    status: Name = "status"
+    paid: Name = "paid_date"
+    created: Name = "created_at"
+    updated: Name = "updated_at"
+
+
+class Statuses(Part):
+    """What the status of a payment may be."""
+
+    open: Annotated[tuple[Status, ...], Field(min_length=1)] = ("PENDING", "PROCESSING", "FAILED")
+    """Those from which a payment may be marked paid."""
+    paid: Status = "PAID"
+    refunded: Annotated[str, Field(pattern=r"^([A-Za-z][\w -]{0,62})?$")] = "REFUNDED"
+    """Empty where the API does not note refunds."""
+
+
+class Payments(Part):
+    """The table of payments: its names, and how it writes ids, amounts and statuses."""
+
+    table: Name = "payments"
+    columns: Columns = Columns()
+    id_type: Literal["integer", "text", "uuid"] = "integer"
+    unit: Literal["minor", "major"] = "minor"
+    """What an amount is in: minor is cents, major is dollars."""
+    statuses: Statuses = Statuses()
+
+
+class Events(Part):
+    """The table in which the API notes the events that it has taken."""
+
+    table: Name = "webhook_events"
+    id: Name = "id"
+    received: Name = "received_at"
 
 
 class Stripe(Part):
@@ -41,3 +88,6 @@ class Stripe(Part):
     """How long an old key must have been unused before it is retired."""
     reader: str = ""
     """Reference to a key that may read events and endpoints and resend; empty: the API's own key may."""
+    payments: Payments = Payments()
+    events: Events | None = Events()
+    """None (`null` in the file) where the API does not note which events it has taken."""

@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any, cast
 
 import pytest
@@ -12,11 +13,13 @@ from opslib import propertypulse
 from opslib.payments import comparison, intent, stripe_account
 from opslib.payments.comparison import Comparison
 from opslib.payments.intent import Intent
-from opslib.payments.payment import OPEN, Payment
+from opslib.payments.payment import Payment
+from opslib.payments.settings import Statuses
 from tests.drills import stripe_agreement as dashboard
 
 NOW = datetime.now(UTC)
-ROW = Payment(7, "pi_7", 150_000, "usd", "PENDING", None, NOW, 1)
+ROW = Payment("7", "pi_7", 150_000, "usd", "PENDING", NOW, 1)
+STATUSES = Statuses()
 SAYS = Intent(
     id="pi_7",
     status="succeeded",
@@ -37,10 +40,10 @@ FIELDS = [field.name for field in dataclasses.fields(Intent)]
 
 
 def compared(row: Payment | None = ROW, says: Intent | None = SAYS, **more: Any) -> Comparison:
-    return Comparison("7", row, says, live=False, **more)
+    return Comparison("7", row, says, live=False, statuses=STATUSES, **more)
 
 
-@pytest.mark.parametrize("status", OPEN)
+@pytest.mark.parametrize("status", STATUSES.open)
 def test_paid_at_stripe_and_open_here_is_to_be_repaired(status: str) -> None:
     one = compared(dataclasses.replace(ROW, status=status))
     assert (one.verdict, one.why) == ("repair", [])
@@ -75,6 +78,8 @@ def test_a_field_that_differs_is_never_repaired(field: str, value: Any) -> None:
         ({"intent": "pi_7/x"}, "refused", "no id of Stripe's"),
         ({"intent": "pi_8"}, "refused", "id is pi_7, not pi_8"),
         ({"amount": 1500}, "refused", "amount is 150000, not 1500"),
+        ({"amount": Decimal(150_000)}, "refused", "amount is 150000, not 150000"),  # no whole number, as it was read
+        ({"amount": Decimal("NaN")}, "refused", "amount is 150000, not NaN"),
         ({"currency": "jpy"}, "refused", "currency is usd, not jpy"),
         ({"currency": "USD"}, "repair", ""),
         ({"status": "SOMETHING"}, "refused", "the row is SOMETHING"),
@@ -105,7 +110,7 @@ def test_a_fresh_charge_is_left_to_its_event_for_a_while() -> None:
 
 def test_the_summary_counts_every_payment_once() -> None:
     some = [compared(), compared(says=None), compared(None, None), compared(dataclasses.replace(ROW, status="PAID"))]
-    table = comparison.summary(some)
+    table = comparison.summary(propertypulse.load("sandbox"), some)
     assert sum(cast(int, row[name]) for row in table for name in ("agrees", "unpaid", "repair", "refused")) == 4
     assert table[0] == {"here": "PENDING", "agrees": 0, "unpaid": 0, "repair": 1, "refused": 1}
     assert comparison.agree(some).ok is False and comparison.agree(some[3:]).ok is True

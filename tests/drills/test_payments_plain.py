@@ -1,0 +1,162 @@
+"""Drills of payments and webhooks on an API that nobody has prepared: dollars, quoted names, no table of events."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from opslib import propertypulse
+from opslib.payments import payment, payment_table, stripe_account
+from opslib.runbook.procedure import root
+from tests.drills import plain_payments as payments
+from tests.drills.payments import KINDS
+from tests.drills.plain_payments import MORE, Made, make
+from tests.sandbox.plain import deployment, fault
+
+REASON = "drill: the tenant has paid"
+BY_NAME = {kind.name: kind for kind in (*KINDS, *MORE)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def plain(sandbox: None) -> Iterator[None]:
+    """The plain stand-in in fork mode."""
+    deployment.stop()
+    deployment.start()
+    yield
+    deployment.stop()
+
+
+@pytest.fixture(autouse=True)
+def cleared(plain: None) -> Iterator[None]:
+    payments.clear()
+    yield
+    fault.mend()
+    payments.clear()
+
+
+def ended(name: str, *arguments: str, apply: bool = True, environment: str = "plain") -> tuple[str, str, str]:
+    """Run a procedure; give its outcome, all that its record shows, and what the terminal showed."""
+    words = [sys.executable, "-m", "opslib.runbook.cli", "run", name, "-e", environment, *arguments]
+    act = ["--apply", "--reason", REASON] if apply else []
+    done = subprocess.run([*words, *act], capture_output=True, text=True, timeout=300)
+    assert "Traceback" not in done.stderr, done.stderr
+    made: dict[str, Any] = json.loads(Path(done.stdout.splitlines()[-1]).read_text())
+    return made["metadata"]["opslib"]["outcome"], json.dumps(made, ensure_ascii=False), done.stdout
+
+
+def repair(made: list[Made], *arguments: str, apply: bool = True) -> tuple[str, str, str]:
+    given = ",".join(one.id for one in made)
+    return ended("repair_payment_status", "-p", "payments", given, "-p", "wait_seconds", "4", *arguments, apply=apply)
+
+
+@pytest.fixture
+def described() -> Iterator[dict[str, Any]]:
+    """What an environment's file says, `plain-otherwise`, which is to be altered and then written by `write`."""
+    yield yaml.safe_load((root() / "parameters/plain.yaml").read_text())
+    (root() / "parameters/plain-otherwise.yaml").unlink(missing_ok=True)
+
+
+def write(described: dict[str, Any]) -> str:
+    (root() / "parameters/plain-otherwise.yaml").write_text(yaml.safe_dump(described))
+    return "plain-otherwise"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_200_payments_are_repaired_where_and_only_where_stripe_says_paid(seed: int) -> None:
+    made = make(payments.generated(200, seed))
+    repaired = [one.id for one in made if one.repaired]
+    assert 30 < len(repaired) < 60
+    everything = ("-p", "days", "1", "-p", "most", "200", "-p", "wait_seconds", "4")
+    outcome, _, shown = ended("repair_payment_status", *everything)
+    assert outcome == "applied", shown
+    now = payments.rows(made)
+    assert [(one.kind.name, now[one.id]["status"]) for one in made if now[one.id]["status"] != one.expected] == []
+    assert payments.untouched(made, but=repaired) == []
+    noted = {one["payment_id"]: one for one in payments.notes()}
+    assert len(payments.notes()) == len(noted)
+    for one in made:
+        # The API has no note of an event that it has taken: it takes it once more.
+        by_event = "event" in (one.kind.stripe or {})
+        assert (one.id in noted) == (one.repaired and not by_event), one.kind.name
+    for number, note in noted.items():
+        assert note["before"] == next(one.before for one in made if one.id == number)
+        assert (note["after"], note["reason"], note["undone_at"]) == (now[number], REASON, None)
+        charged = payments.ask('SELECT extract(epoch FROM "paidDate")::int AS at FROM payments WHERE id = %s', [number])
+        assert abs(charged[0]["at"] - (time.time() - 3600)) < 120
+    outcome, _, shown = ended("repair_payment_status", *everything)
+    assert outcome == "applied" and "0 changes" in shown, shown
+    outcome, _, shown = ended("undo_payment_repair", "-p", "payments", ",".join(noted))
+    assert outcome == "applied", shown
+    back = [one for one in made if one.id in noted]
+    assert payments.untouched(back) == [] and all(one["undone_at"] for one in payments.notes())
+
+
+def test_every_reason_is_given_and_nothing_is_planned_for_what_is_not_paid() -> None:
+    wrong = [kind for kind in (*KINDS, *MORE) if not kind.paid]
+    made = make([(kind, "PENDING") for kind in wrong])
+    outcome, record, _ = repair(made, apply=False)
+    assert outcome == "failed"
+    for kind in wrong:
+        assert kind.says in record, kind.name
+    assert payments.untouched(made) == []
+
+
+def test_the_plan_shows_names_as_postgresql_has_them_and_changes_nothing() -> None:
+    made = make([(BY_NAME["paid, cents that no double has"], "OVERDUE"), (BY_NAME["without an intent"], "PENDING")])
+    outcome, record, shown = repair(made, apply=False)
+    assert outcome == "planned", shown
+    assert 'SET \\"status\\" = \'PAID\', \\"paidDate\\" = to_timestamp' in record.replace("\\\\", "\\")
+    assert "912.37 usd" in shown and "OVERDUE → PAID" in record
+    assert "a manual payment, left alone" in record
+    assert payments.untouched(made) == [] and payments.notes() == []
+
+
+def test_all_leaves_manual_payments_alone() -> None:
+    made = make([(BY_NAME["paid"], "PENDING"), (BY_NAME["without an intent"], "PENDING")])
+    arguments = ("-p", "payments", "all", "-p", "days", "1", "-p", "wait_seconds", "0")
+    outcome, record, shown = ended("repair_payment_status", *arguments)
+    assert outcome == "applied", shown
+    assert payments.rows(made)[made[0].id]["status"] == "PAID" and payments.untouched(made[1:]) == []
+    assert made[1].id not in record
+
+
+@pytest.mark.parametrize("name", ["repair_payment_status", "undo_payment_repair"])
+def test_what_the_database_has_not_is_said_at_once_with_what_it_has(name: str, described: dict[str, Any]) -> None:
+    described["stripe"]["payments"] = {"statuses": {"open": ["PENDING", "PROCESSING"]}}
+    outcome, record, shown = ended(name, apply=False, environment=write(described))
+    assert outcome == "failed" and "Undefined" not in record, shown
+    lines = [line.split() for line in shown.splitlines()]
+    for wanted in (
+        ["payments.columns.intent", "provider_intent_id", "no", "providerIntentId"],
+        ["payments.columns.paid", "paid_date", "no", "paidDate"],
+        ["payments.id_type", "integer", "no", "text"],
+    ):
+        assert wanted in lines, shown
+    assert "PENDING, PAID, OVERDUE, FAILED, CANCELLED" in shown
+
+
+def test_a_table_that_is_not_there_and_a_column_of_another_type_are_named(described: dict[str, Any]) -> None:
+    part = described["stripe"]["payments"]
+    part["columns"]["amount"] = "dueDate"
+    env = propertypulse.load(write(described))
+    with payment.connect(env) as admin:
+        (wrong,) = payment_table.fits(env, admin).evidence
+        assert wrong["in the file"] == "payments.columns.amount" and "it is timestamp" in wrong["instead"]
+        part["table"] = "Payment"
+        (wrong,) = payment_table.fits(propertypulse.load(write(described)), admin).evidence
+        assert (wrong["there"], wrong["instead"]) == ("no", "payments")
+        admin.execute('BEGIN; ALTER TABLE payments ADD COLUMN "a\'b{c}" text')
+        part |= {"table": "payments"}
+        part["columns"] |= {"amount": "amount", "currency": "a'b{c}"}
+        env = propertypulse.load(write(described))
+        assert payment_table.fits(env, admin)
+        found = payment.since(admin, stripe_account.settings(env).payments, payments.LONG_AGO)
+        assert len(found) > 20 and {one.currency for one in found} == {""}  # null, which no currency equals
+        admin.execute("ROLLBACK")
