@@ -77,6 +77,7 @@ def test_git_sees_nothing_of_a_plan_nor_of_what_it_becomes(there: Place, env: Pr
     assert os.listdir(env.place) == [".runbook.lock"] and env.place.stat().st_mode & 0o777 == 0o700
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("waits", [False, True], ids=["after the edit", "while the next process boots"])
 def test_killed_it_leaves_nothing_there_and_the_next_run_finds_it(
     there: Place, env: PropertyPulse, waits: bool
