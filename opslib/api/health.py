@@ -57,8 +57,12 @@ class Answering:
         return pid not in self.pids and (not self.untold or not pid)
 
 
-def ask(url: str, among: Iterable[int] = (), headers: Mapping[str, str] | None = None) -> Response:
+def ask(
+    url: str, among: Iterable[int] = (), headers: Mapping[str, str] | None = None, *, content: object = None
+) -> Response:
     """Send one GET over a connection of its own, so that any worker may take it. Never raises for the network.
+
+    It is a POST of `content` as JSON if there is some.
 
     Which process answered is what the body says (`pid`), or else which one `among` these has the other end of the
     connection, as the system tells: behind a proxy, or for another user's process, nobody can.
@@ -67,7 +71,14 @@ def ask(url: str, among: Iterable[int] = (), headers: Mapping[str, str] | None =
     try:
         with urllib3.PoolManager() as connections:
             got = connections.request(
-                "GET", url, headers=headers, timeout=TIMEOUT, retries=False, redirect=False, preload_content=False
+                "GET" if content is None else "POST",
+                url,
+                headers=headers,
+                json=content,
+                timeout=TIMEOUT,
+                retries=False,
+                redirect=False,
+                preload_content=False,
             )
             here = _end(got.connection)
             body = _object(got.data)

@@ -3,15 +3,14 @@
 import base64
 import hmac
 import json
-import re
 import secrets
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from opslib.api import health, log, pm2
+from opslib.api import log, poll
 from opslib.api.log import Position
 from opslib.api.pm2 import Worker
 from opslib.api.settings import Tokens
@@ -19,13 +18,6 @@ from opslib.deployment import env_file
 from opslib.deployment.deployment import Deployment
 from opslib.runbook.answer import Answer
 
-ASKS = 16
-"""New connections go to the workers in turn: with this many for each token, every worker is asked."""
-WAIT = 60
-"""Seconds for which a proof waits in all for an API that was asked too often."""
-UNSAID = 10.0
-"""Seconds after which such an API is asked again if it does not say when."""
-TOO_OFTEN = 429
 GARBAGE, NO_TOKEN = "garbage", "no token"
 LIFE = 60
 """Seconds for which such a token is valid."""
@@ -56,15 +48,6 @@ def sign(environment: Deployment, secret: str) -> str:
 
 
 @dataclass(frozen=True)
-class Limit:
-    """How often the API says that it may be asked: so many requests are left of so many, until it counts anew."""
-
-    of: int
-    left: int
-    seconds: int
-
-
-@dataclass(frozen=True)
 class Asked:
     """What the workers answered to one kind of token, and how many requests asking once takes."""
 
@@ -74,19 +57,19 @@ class Asked:
     answered: str
     asked: int = field(compare=False, repr=False)
     statuses: frozenset[int] = field(repr=False)
-    limit: Limit | None = field(default=None, compare=False, repr=False)
+    limit: poll.Limit | None = field(default=None, compare=False, repr=False)
     again: float = field(default=0, compare=False, repr=False)
     """Seconds until the API answers again that was asked too often."""
 
     @property
     def limited(self) -> bool:
         """Whether the API answered that it was asked too often, which says nothing of the token."""
-        return TOO_OFTEN in self.statuses
+        return poll.TOO_OFTEN in self.statuses
 
 
 def answers(environment: Deployment, secret: str) -> frozenset[int]:
     """Give what the API's workers answer to a token signed with this secret, by HTTP status; 0 is no answer."""
-    return _asked(environment, "", "", 0, secret, time.monotonic() + WAIT).statuses
+    return _asked(environment, "", "", 0, secret).statuses
 
 
 def prove(environment: Deployment, expected: dict[str, tuple[str, int]], *, without: bool = False) -> Answer:
@@ -99,7 +82,7 @@ def prove(environment: Deployment, expected: dict[str, tuple[str, int]], *, with
     kinds: list[tuple[str, str, int, str | None]]
     kinds = [(name, env_file.fingerprint(key) if key else "not known", to, key) for name, (key, to) in expected.items()]
     kinds += [(GARBAGE, "made up", 401, make()), *([(NO_TOKEN, "none", 0, None)] if without else [])]
-    ends, rows = time.monotonic() + WAIT, list[Asked]()
+    ends, rows = time.monotonic() + poll.WAIT, list[Asked]()
     for name, mark, status, secret in kinds:
         if secret == "" or any(row.limited for row in rows):
             rows.append(Asked(name, mark, str(status or "any"), "not asked", 0, frozenset()))
@@ -151,53 +134,18 @@ def calm(workers: Sequence[Worker], before: Counter[str]) -> Answer:
     return Answer(now["invalid signature"] <= before.total() + SOME, rows, "People are being logged out.")
 
 
-def _asked(environment: Deployment, name: str, mark: str, status: int, secret: str | None, ends: float) -> Asked:
-    """Ask with tokens signed with this secret, or without any, until every worker has answered, and no more often.
+def _asked(
+    environment: Deployment, name: str, mark: str, status: int, secret: str | None, ends: float | None = None
+) -> Asked:
+    """Ask every worker with tokens signed with this secret, or without any."""
 
-    Which one answered is what the system tells; where it does not, ASKS answers are taken for those of all. A busy
-    machine may answer too late: then it is asked again, at most as often as it was to be asked. An API that was asked
-    too often is waited for until `ends`.
-    """
-    url = f"{environment.api.url}{environment.part(Tokens).route}?{MARK}"
-    wanted = {worker.pid for worker in pm2.workers(environment) if worker.pid}
-    found, seen = list[health.Response](), set[int]()
-    late, again = 0, 0.0
-    while not (wanted and wanted <= seen) and len(found) < (1 if len(wanted) == 1 else ASKS) and late < ASKS:
+    def headers() -> dict[str, str]:
         # Each time a new one: it must not run out while the API is waited for.
-        headers = {} if secret is None else {"Authorization": f"Bearer {sign(environment, secret)}"}
-        got = health.ask(url, wanted, headers)
-        if got.status == TOO_OFTEN:
-            again = _pause(got)
-            if time.monotonic() + again <= ends:
-                time.sleep(again)
-                continue
-            found.append(got)
-            break
-        seen.add(got.pid)
-        late += got.status == 0
-        found += [got] if got.status else []
-    statuses = frozenset(got.status for got in found) or frozenset({0})
-    answered = ", ".join(str(code or "no answer") for code in sorted(statuses))
-    limit = next((said for got in reversed(found) if (said := _limit(got.headers))), None)
-    takes = len(wanted) if wanted <= seen or len(wanted) == 1 else ASKS
-    return Asked(name, mark, str(status or "any"), answered, takes, statuses, limit, again)
+        return {} if secret is None else {"Authorization": f"Bearer {sign(environment, secret)}"}
 
-
-def _pause(got: health.Response) -> float:
-    """Give the seconds after which an API that was asked too often wants to be asked again, as far as it says."""
-    said = str(got.headers.get("retry-after") or got.body.get("retryAfter") or "")
-    return max(1.0, float(said)) if re.fullmatch(r"\d+(\.\d+)?", said) else UNSAID
-
-
-def _limit(headers: Mapping[str, str]) -> Limit | None:
-    """Give the limit that an answer tells of, as express-rate-limit and others write it."""
-    names = ("limit", "remaining", "reset")
-    told = [headers.get(f"ratelimit-{name}") or headers.get(f"x-ratelimit-{name}", "") for name in names]
-    if not all(re.fullmatch(r"\d+", text) for text in told):
-        return None
-    of, left, reset = map(int, told)
-    # The older headers give a time instead of the seconds until it.
-    return Limit(of, left, reset if reset < 10**9 else max(0, reset - int(time.time())))
+    got = poll.ask(environment, f"{environment.part(Tokens).route}?{MARK}", headers, ends=ends)
+    answered = ", ".join(str(code or "no answer") for code in sorted(got.statuses))
+    return Asked(name, mark, str(status or "any"), answered, got.takes, got.statuses, got.limit, got.again)
 
 
 def _base64url(data: bytes) -> str:

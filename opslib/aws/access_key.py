@@ -45,20 +45,35 @@ class Key:
 
 
 class AccessKeys:
-    """The access keys of the API's IAM user."""
+    """The access keys of the API's IAM user; of an S3 of another maker, the pairs that are known here."""
 
     def __init__(self, environment: Deployment) -> None:
         self.environment = environment
         self.settings = aws.settings(environment)
         self.staged = StagedPair(environment)
-        self._administrator = aws.administrator(environment)
-        self._iam = aws.client(environment, "iam", self._administrator)
+        self.maker = aws.other_maker(environment)
+        """The address of another maker's S3, where there is no IAM to ask; empty at AWS."""
+
+    @cached_property
+    def _administrator(self) -> Pair:
+        if self.maker:
+            raise RunbookError(f"there is no IAM at {self.maker}: see about its keys in its console")
+        return aws.administrator(self.environment)
+
+    @cached_property
+    def _iam(self) -> Any:
+        return aws.client(self.environment, "iam", self._administrator)
+
+    @cached_property
+    def _once(self) -> Any:
         # A second attempt of this call could make a second key.
-        self._once = aws.client(environment, "iam", self._administrator, attempts=1)
+        return aws.client(self.environment, "iam", self._administrator, attempts=1)
 
     @cached_property
     def arn(self) -> str:
-        """The ARN of the user."""
+        """The ARN of the user; empty where there is no IAM."""
+        if self.maker:
+            return ""
         with aws.asking("IAM GetUser"):
             return str(self._iam.get_user(UserName=self.settings.user)["User"]["Arn"])
 
@@ -104,6 +119,8 @@ class AccessKeys:
 
     def describe(self) -> str:
         """Say which keys there are, but for one that got lost: what a change replaces."""
+        if self.maker:
+            return f"{self.staged.current} (in force)"
         lost = {key.id for key in self.lost()}
         return ", ".join(f"{short(k.id)} {k.status} ({self._role(k)})" for k in self.listed() if k.id not in lost)
 
@@ -124,10 +141,17 @@ class AccessKeys:
             and asked.at <= key.created <= asked.at + LOST_WITHIN
         ]
 
+    def given(self) -> Pair:
+        """Give the pair that was made in another maker's console; what a killed run has staged serves as well."""
+        return self.staged.pending or aws.new_pair(self.environment)
+
     # What acts
 
     def make(self) -> None:
-        """Have a pair staged that IAM knows: the one that is there already, else a new one."""
+        """Have a pair staged that IAM knows: the one that is there already, else a new one; or that which was given."""
+        if self.maker:
+            self.staged.stage(self.given())
+            return
         self.settle()
         if pending := self.staged.pending:
             if self._await(lambda: pending.id in (key.id for key in self.listed())):

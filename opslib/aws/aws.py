@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import boto3
 import botocore.session
@@ -15,6 +16,7 @@ from botocore.loaders import Loader
 
 from opslib.aws.key_pair import Pair
 from opslib.aws.settings import S3, Endpoint
+from opslib.deployment import env_file
 from opslib.deployment.deployment import Deployment
 from opslib.deployment.secret_reference import resolve
 from opslib.runbook.errors import BadEnvironment, RunbookError
@@ -49,6 +51,7 @@ def client(
         "credentials_file": (None, None, os.devnull, None),
     }
     s3 = where or settings(environment)
+    endpoint = s3.endpoint or ("" if where else other_maker(environment)) or None
     core = botocore.session.Session(session_vars=own)
     core.register_component("data_loader", _loader())
     session = boto3.Session(
@@ -63,10 +66,10 @@ def client(
         read_timeout=seconds,
         retries={"mode": "standard", "total_max_attempts": attempts},
         signature_version="s3v4" if service == "s3" else None,
-        s3={"addressing_style": "path" if s3.endpoint else "auto"},
+        s3={"addressing_style": "path" if endpoint else "auto"},
         ignore_configured_endpoint_urls=True,
     )
-    return session.client(service, endpoint_url=s3.endpoint, config=config)
+    return session.client(service, endpoint_url=endpoint, config=config)
 
 
 @functools.cache
@@ -75,8 +78,29 @@ def _loader() -> Loader:
     return Loader()
 
 
+def other_maker(environment: Deployment) -> str:
+    """Give the address of the S3 that the `.env` names instead of AWS's, which has no IAM nor STS; else nothing."""
+    if settings(environment).iam:
+        return ""
+    named = env_file.read(environment.api.env_file).get(settings(environment).endpoint_key, "")
+    host = urlsplit(named).hostname or ""
+    return "" if host.endswith((".amazonaws.com", ".amazonaws.com.cn")) else named
+
+
+def new_pair(environment: Deployment) -> Pair:
+    """Give the pair that was made in the console of another maker. Raise BadEnvironment if nobody said where it is."""
+    if (reference := settings(environment).new_pair) is None:
+        raise BadEnvironment(
+            f"s3.new_pair: there is no IAM at {other_maker(environment)}. Make a new pair in its console, put it into "
+            "a file of mode 0600 as JSON with AccessKeyId and SecretAccessKey, and name that here: file:PATH"
+        )
+    return credentials(reference, "s3.new_pair", "NEW_S3_PAIR")
+
+
 def administrator(environment: Deployment) -> Pair:
     """Give the credentials that the environment's reference points at. Raise BadEnvironment if they are not some."""
+    if not (settings(environment).administrator and settings(environment).user):
+        raise BadEnvironment("s3: expected `user` and `administrator`, as AWS's IAM is asked about that user's keys")
     return credentials(settings(environment).administrator, "s3.administrator", "AWS_ADMINISTRATOR")
 
 

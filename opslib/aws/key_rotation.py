@@ -32,7 +32,8 @@ def create(keys: AccessKeys) -> Change:
             # A run that died had begun to put it in force: a worker may still sign with it.
             before = [replace(worker, pid=0) for worker in pm2.workers(keys.environment)]
             replacement.put_back(keys.environment, before, reread=True)
-        keys.deletion(pending.id).run()
+        if not keys.maker:
+            keys.deletion(pending.id).run()
         staged.discard()
 
     lost = [f"{keys.deletion(key.id).shown}, which was made and whose secret got lost" for key in keys.lost()]
@@ -45,13 +46,18 @@ def create(keys: AccessKeys) -> Change:
         f"iam.create_access_key(UserName={keys.settings.user!r}), once more if it is not answered",
         f"write its two halves to {file}, mode 0600",
     ]
+    if keys.maker:
+        made = [f"write the pair from {keys.settings.new_pair} to {file}, mode 0600; nothing uses it yet"]
+        back = [*reloads, f"remove it from {file}; it stays at {keys.maker}"]
+    else:
+        back = [late, *reloads, deletes, f"remove it from {file}"]
     return Change(
-        "Create the second access key",
+        "Stage the new pair" if keys.maker else "Create the second access key",
         [
             *([act(*(lost or [late]), run=keys.settle)] if staged.asked else []),
             act(*([f"take {staged.pending}, which is staged"] if staged.pending else made), run=keys.make),
         ],
-        undo=[act(late, *reloads, deletes, f"remove it from {file}", run=undo)],
+        undo=[act(*back, run=undo)],
         replaces=keys.describe,
     )
 

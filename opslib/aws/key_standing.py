@@ -6,11 +6,15 @@ from datetime import UTC, datetime, timedelta
 from opslib.aws.access_key import LIMIT, AccessKeys, Key, utc
 from opslib.aws.key_pair import ID, short
 from opslib.runbook.answer import Answer
-from opslib.runbook.errors import RunbookError
+from opslib.runbook.errors import BadEnvironment, BadParameter, RunbookError
 
 
 def administered(keys: AccessKeys) -> Answer:
     """Whether somebody else asks than the user whose keys change, who could lock themselves out."""
+    if keys.maker:
+        known = {"in force": keys.staged.current, "before": keys.staged.previous}
+        said = "What becomes of the key before is done in its console: see there that nothing uses it any more."
+        return Answer(None, known, f"There is no IAM at {keys.maker}. {said}")
     asked = {"asks": keys.caller, "user": keys.arn}
     return Answer(keys.caller != keys.arn, asked, "Put an administrator's credentials where s3.administrator points.")
 
@@ -21,6 +25,33 @@ def in_force(keys: AccessKeys) -> Answer:
     active = [key.id for key in listed if key.status == "Active"]
     said = f"The {ID} of the .env is no active key of {keys.settings.user}: see whose key the API uses."
     return Answer(current is not None and current.id in active, keys.rows(listed), said)
+
+
+def told(keys: AccessKeys) -> dict[str, str]:
+    """Say of whom it is asked how the keys stand, and how a new one is made."""
+    if not keys.maker:
+        return {"keys": f"IAM is asked about {keys.settings.user}", "the new key": "is made here"}
+    made = f"is made in its console, and read from {keys.settings.new_pair or 'nowhere'}"
+    return {"keys": f"cannot tell here which there are: no IAM at {keys.maker}", "the new key": made}
+
+
+def given(keys: AccessKeys) -> Answer:
+    """Whether the pair that was made in another maker's console is another one than that in force."""
+    current = keys.staged.current
+    try:
+        new = keys.given()
+    except (BadEnvironment, BadParameter) as error:
+        return Answer(False, {"in force": current}, f"{error}. Make a new pair in the console of {keys.maker}.")
+    said = f"Make a new pair in the console, and put it where {keys.settings.new_pair} points: it has the one in force."
+    begun = keys.staged.pending is not None  # a run that was cut short may have put it in force
+    return Answer(current is not None and (begun or new.id != current.id), {"in force": current, "new": new}, said)
+
+
+def next_step(keys: AccessKeys) -> dict[str, object]:
+    """Say what is to be done about the key before, and when the last URL has run out that it signed."""
+    if not keys.maker:
+        return {"due": due(keys)}
+    return {"due": due(keys), "do": f"delete {keys.staged.previous or 'the key before'} in the console of {keys.maker}"}
 
 
 def room(keys: AccessKeys) -> Answer:

@@ -3,7 +3,7 @@
 import json
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -11,8 +11,10 @@ from urllib.parse import parse_qs, urlsplit
 import urllib3
 from botocore.exceptions import BotoCoreError, ClientError
 
+from opslib.api import health, poll
 from opslib.aws import aws
-from opslib.aws.key_pair import Pair
+from opslib.aws.key_pair import Pair, short
+from opslib.aws.settings import SignIn, Signing
 from opslib.deployment.deployment import Deployment
 from opslib.deployment.secret_reference import resolve
 from opslib.runbook.answer import Answer
@@ -44,6 +46,8 @@ class Probe:
 def proven(environment: Deployment, arn: str, pair: Pair, *, within: float = 60) -> Answer:
     """Whether the key belongs to this user, reads, writes and signs in its bucket, and may not touch the other one.
 
+    Whose it is is not asked where there is no STS (`arn` is empty then), nor about another bucket where none is named.
+
     AWS lets some seconds pass before a new key is known everywhere, so a refusal is asked again, after ever longer
     pauses, for `within` seconds. A key that may do more than it should is never asked again.
     """
@@ -71,21 +75,52 @@ def refused(environment: Deployment, pair: Pair) -> Answer:
     return _all([_probe(what, call, expected) for (what, call), expected in zip(asked.items(), UNKNOWN, strict=True)])
 
 
-def signs(environment: Deployment, pair: Pair, *, times: int = 20) -> Answer:
-    """Whether the API signs upload URLs with this key, on every connection, and one of them takes an upload."""
-    api = environment.api.url
+def asked(environment: Deployment) -> Signing | None:
+    """Give how the API is asked to sign an upload; None if the environment's file does not say all of it."""
+    settings = aws.settings(environment)
+    return settings.signing if settings.login else None
+
+
+def told(environment: Deployment) -> dict[str, str]:
+    """Say by what a key is proven: by the API too, or alone."""
+    if (how := asked(environment)) is None:
+        alone = "the key alone is proven, not that the API signs with it: the environment's file has no `s3.signing`"
+        return {"the API": f"is not asked; {alone} or no `s3.login`"}
+    person = urlsplit(how.sign_in.url)
+    return {"the API": f"POST {how.route}, once for each worker", "as whom": f"POST {person.netloc}{person.path}, once"}
+
+
+def signs(environment: Deployment, pair: Pair) -> Answer:
+    """Whether every worker of the API signs upload URLs with this key, and one of them takes an upload.
+
+    It cannot be told where the API was asked too often, or nobody said how it is asked.
+    """
+    how = asked(environment)
+    if how is None:
+        return Answer(None, told(environment), "Put how the API signs an upload into the environment's file.")
+    said = f"POST {how.route}"
     try:
-        token = {"Authorization": f"Bearer {_log_in(environment)}"}
-        signed = [_post(f"{api}/api/uploads/signed-url", {"fileName": "probe.txt"}, token) for _ in range(times)]
+        token = {"Authorization": f"Bearer {_signed_in(environment, how.sign_in)}"}
+        found = poll.ask(environment, how.route, lambda: token, content=how.body)
+        if limited := [got for got in found.answers if got.status == poll.TOO_OFTEN]:
+            again = f"The API was asked too often (429) and answers again in {found.again:.0f} s."
+            return Answer(None, [Probe(said, "200", limited[-1].problem)], again)
+        if found.statuses != {200}:
+            return _all([Probe(said, "200", ", ".join(map(str, sorted(found.statuses))))])
+        urls = [str(_field(got.body, how.url)) for got in found.answers]
+        ids = [parse_qs(urlsplit(url).query)["X-Amz-Credential"][0].split("/")[0] for url in urls]
+        name = str(_field(found.answers[-1].body, how.key))
+    except _Unanswered as error:
+        return Answer(error.ok, [Probe(error.asked, "200", str(error))])
     except (urllib3.exceptions.HTTPError, ValueError, KeyError) as error:
-        return _all([Probe("POST /api/uploads/signed-url", "200", type(error).__name__)])
-    right = sum(parse_qs(urlsplit(one["url"]).query)["X-Amz-Credential"][0].split("/")[0] == pair.id for one in signed)
+        return _all([Probe(said, "200", type(error).__name__)])
+    others = {f"URLs signed with {short(id)}" for id in ids if id != pair.id}
     s3, bucket = aws.client(environment, "s3", pair), aws.settings(environment).bucket
     return _all(
         [
-            Probe(f"URLs signed with {pair}", str(times), str(right)),
-            _probe("upload with one", lambda: _send("PUT", signed[-1]["url"], b"probe"), "done"),
-            _probe("delete it", lambda: s3.delete_object(Bucket=bucket, Key=signed[-1]["key"]), "done"),
+            Probe(f"every worker signs with {pair}", "yes", ", ".join(sorted(others)) or "yes"),
+            _probe("upload with one", lambda: _send("PUT", urls[-1], b"probe"), "done"),
+            _probe("delete it", lambda: s3.delete_object(Bucket=bucket, Key=name), "done"),
         ]
     )
 
@@ -93,15 +128,19 @@ def signs(environment: Deployment, pair: Pair, *, times: int = 20) -> Answer:
 def _ask(environment: Deployment, arn: str, pair: Pair) -> list[Probe]:
     s3, sts = aws.client(environment, "s3", pair), aws.client(environment, "sts", pair)
     where = aws.settings(environment)
-    mine, other = ({"Bucket": bucket, "Key": _name(pair)} for bucket in (where.bucket, where.other_bucket))
+    mine, other = ({"Bucket": bucket, "Key": _name(pair)} for bucket in (where.bucket, where.other_bucket or ""))
     put, get = (s3.generate_presigned_url(f"{verb}_object", Params=mine, ExpiresIn=60) for verb in ("put", "get"))
     probes = [
-        _probe("STS GetCallerIdentity", lambda: sts.get_caller_identity()["Arn"], arn),
+        *([_probe("STS GetCallerIdentity", lambda: sts.get_caller_identity()["Arn"], arn)] if arn else []),
         _probe("S3 PutObject", lambda: s3.put_object(**mine, Body=_BODY), "done"),
         _probe("S3 GetObject", lambda: _same(s3.get_object(**mine)["Body"].read()), "done"),
         _probe("PUT of a signed URL", lambda: _send("PUT", put, _BODY), "done"),
         _probe("GET of a signed URL", lambda: _same(_send("GET", get)), "done"),
         _probe("S3 DeleteObject", lambda: s3.delete_object(**mine), "done"),
+    ]
+    if not where.other_bucket:
+        return probes
+    probes += [
         _probe(f"S3 ListObjects in {other['Bucket']}", lambda: s3.list_objects_v2(Bucket=other["Bucket"]), DENIED),
         _probe(f"S3 PutObject in {other['Bucket']}", lambda: s3.put_object(**other, Body=_BODY), DENIED),
     ]
@@ -140,27 +179,46 @@ def _send(method: str, url: str, body: bytes | None = None) -> bytes:
     return answer.data
 
 
-def _post(url: str, content: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
-    # A connection of its own for each, so that every worker is asked.
-    headers = {**headers, "Connection": "close"}
-    answer = urllib3.request("POST", url, json=content, headers=headers, timeout=10, retries=False, redirect=False)
-    if answer.status != 200:
-        raise ValueError(f"HTTP {answer.status}")
-    found: dict[str, Any] = answer.json()
-    return found
+class _Unanswered(Exception):
+    """A sign-in that gave no token; `ok` is None where it was asked for too often."""
+
+    def __init__(self, asked: str, said: str, ok: bool | None) -> None:
+        super().__init__(said)
+        self.asked, self.ok = asked, ok
 
 
-def _log_in(environment: Deployment) -> str:
-    reference = aws.settings(environment).login
+def _signed_in(environment: Deployment, how: SignIn) -> str:
+    """Give a token of the person whose login the environment's reference points at."""
+    reference = str(aws.settings(environment).login)
     text = resolve(reference, "API_LOGIN")
     try:
-        login = {name: str(json.loads(text)[name]) for name in ("email", "password")}
-    except (ValueError, KeyError, TypeError):
+        login = {name: str(value) for name, value in json.loads(text).items()}
+        person = {name: login[name] for name in ("email", "password")}
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise BadEnvironment(f"s3.login: {reference} is not JSON with email and password") from None
     mask.add("API_LOGIN", login["password"])
-    token = str(_post(f"{environment.api.url}/api/auth/login", login, {})["accessToken"])
+    try:
+        url = how.url.format_map(login)
+    except (KeyError, ValueError, IndexError):
+        raise BadEnvironment(f"s3.signing.sign_in.url: {reference} has not all that {how.url} names") from None
+    url = url if "://" in url else f"{environment.api.url}{url}"
+    got = health.ask(url, content={**person, **how.body})
+    if got.status != 200:
+        late = got.status == poll.TOO_OFTEN
+        raise _Unanswered(f"POST {urlsplit(url).path}", got.problem.partition(":")[0], None if late else False)
+    token = str(_field(got.body, how.token))
     mask.add("API_TOKEN", token)
     return token
+
+
+def _field(body: Mapping[str, Any], path: str) -> Any:
+    """Give a field of an answer, one inside another after a point. Raise KeyError."""
+    found: Any = body
+    for name in path.split("."):
+        if not isinstance(found, Mapping) or name not in found:
+            raise KeyError(path)
+        found = found[name]
+    return found
 
 
 def _name(pair: Pair) -> str:

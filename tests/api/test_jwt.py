@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from opslib.api import jwt, jwt_rotation, log, pm2
+from opslib.api import jwt, jwt_rotation, log, pm2, poll
 from opslib.api.pm2 import Worker
 from opslib.deployment import env_file
 from opslib.propertypulse import PropertyPulse
@@ -128,7 +128,7 @@ def test_where_nobody_knows_who_answers_it_is_asked_more_often(
     others = [worker(1), worker(os.getppid())]  # neither has the other end of our connection
     monkeypatch.setattr(pm2, "workers", lambda _: others)
     assert jwt.answers(environment(api), SECRET) == {200}
-    assert asked == {"/api/things": jwt.ASKS}
+    assert asked == {"/api/things": poll.ASKS}
 
 
 def test_an_api_that_is_broken_or_down_proves_nothing(api: str) -> None:

@@ -11,10 +11,14 @@ import pytest
 
 from opslib import propertypulse
 from opslib.api import jwt_rotation
+from opslib.aws import aws
+from opslib.aws.key_pair import ID, Pair
 from opslib.deployment import env_file
 from tests import leaks
+from tests.sandbox.credentials import write_private
 from tests.sandbox.plain import api, deployment, fault, pm2
-from tests.sandbox.plain.layout import DOTENV
+from tests.sandbox.plain.credentials import IAM_USER
+from tests.sandbox.plain.layout import ADMIN, DOTENV
 
 UNREAD = ("-p", "accept_unread_secret", "True")
 
@@ -107,3 +111,51 @@ def test_each_of_two_workers_is_asked_once() -> None:
     finally:
         deployment.stop()
         deployment.start()
+
+
+@pytest.fixture
+def new_pair() -> Iterator[Pair]:
+    """A pair that was made in the console of another maker, and lies where the environment's file says."""
+    env, file = propertypulse.load("plain"), ADMIN / "new_aws.json"
+    iam = aws.client(env, "iam", aws.administrator(env))
+    for key in iam.list_access_keys(UserName=IAM_USER)["AccessKeyMetadata"]:
+        if key["AccessKeyId"] != env_file.read(DOTENV)[ID]:
+            iam.delete_access_key(UserName=IAM_USER, AccessKeyId=key["AccessKeyId"])
+    made = iam.create_access_key(UserName=IAM_USER)["AccessKey"]
+    write_private(file, json.dumps({name: made[name] for name in ("AccessKeyId", "SecretAccessKey")}))
+    yield Pair(made["AccessKeyId"], made["SecretAccessKey"])
+    file.unlink()
+
+
+@pytest.mark.long
+def test_a_key_is_rotated_and_the_api_signs_with_it_for_whoever_signs_in_at_firebase(unlimited: None) -> None:
+    old = env_file.read(DOTENV)[ID]
+    code, made, said = run("rotate_s3_credentials", "--apply", "-p", "settle_seconds", "2")
+    assert (code, made["metadata"]["opslib"]["outcome"]) == (0, "applied"), said
+    assert "✓ The API signs with the key in force" in said and "signInWithPassword, once" in said
+    assert env_file.read(DOTENV)[ID] != old and pm2.problem() is None
+
+
+@pytest.mark.long
+def test_without_iam_the_pair_comes_by_reference(unlimited: None, new_pair: Pair) -> None:
+    fault.break_("other-s3")
+    code, made, said = run("rotate_s3_credentials", "--apply", "-p", "settle_seconds", "2")
+    assert (code, made["metadata"]["opslib"]["outcome"]) == (0, "applied"), said
+    assert "cannot tell here which there are: no IAM at http" in said and "iam." not in said
+    assert "✓ The API signs with the key in force" in said and "in the console of http" in said
+    assert env_file.read(DOTENV)[ID] == new_pair.id
+    code, _, said = run("rotate_s3_credentials")
+    assert code == 1 and "it has the one in force" in said, said
+    assert leaks.shown({"new": new_pair.secret}, {"run": said, "record": json.dumps(made)}) == []
+
+
+def test_without_iam_nothing_is_asked_of_it_and_the_console_is_named(unlimited: None) -> None:
+    fault.break_("other-s3")
+    code, _, said = run("rotate_s3_credentials")
+    assert code == 1 and "cannot be read" in said and "Make a new pair in the console of http" in said, said
+    for name in ("deactivate_s3_key", "delete_s3_key", "reactivate_s3_key"):
+        done = subprocess.run(
+            [sys.executable, "-m", "opslib.runbook.cli", "run", name, "-e", "plain"], capture_output=True, text=True
+        )
+        assert done.returncode == 1 and "cannot tell: Whoever asks" in done.stdout, done.stdout
+        assert "There is no IAM at http" in done.stdout and "Traceback" not in done.stdout + done.stderr
