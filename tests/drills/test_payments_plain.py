@@ -17,7 +17,7 @@ from opslib.runbook.procedure import root
 from tests.drills import plain_payments as payments
 from tests.drills.payments import KINDS
 from tests.drills.plain_payments import MORE, Made, make
-from tests.sandbox.plain import deployment, fault
+from tests.sandbox.plain import deployment, fault, pm2
 
 REASON = "drill: the tenant has paid"
 BY_NAME = {kind.name: kind for kind in (*KINDS, *MORE)}
@@ -150,6 +150,13 @@ def test_without_a_table_of_events_the_missing_ones_are_found_and_sent_again(way
 def test_an_event_sent_again_whose_end_nobody_tells_is_not_called_failed() -> None:
     outcome, _, shown = ended("resend_stripe_event")
     assert outcome == "needs-person" and "The API does not say which events it takes" in shown, shown
+
+
+def test_the_worker_that_a_probe_has_asked_is_known_by_its_connection() -> None:
+    outcome, _, shown = ended("check_webhook_signatures", apply=False)
+    worker = pm2.workers()[0]
+    assert [str(worker["pm_id"]), str(worker["pid"]), "yes"] in [line.split() for line in shown.splitlines()], shown
+    assert outcome == "planned" and "Nothing was found wrong" in shown
 
 
 @pytest.mark.parametrize("name", ["repair_payment_status", "undo_payment_repair"])
