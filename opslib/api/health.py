@@ -80,9 +80,9 @@ def ask(
                 redirect=False,
                 preload_content=False,
             )
-            here = _end(got.connection)
+            here = near_end(got.connection)
             body = _object(got.data)
-            pid = body.get("pid") or _owner(here, among)
+            pid = body.get("pid") or owner(here, among)
     except urllib3.exceptions.HTTPError as error:
         none = urllib3.exceptions.NewConnectionError  # refused: to urllib3 this is a time-out too
         late = isinstance(error, urllib3.exceptions.TimeoutError) and not isinstance(error, none)
@@ -220,7 +220,7 @@ def _object(data: bytes) -> dict[str, Any]:
     return body if isinstance(body, dict) else {}
 
 
-def _end(connection: Any) -> tuple[str, int] | None:
+def near_end(connection: Any) -> tuple[str, int] | None:
     """Give our end of a connection, address and port, while it is open."""
     try:
         return connection.sock.getsockname()[:2]  # type: ignore[no-any-return]
@@ -228,7 +228,7 @@ def _end(connection: Any) -> tuple[str, int] | None:
         return None
 
 
-def _owner(end: tuple[str, int] | None, among: Iterable[int]) -> int:
+def owner(end: tuple[str, int] | None, among: Iterable[int]) -> int:
     """Give which of these processes has the other end of a connection; 0 if none that we may look at."""
     for pid in among if end else ():
         try:

@@ -15,12 +15,11 @@ from typing import Any
 
 from stripe import Event as StripeEvent, StripeClient
 
-from opslib.database.postgres import Connection
 from opslib.deployment.deployment import Deployment
 from opslib.payments import event
 from opslib.payments.delivery_cause import Cause
 from opslib.payments.delivery_diagnosis import Judge
-from opslib.payments.event import TAKEN
+from opslib.payments.reception import Reception
 from opslib.payments.stripe_account import settings
 
 BATCH = 500
@@ -31,7 +30,6 @@ WIDTH = 40
 """Columns of the longest bar."""
 SHOWN = 20
 """Rows of a table of events."""
-PAYMENTS = "SELECT provider_intent_id AS intent, status::text FROM payments WHERE provider_intent_id = ANY(%s)"
 
 
 @dataclass(slots=True)
@@ -56,26 +54,26 @@ class Deliveries:
         self._events: dict[str, Event] = {}  # newest first
         self._bars: Counter[tuple[int, bool]] = Counter()
 
-    def add(self, events: Iterable[StripeEvent], database: Connection, first: int) -> None:
-        """Take in events of Stripe's, which come newest first, beside what the database says of them.
+    def add(self, events: Iterable[StripeEvent], reception: Reception, first: int) -> None:
+        """Take in events of Stripe's, which come newest first, beside what the reception tells of them.
 
         What was made before `first` (seconds since 1970), when the API had no endpoint, is owed to nobody.
         """
         found = iter(events)
         while batch := list(islice(found, BATCH)):
             things = {one.id: _thing(one) for one in batch}
-            taken = {row["id"] for row in database.execute(TAKEN, [[*things]])}
+            taken = reception.taken(things)
             intents = {name: _intent(thing) for name, thing in things.items()}
-            query = database.execute(PAYMENTS, [[intent for intent in intents.values() if intent]])
-            states = {row["intent"]: row["status"] for row in query}
+            states = reception.states([intent for intent in intents.values() if intent])
             for one in batch:
-                has, sent = one.id in taken, one.pending_webhooks > 0
-                if one.id in self._events or not (has or sent or one.created >= first):
+                noted, sent, state = one.id in taken, one.pending_webhooks > 0, states.get(intents[one.id], "")
+                has = reception.has(one.type, noted=noted, sent=sent, state=state)
+                if one.id in self._events or not (noted or sent or one.created >= first):
                     continue
                 number = (one.created - self.since) * BUCKETS // max(1, self.before - self.since)
                 self._bars[number, has] += 1
                 if sent or not has:
-                    thing, state = str(things[one.id].get("id") or ""), states.get(intents[one.id], "")
+                    thing = str(things[one.id].get("id") or "")
                     made = datetime.fromtimestamp(one.created, UTC)
                     self._events[one.id] = Event(made, one.id, one.type, thing, state, sent, has)
 
@@ -123,17 +121,17 @@ class Deliveries:
 
 
 def gather(
-    environment: Deployment, stripe: StripeClient, database: Connection, *, since: float, before: float, first: int
+    environment: Deployment, stripe: StripeClient, reception: Reception, *, since: float, before: float, first: int
 ) -> Deliveries:
-    """Ask Stripe page by page for the events of a time (seconds since 1970) that the API must have, and the database.
+    """Ask Stripe page by page for the events of a time (seconds since 1970) that the API must have, and the reception.
 
     Those of the types that the API acts on, and of any type those that Stripe takes to be undelivered: it counts what
     it is still trying among them. Raise RunbookError if Stripe does not say.
     """
     found = Deliveries(since, before)
     listed = partial(event.listed, stripe, since=found.since, before=found.before)
-    found.add(listed(types=settings(environment).handles), database, first)
-    found.add(listed(undelivered=True), database, first)
+    found.add(listed(types=settings(environment).handles), reception, first)
+    found.add(listed(undelivered=True), reception, first)
     return found
 
 
@@ -142,11 +140,11 @@ def young(stripe: StripeClient, *, since: float) -> int:
     return sum(1 for _ in event.listed(stripe, since=since, before=time.time() - SENDING, undelivered=True))
 
 
-def lacking(events: Iterable[StripeEvent], database: Connection) -> Iterator[StripeEvent]:
+def lacking(events: Iterable[StripeEvent], reception: Reception) -> Iterator[StripeEvent]:
     """Leave out the events that this database has noted, which is asked about a batch at a time."""
     some = iter(events)
     while batch := list(islice(some, BATCH)):
-        noted = {row["id"] for row in database.execute(TAKEN, [[one.id for one in batch]])}
+        noted = reception.taken([one.id for one in batch])
         yield from (one for one in batch if one.id not in noted)
 
 

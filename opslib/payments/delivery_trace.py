@@ -83,6 +83,9 @@ def taken(environment: Deployment, positions: Sequence[Position], event: str) ->
     found = read(environment, positions)
     why = next((trace.cause for trace in reversed(found) if trace.cause), None)
     said = f"It was refused: {why.value}. {NEXT[why]}." if why else "The API has logged nothing of it."
+    if why is None and settings(environment).events is None:  # it keeps no events, and its log names none
+        said = f"The API does not say which events it takes: see its answer to {event} in the Dashboard (Developers)."
+        return Answer(None, found[-5:], said)
     return Answer(any(trace.event == event for trace in found), found[-5:], said)
 
 

@@ -11,8 +11,8 @@ from urllib.parse import quote
 
 from stripe import Event, StripeClient, WebhookEndpoint
 
-from opslib.database.postgres import Connection
 from opslib.deployment.deployment import Deployment
+from opslib.payments.reception import SUCCEEDED, Reception
 from opslib.payments.stripe_account import ask, pages, settings
 from opslib.payments.webhook_route import PROBE
 from opslib.runbook.act import Act, act
@@ -22,10 +22,6 @@ from opslib.runbook.errors import ChangeFailed, RunbookError
 
 KEPT = 30 * 86400
 """Seconds for which Stripe lists an event (docs.stripe.com/api/events)."""
-TAKEN = "SELECT id FROM webhook_events WHERE id = ANY(%s)"
-LATEST = "SELECT id FROM webhook_events WHERE id <> %s ORDER BY received_at DESC LIMIT 5"
-SETTLED = "SELECT 1 FROM payments WHERE provider_intent_id = %s AND status IN ('PAID', 'REFUNDED')"
-SUCCEEDED = "payment_intent.succeeded"
 LOOKED = 500
 """Events among which one is looked for that would change nothing."""
 
@@ -110,19 +106,20 @@ def deliver(stripe: StripeClient, target: WebhookEndpoint, since: float, *, newe
     )
 
 
-def harmless(environment: Deployment, stripe: StripeClient, database: Connection) -> str:
+def harmless(environment: Deployment, stripe: StripeClient, reception: Reception) -> str:
     """Give an event that the API has taken before, else one that it does not act on, else of a payment that is paid.
 
     Raise RunbookError if Stripe has neither, or does not say.
     """
-    for row in database.execute(LATEST, [PROBE]).fetchall():
-        if ask(partial(stripe.v1.events.retrieve, row["id"]))[0] is not None:
-            return str(row["id"])
+    for name in reception.latest(PROBE):
+        if ask(partial(stripe.v1.events.retrieve, name))[0] is not None:
+            return name
     acted_on = settings(environment).handles
     for event in islice(listed(stripe, since=time.time() - KEPT), LOOKED):
         if event.type not in acted_on:
             return str(event.id)
-        if event.type == SUCCEEDED and database.execute(SETTLED, [event.data.object.id]).fetchone():
+        intent = str(event.data.object.id) if event.type == SUCCEEDED else ""
+        if intent and reception.settled(reception.states([intent]).get(intent, "")):
             return str(event.id)
     raise RunbookError(
         "found no event at Stripe that would change nothing, expected one that the API has taken in the last 30 days. "

@@ -14,7 +14,8 @@ from typing import Any
 from stripe import Event, InvalidRequestError, StripeClient
 
 from opslib.payments import event as stripe_event, stripe_account
-from opslib.payments.event import KEPT, SUCCEEDED
+from opslib.payments.event import KEPT
+from opslib.payments.reception import SUCCEEDED
 from opslib.payments.stripe_account import pages
 from opslib.runbook.errors import RunbookError
 

@@ -11,7 +11,7 @@ from stripe import Event, StripeClient
 from opslib.database import postgres
 from opslib.deployment import env_file
 from opslib.deployment.deployment import Deployment
-from opslib.payments import event, stripe_account, webhook_endpoint
+from opslib.payments import event, reception, stripe_account, webhook_endpoint
 from opslib.payments.delivery import lacking
 from opslib.payments.delivery_trace import moment
 from opslib.payments.event import KEPT
@@ -75,8 +75,9 @@ def _find(environment: Deployment, backup: datetime, recovered: bool) -> Missed:
     if not recovered:
         return Missed(events)
     with postgres.connect(held.get("DATABASE_URL", ""), within=10) as database:
-        notes = database.execute("SELECT 1 WHERE to_regclass('webhook_events') IS NOT NULL").fetchone()
-        return Missed(lacking(events, database) if notes else events)
+        table = stripe_account.settings(environment).events
+        notes = table and database.execute("SELECT to_regclass(quote_ident(%s)) AS it", [table.table]).fetchone()
+        return Missed(lacking(events, reception.of(environment, database)) if notes and notes["it"] else events)
 
 
 def made(stripe: StripeClient, since: datetime, types: Collection[str] = ("*",)) -> Iterator[Event]:

@@ -1,6 +1,6 @@
 """A replay: the events that the API has not, sent again in the order in which they were made, each once.
 
-What has been taken is read from the API's own database before and after each, so that a replay that was killed is run
+What has been taken is asked of the API's own database before and after each, so that a replay that was killed is run
 again and goes on. By Stripe, which signs and counts; or from here, signed with the secret in force, where Stripe does
 not send any more: Stripe then goes on counting the event as undelivered.
 """
@@ -15,11 +15,10 @@ from stripe import StripeClient, WebhookEndpoint
 
 from opslib.api.log import Position
 from opslib.api.pm2 import Worker
-from opslib.database.postgres import Connection
 from opslib.deployment.deployment import Deployment
 from opslib.payments import delivery_trace, event as events, webhook_route
 from opslib.payments.delivery import Deliveries, Event
-from opslib.payments.event import TAKEN
+from opslib.payments.reception import Reception
 from opslib.payments.stripe_account import ask
 from opslib.runbook.act import act
 from opslib.runbook.answer import Answer
@@ -38,7 +37,7 @@ class Replay:
     environment: Deployment
     stripe: StripeClient
     target: WebhookEndpoint
-    database: Connection
+    reception: Reception
     workers: Sequence[Worker]
     found: Deliveries
     way: Way
@@ -61,7 +60,7 @@ class Replay:
             "here": f"POST {webhook_route.url(self.environment)} with its body, signed now with the secret in force",
         }
         size = len(self._due)
-        shown = f"for each, oldest first, unless webhook_events has it: {how[self.way]}"
+        shown = f"for each, oldest first, unless {self.reception.unless}: {how[self.way]}"
         return [
             Change(
                 f"Replay {size} event{'s' * (size != 1)}",
@@ -73,7 +72,7 @@ class Replay:
 
     def compared(self) -> Answer:
         """Whether the database has each event that was taken, and Stripe counts none of them as undelivered."""
-        held = len(self.database.execute(TAKEN, [self.taken]).fetchall())
+        held = sum(self._has(event, webhook_route.TAKEN) for event in self._due if event.event in {*self.taken})
         row: dict[str, object] = {"sent again and taken": len(self.taken), "of these in the database": held}
         pending = self.found.pending(self.stripe) & {*self.taken} if self.way == "stripe" else set()
         row |= {"of these undelivered at Stripe": len(pending)} if self.way == "stripe" else {}
@@ -113,12 +112,13 @@ class Replay:
         if self.way == "stripe":
             events.resend(self.stripe, event.event, self.target).run()
         ends = time.monotonic() + WITHIN
-        while not self._has(event):
+        missing = "not in the database" if self.reception.noted else "neither Stripe nor its payment says it was taken"
+        while not self._has(event, answer):
             failures = [trace for trace in delivery_trace.read(self.environment, self._marks) if trace.cause]
-            if failures and not self._has(event):
+            if failures and not self._has(event, answer):
                 return f"{failures[-1].cause}: {failures[-1].said}"
             if time.monotonic() > ends or answer not in ("", webhook_route.TAKEN, webhook_route.REFUSED, "HTTP 500"):
-                return f"{answer or 'not in the database'}, and the API's log has no error of it"
+                return f"{answer or missing}, and the API's log has no error of it"
             time.sleep(0.05)
         return ""
 
@@ -131,8 +131,19 @@ class Replay:
     def _body(self, event: str) -> Callable[[], bytes]:
         return lambda: self.stripe.raw_request("get", f"/v1/events/{quote(event, safe='')}").body.encode()
 
-    def _has(self, event: Event) -> bool:
-        return self.database.execute(TAKEN, [[event.event]]).fetchone() is not None
+    def _has(self, event: Event, answer: str = "") -> bool:
+        """Whether the API has it; `answer` is what it said to one from here, which Stripe goes on sending."""
+        if self.reception.noted:
+            return bool(self.reception.taken([event.event]))
+        sent = answer != webhook_route.TAKEN if self.way == "here" else self._undelivered(event)
+        state = self.reception.states([event.object]).get(event.object, "")
+        return self.reception.has(event.type, noted=False, sent=sent, state=state)
+
+    def _undelivered(self, event: Event) -> bool:
+        found, problem = ask(lambda: self.stripe.v1.events.retrieve(event.event))
+        if found is None:
+            raise ChangeFailed(f"{event.event} is not known: {problem}. Run again when Stripe answers.")
+        return found.pending_webhooks > 0
 
     def _mark(self) -> None:
         self._marks = delivery_trace.mark(self.workers)

@@ -38,8 +38,8 @@ class Probed:
 
     @property
     def pids(self) -> set[int]:
-        """The workers that have logged a case."""
-        return {trace.pid for trace in self.traces}
+        """The workers that were asked: they have logged a case, or had the other end of its connection."""
+        return ({trace.pid for trace in self.traces} | {pid for one in self.tried for pid in one.pids}) - {0}
 
     @property
     def causes(self) -> list[Cause]:
@@ -105,7 +105,7 @@ def probe(environment: Deployment, secret: str, workers: Sequence[Worker], *, go
     made = cases(environment, secret)
     marks = delivery_trace.mark(workers)
     begun = time.time()
-    good = webhook_route.asked(environment, [case for case in made if case.takes])
+    good = webhook_route.asked(environment, [case for case in made if case.takes], [one.pid for one in workers])
     ended = time.time()
     found = _logged(environment, marks, sum(one.taken + one.refused for one in good))
     skew = clock_skew.measured([trace.at for trace in found if trace.at], begun, ended)
@@ -121,8 +121,9 @@ def takes(environment: Deployment, secret: str, workers: Sequence[Worker]) -> An
 
 
 def asked(workers: Sequence[Worker], probed: Probed) -> list[dict[str, object]]:
-    """Say of each worker whether it was asked."""
-    return [{"worker": one.id, "process": one.pid, "asked": one.pid in probed.pids} for one in workers]
+    """Say of each worker whether it was asked; nobody can tell where neither log nor system names one."""
+    told = {one.pid: one.pid in probed.pids if probed.pids else "cannot tell" for one in workers}
+    return [{"worker": one.id, "process": one.pid, "asked": told[one.pid]} for one in workers]
 
 
 def unasked(workers: Sequence[Worker], probed: Probed) -> list[Finding]:

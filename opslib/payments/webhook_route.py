@@ -3,7 +3,7 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -44,6 +44,8 @@ class Tried:
     taken: int
     refused: int
     instead: str
+    pids: frozenset[int] = field(default=frozenset(), repr=False)
+    """The processes that answered, as far as the system tells."""
 
     @property
     def well(self) -> bool:
@@ -103,9 +105,9 @@ def tells(
     return Answer(len(found) == len(cases) and all(one.well for one in found), found, otherwise)
 
 
-def asked(environment: Deployment, cases: Sequence[Case]) -> list[Tried]:
-    """Send each as often as it takes to ask every worker."""
-    return [_asked(environment, case) for case in cases]
+def asked(environment: Deployment, cases: Sequence[Case], among: Collection[int] = ()) -> list[Tried]:
+    """Send each as often as it takes to ask every worker; note which `among` these processes answered."""
+    return [_asked(environment, case, among) for case in cases]
 
 
 def asked_besides(environment: Deployment, cases: Sequence[Case], found: Sequence[Tried]) -> list[Tried]:
@@ -130,21 +132,34 @@ def url(environment: Deployment) -> str:
 
 def send(environment: Deployment, payload: bytes, signature: str | None, to: str = "") -> str:
     """Send an event to the live route, or to another address; give TAKEN, REFUSED, or what came instead."""
-    headers = {"Content-Type": "application/json", "Connection": "close"}
+    return _sent(environment, payload, signature, to)[0]
+
+
+def _sent(
+    environment: Deployment, payload: bytes, signature: str | None, to: str = "", among: Collection[int] = ()
+) -> tuple[str, int]:
+    """Send it; give the answer, and which `among` these processes gave it: 0 where nobody can tell."""
+    # The connection is to be open still when the system is asked whose its other end is.
+    headers = {"Content-Type": "application/json"} | ({} if among else {"Connection": "close"})
     headers |= {} if signature is None else {"Stripe-Signature": signature}
     to = to or url(environment)
     try:
-        got = urllib3.request("POST", to, body=payload, headers=headers, timeout=health.TIMEOUT, retries=False)
+        with urllib3.PoolManager(timeout=health.TIMEOUT, retries=False) as connections:
+            got = connections.request("POST", to, body=payload, headers=headers, preload_content=False)
+            pid = health.owner(health.near_end(got.connection), among)
+            got.drain_conn()
     except urllib3.exceptions.HTTPError as error:
-        return type(error).__name__
-    return {200: TAKEN, 400: REFUSED}.get(got.status, f"HTTP {got.status}")
+        return type(error).__name__, 0
+    return {200: TAKEN, 400: REFUSED}.get(got.status, f"HTTP {got.status}"), pid
 
 
-def _asked(environment: Deployment, case: Case) -> Tried:
-    got: Counter[str] = Counter()
+def _asked(environment: Deployment, case: Case, among: Collection[int] = ()) -> Tried:
+    got, pids = Counter[str](), set[int]()
     for _ in range(ASKS):
-        got[answer := send(environment, case.payload, case.header)] += 1
+        answer, pid = _sent(environment, case.payload, case.header, among=among)
+        got[answer] += 1
+        pids.add(pid)
         if "Timeout" in answer:  # the others would take as long
             break
     instead = ", ".join(f"{answer} ×{n}" for answer, n in sorted(got.items()) if answer not in (TAKEN, REFUSED))
-    return Tried(case.name, TAKEN if case.takes else REFUSED, got[TAKEN], got[REFUSED], instead)
+    return Tried(case.name, TAKEN if case.takes else REFUSED, got[TAKEN], got[REFUSED], instead, frozenset(pids - {0}))

@@ -17,7 +17,7 @@ from opslib.runbook.procedure import root
 from tests.drills import plain_payments as payments
 from tests.drills.payments import KINDS
 from tests.drills.plain_payments import MORE, Made, make
-from tests.sandbox.plain import deployment, fault
+from tests.sandbox.plain import deployment, fault, pm2
 
 REASON = "drill: the tenant has paid"
 BY_NAME = {kind.name: kind for kind in (*KINDS, *MORE)}
@@ -125,6 +125,38 @@ def test_all_leaves_manual_payments_alone() -> None:
     assert outcome == "applied", shown
     assert payments.rows(made)[made[0].id]["status"] == "PAID" and payments.untouched(made[1:]) == []
     assert made[1].id not in record
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("way", ["stripe", "here"])
+def test_without_a_table_of_events_the_missing_ones_are_found_and_sent_again(way: str) -> None:
+    payable = """SELECT count(*) AS payable FROM payments WHERE status = 'PENDING' AND "providerIntentId" IS NOT NULL"""
+    lost = min(fault.BACKLOG, payments.ask(payable)[0]["payable"])
+    fault.break_("webhook-backlog")
+    young = ("-p", "retrying_minutes", "0", "-p", "window_hours", "1")
+    _, _, shown = ended("triage_stripe_webhooks", *young, apply=False)
+    assert f"{lost} events of Stripe's that the API has not" in shown
+    assert "Stripe (delivery_success, pending_webhooks), and the status of the payment" in shown
+    before = payments.ask("SELECT count(*) AS paid FROM payments WHERE status = 'PAID'")[0]["paid"]
+    outcome, _, shown = ended("replay_stripe_events", *young, "-p", "sent_by", way)
+    assert outcome == "applied" and f"Replay {lost} events" in shown, shown
+    after = payments.ask("SELECT count(*) AS paid FROM payments WHERE status = 'PAID'")[0]["paid"]
+    assert after - before == lost > 1
+    outcome, _, shown = ended("replay_stripe_events", *young, "-p", "sent_by", way)
+    assert outcome == "applied" and "0 changes" in shown, shown
+
+
+@pytest.mark.long
+def test_an_event_sent_again_whose_end_nobody_tells_is_not_called_failed() -> None:
+    outcome, _, shown = ended("resend_stripe_event")
+    assert outcome == "needs-person" and "The API does not say which events it takes" in shown, shown
+
+
+def test_the_worker_that_a_probe_has_asked_is_known_by_its_connection() -> None:
+    outcome, _, shown = ended("check_webhook_signatures", apply=False)
+    worker = pm2.workers()[0]
+    assert [str(worker["pm_id"]), str(worker["pid"]), "yes"] in [line.split() for line in shown.splitlines()], shown
+    assert outcome == "planned" and "Nothing was found wrong" in shown
 
 
 @pytest.mark.parametrize("name", ["repair_payment_status", "undo_payment_repair"])

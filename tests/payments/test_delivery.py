@@ -8,10 +8,14 @@ import pytest
 from stripe import Event
 
 from opslib.database.postgres import Connection
-from opslib.payments import delivery, delivery_diagnosis, event as stripe_event
+from opslib.payments import delivery, delivery_diagnosis
 from opslib.payments.delivery import BUCKETS, Deliveries
 from opslib.payments.delivery_cause import NEXT, Cause
 from opslib.payments.delivery_trace import Trace
+from opslib.payments.reception import SUCCEEDED, Reception
+from opslib.payments.settings import Stripe
+
+STRIPE = Stripe(mode="test", new_key="env:NONE", new_webhook_secret="env:NONE")
 
 
 class Database:
@@ -22,9 +26,9 @@ class Database:
 
     def execute(self, query: str, parameters: list[list[str]]) -> list[dict[str, str]]:
         (asked,) = parameters
-        if query == stripe_event.TAKEN:
+        if "webhook_events" in str(query):
             return [{"id": name} for name in asked if name in self.taken]
-        assert query == delivery.PAYMENTS
+        assert "payments" in str(query)
         return [{"intent": name, "status": "PAID"} for name in asked if name in self.paid]
 
 
@@ -50,7 +54,7 @@ def gathered(
 ) -> Deliveries:
     """What is found of these, listed newest first, from 1000 s to 2000 s."""
     found = Deliveries(1000, 2000)
-    found.add(iter(events), cast(Connection, Database(taken or set(), paid or set())), first)
+    found.add(iter(events), Reception(STRIPE, cast(Connection, Database(taken or set(), paid or set()))), first)
     found.judge(lambda created, kind, sent: Cause.NO_TRACE if sent else Cause.DISABLED)
     return found
 
@@ -139,7 +143,7 @@ def test_a_listing_is_never_held_whole() -> None:
             yield event(f"evt_{number}", 1900 - number % 900)
 
     database = Counting()
-    Deliveries(1000, 2000).add(listed(), cast(Connection, database), 0)
+    Deliveries(1000, 2000).add(listed(), Reception(STRIPE, cast(Connection, database)), 0)
     assert [len(asked) for asked in database.asked] == [delivery.BATCH] * 2
 
 
@@ -151,6 +155,28 @@ class Counting(Database):
         self.asked: list[list[str]] = []
 
     def execute(self, query: str, parameters: list[list[str]]) -> list[dict[str, str]]:
-        if query == stripe_event.TAKEN:
+        if "webhook_events" in str(query):
             self.asked.append(parameters[0])
         return super().execute(query, parameters)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sent", "state", "has"),
+    [
+        (SUCCEEDED, True, "PENDING", False),
+        (SUCCEEDED, False, "PENDING", False),  # delivered, and without effect
+        (SUCCEEDED, True, "PAID", True),  # Stripe counts another endpoint's too
+        (SUCCEEDED, False, "PAID", True),
+        (SUCCEEDED, True, "", False),
+        (SUCCEEDED, False, "", True),
+        (SUCCEEDED, True, "CANCELLED", False),
+        ("a.b", False, "PENDING", True),
+        ("a.b", True, "PAID", False),
+    ],
+)
+def test_without_a_table_of_events_stripe_and_the_payment_tell(kind: str, sent: bool, state: str, has: bool) -> None:
+    told = Reception(STRIPE.model_copy(update={"events": None}), cast(Connection, Database()))
+    assert told.has(kind, noted=False, sent=sent, state=state) is has
+    assert told.taken(["evt_1"]) == set() and told.latest("") == []
+    with_table = Reception(STRIPE, cast(Connection, Database()))
+    assert [with_table.has(kind, noted=noted, sent=sent, state=state) for noted in (True, False)] == [True, False]

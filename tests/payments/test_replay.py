@@ -13,7 +13,7 @@ from stripe import Event, StripeClient, WebhookEndpoint
 
 from opslib import propertypulse
 from opslib.database.postgres import Connection
-from opslib.payments import delivery_trace, event as stripe_event, replay
+from opslib.payments import delivery_trace, reception, replay
 from opslib.payments.delivery import Deliveries
 from opslib.payments.delivery_cause import Cause
 from opslib.payments.delivery_trace import Trace
@@ -42,7 +42,7 @@ class Api:
             self.taken.add(event)
 
     def execute(self, query: str, parameters: list[list[str]]) -> Any:
-        found = [{"id": name} for name in parameters[0] if name in self.taken] if query == stripe_event.TAKEN else []
+        found = [{"id": name} for name in parameters[0] if name in self.taken] if "webhook_events" in str(query) else []
 
         class Cursor(list[dict[str, str]]):
             def fetchone(self) -> dict[str, str] | None:
@@ -124,7 +124,7 @@ class Begin:
         server = self._servers.enter_context(Stripe(api, "abcdefgh"[:events], fails))
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
         self._servers.callback(server.shutdown)
-        found, database = Deliveries(0, 1000), cast(Connection, api)
+        found, database = Deliveries(0, 1000), reception.of(propertypulse.load("sandbox"), cast(Connection, api))
         found.add((Event.construct_from(one, KEY) for one in reversed(server.events)), database, 0)
         target = WebhookEndpoint.construct_from({"id": "we_1"}, KEY)
         env = propertypulse.load("sandbox")
