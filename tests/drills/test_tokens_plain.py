@@ -149,6 +149,7 @@ def test_without_iam_the_pair_comes_by_reference(unlimited: None, new_pair: Pair
     assert leaks.shown({"new": new_pair.secret}, {"run": said, "record": json.dumps(made)}) == []
 
 
+@pytest.mark.long
 def test_without_iam_nothing_is_asked_of_it_and_the_console_is_named(unlimited: None) -> None:
     fault.break_("other-s3")
     code, _, said = run("rotate_s3_credentials")
