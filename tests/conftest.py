@@ -16,7 +16,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
-FIRST = ("notebooks", "execution", "crash_matrix", "restart_api", "repair_payment_status", "check_email_delivery")
+FIRST = (
+    *("notebooks", "execution", "crash_matrix", "restart_api", "repair_payment_status", "plain", "login_faults"),
+    *("payments_plain", "tokens_plain", "restart_plain", "sandbox", "lab", "aws_faults", "check_email_delivery"),
+)
 """The longest files of tests, which are begun first, so that the shards end together."""
 
 

@@ -125,7 +125,7 @@ def test_secrets_are_proven_with_one_request_for_each_worker(api: str, asked: Co
 def test_where_nobody_knows_who_answers_it_is_asked_more_often(
     api: str, asked: Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    others = [worker(1), worker(os.getppid())]  # neither has the other end of our connection
+    others = [worker(1), worker(2**22 + 1)]  # neither has the other end of our connection
     monkeypatch.setattr(pm2, "workers", lambda _: others)
     assert jwt.answers(environment(api), SECRET) == {200}
     assert asked == {"/api/things": poll.ASKS}

@@ -12,7 +12,7 @@ from opslib.api import health, pm2, replacement
 from opslib.deployment import env_file
 from opslib.deployment.staged_secret import Staged
 from opslib.propertypulse import PropertyPulse
-from tests.sandbox import SandboxError, pm2 as standin
+from tests.sandbox import pm2 as standin
 
 INSTANCES = 2
 Values = Mapping[str, str | None]
@@ -35,15 +35,7 @@ def put(values: Values, staged: Values) -> None:
     if made := env_file.edit(env.api.env_file, values):
         env_file.drop(made)
     before = pm2.workers(env)
-    ends = time.monotonic() + pm2.RELOAD_LOCK + 5
-    while True:
-        try:
-            standin.reload()  # by name: by id, PM2 waits for the whole of listen_timeout
-            break
-        except SandboxError:  # a reload that was cut short by a kill
-            if time.monotonic() > ends:
-                raise
-            time.sleep(1)
+    standin.reload()  # by name: by id, PM2 waits for the whole of listen_timeout
     replacement.settled(env, before, settle=0, within=30)
 
 

@@ -15,6 +15,8 @@ from .layout import API, APP, BIN, CURRENT, ENVIRONMENT, PM2_HOME, url
 from .part import http_problem
 
 APPLICATION = "propertypulse-api"
+RELOAD_LOCK = 30
+"""Seconds for which PM2 refuses a second reload after one that was cut short."""
 INSTANCES = 2
 LISTEN_TIMEOUT = 5000
 """Milliseconds that a worker has to come up, PM2's own default; a reload of one worker by its id takes all of them."""
@@ -79,8 +81,18 @@ def start(ecosystem: Path = ECOSYSTEM) -> None:
 
 
 def reload() -> None:
-    """Reload the API, also where a reload that was killed less than 30 s ago has left PM2's mark of one under way."""
-    run("-s", "reload", APPLICATION, "--force")
+    """Reload the API, once PM2 takes it: for 30 s it does not after one that was killed."""
+    process.wait(_reloaded, "PM2 to take a reload", within=RELOAD_LOCK + 5)
+
+
+def _reloaded() -> bool:
+    try:
+        run("reload", APPLICATION)  # with -s it would not say why not
+    except SandboxError as error:
+        if "already in progress" not in str(error):
+            raise
+        return False
+    return True
 
 
 def workers() -> list[dict[str, Any]]:
