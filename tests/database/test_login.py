@@ -293,7 +293,10 @@ def test_pgbouncer_is_seen(env: PropertyPulse, tmp_path: Path) -> None:
     file.write_text(f'"{BASE}" "SCRAM-SHA-256$4096:…"\n"other" "x"\n;comment\n')
     database = env.database.model_copy(update={"userlist": file})  # type: ignore[union-attr]  # it has one
     behind = Login(env.model_copy(update={"database": database}))
-    assert behind.unlisted().evidence == [f"{file} holds a password of {BASE}"]
+    assert behind.unlisted().evidence == [
+        f"{file} holds a password of {BASE}",
+        f"{file} does not name {BASE}_clone: it is let in only where it asks PostgreSQL",
+    ]
     assert Login(env).unlisted().evidence == []
     env_file.edit(DOTENV, {"DATABASE_URL": Login(env).secret.current + "&pgbouncer=true"})
     assert Login(env).unlisted().evidence == ["DATABASE_URL has pgbouncer=true"]

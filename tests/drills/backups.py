@@ -177,7 +177,7 @@ def elsewhere(folder: Path, **settings: str) -> Path:
     text = text.replace("file:tests/", f"file:{ROOT}/tests/")
     before, part, after = text.partition("\nbackups:")
     for name, value in settings.items():
-        after, count = re.subn(rf"(?m)^  {name}: .*$", f"  {name}: {value}", after)
+        after, count = re.subn(rf"(?m)^  {name}: .*$", f"  {name}: {value}", after, count=1)
         if not count:
             before, count = re.subn(rf"(?m)^  {name}: .*$", f"  {name}: {value}", before)
         assert count == 1, name

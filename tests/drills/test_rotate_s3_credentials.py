@@ -64,9 +64,11 @@ def elsewhere(folder: Path, **settings: str) -> Path:
     (folder / "parameters").mkdir()
     text = (ROOT / "parameters/sandbox.yaml").read_text().replace(" tests/", f" {ROOT}/tests/")
     text = text.replace("file:tests/", f"file:{ROOT}/tests/")
+    before, part, after = text.partition("\ns3:")
     for name, value in settings.items():
-        text = re.sub(rf"(?m)^  {name}: .*$", f"  {name}: {value}", text)
-    (folder / "parameters/sandbox.yaml").write_text(text)
+        after, count = re.subn(rf"(?m)^  {name}: .*$", f"  {name}: {value}", after, count=1)
+        assert count == 1, name
+    (folder / "parameters/sandbox.yaml").write_text(before + part + after)
     return folder
 
 

@@ -216,7 +216,7 @@ def test_copy(lab: Lab) -> None:
 
 
 def test_what_is_not_to_be_changed(lab: Lab) -> None:
-    _, record = lab.place.run("look")
+    _, record = lab.place.run("look", "-e", "test")
     sealed = next((lab.place.folder / "records/test").glob(f"*{record['metadata']['opslib']['id']}.ipynb"))
     name = str(sealed.relative_to(lab.place.folder))
     notebook = {"type": "notebook", "content": record}
