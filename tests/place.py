@@ -2,12 +2,17 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+
+import yaml
+
+from tests.sandbox.layout import ROOT
 
 PARAMETERS = """\
 environment: str = "test"  # the deployment to work on
@@ -104,3 +109,28 @@ def _markdown(text: str) -> dict[str, Any]:
 def _code(text: str, tag: str | None = None) -> dict[str, Any]:
     metadata = {"tags": [tag]} if tag else {}
     return {"cell_type": "code", "metadata": metadata, "source": text, "outputs": [], "execution_count": None}
+
+
+def described(name: str) -> dict[str, Any]:
+    """What `parameters/NAME.yaml` says, with paths that hold from any root."""
+    text = (ROOT / f"parameters/{name}.yaml").read_text()
+    content: dict[str, Any] = yaml.safe_load(re.sub(r"(?<![\w/])tests/", f"{ROOT}/tests/", text))
+    return content
+
+
+def rooted(folder: Path, name: str, content: Mapping[str, Any]) -> Path:
+    """Make the folder a root with the real notebooks, whose environment of this name is as `content` says."""
+    (folder / "parameters").mkdir(parents=True, exist_ok=True)
+    (folder / f"parameters/{name}.yaml").write_text(yaml.safe_dump(dict(content)))
+    if not (folder / "notebooks").exists():
+        (folder / "notebooks").symlink_to(ROOT / "notebooks")
+    return folder
+
+
+def elsewhere(folder: Path, name: str = "sandbox", **parts: Any) -> Path:
+    """A root whose environment differs in these settings."""
+    content = described(name)
+    for key, value in parts.items():
+        old = content.get(key)
+        content[key] = old | value if isinstance(old, dict) else value
+    return rooted(folder, name, content)

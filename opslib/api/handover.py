@@ -21,6 +21,7 @@ from opslib.api import log, pm2
 from opslib.api.pm2 import Worker
 from opslib.deployment.deployment import HANDOVER, Deployment
 from opslib.runbook.errors import RunbookError
+from opslib.runbook.procedure import located
 
 LISTED_SECONDS = 1
 """How often PM2 is asked meanwhile whether it still runs."""
@@ -67,8 +68,7 @@ _OTHERS = (
     *("pm_exec_path", "shutdown_with_message", "stop_exit_codes", "treekill", "wait_ready", "watch"),
 )
 """What must be the same besides, or the next process is not taken."""
-_OWN = ("PM2_", "NODE_APP_INSTANCE", "unique_id", "NODE_OPTIONS")
-"""Variables that PM2 sets anew, and ours."""
+OPTIONS = "NODE_OPTIONS"
 
 
 def allowed(environment: Deployment) -> bool:
@@ -84,7 +84,8 @@ def waiting(environment: Deployment) -> list[Worker]:
 
 def shown(environment: Deployment) -> list[str]:
     """Give the lines of a handover as a plan shows them."""
-    start = ["pm2", "start", "‹its script›", "--name", environment.api.name, "-f"]
+    script = located(Path(pm2.listed(environment)[0]["pm2_env"]["pm_exec_path"]))
+    start = ["pm2", "start", script, "--name", environment.api.name, "-f"]
     lines = [(["pm2", "delete", str(one.id)], "a handover that was killed has left it") for one in waiting(environment)]
     lines += [(start, "with its settings and variables, and NODE_OPTIONS under which it waits while the port is taken")]
     lines += [(["pm2", "delete", "‹the old one›"], "once the new one waits for the port")]
@@ -110,12 +111,12 @@ def carry_out(environment: Deployment, before: Sequence[Worker]) -> None:
                 f"the next process would have other settings in PM2 than the old one ({', '.join(differs)}): "
                 "set `handover: false` in the environment's file, which restarts the worker instead."
             )
-        pm2.run(environment, ["pm2", "delete", str(old["pm_id"])])
     except BaseException:
         clear(environment)
         raise
-    finally:
-        file.unlink(missing_ok=True)
+    # From here on the next one stays. Cut short, it takes the port all the same: its file is there until it has it.
+    pm2.run(environment, ["pm2", "delete", str(old["pm_id"])])
+    file.unlink(missing_ok=True)
 
 
 def clear(environment: Deployment) -> None:
@@ -138,12 +139,11 @@ def _start(environment: Deployment, old: Mapping[str, Any]) -> list[str]:
 
 
 def _variables(environment: Deployment, old: Mapping[str, Any]) -> dict[str, str]:
-    held = {key: str(value) for key, value in old["pm2_env"]["env"].items()}
+    kept = pm2.started_with(old)
     lines = base64.b64encode(WAITS.replace("FILE", json.dumps(str(_file(environment)))).encode()).decode()
     ours = f"--import=data:text/javascript;base64,{lines}"
-    options = held.get("NODE_OPTIONS", "")
-    kept = {key: value for key, value in held.items() if not key.startswith(_OWN)}
-    kept["NODE_OPTIONS"] = options if ours in options else f"{options} {ours}".strip()
+    options = kept.get(OPTIONS, "")
+    kept[OPTIONS] = options if ours in options else f"{options} {ours}".strip()
     return kept | {"PM2_HOME": str(environment.api.pm2_home)}
 
 

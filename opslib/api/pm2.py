@@ -25,6 +25,7 @@ from opslib.runbook.errors import CommandFailed, RunbookError, TimedOut
 from opslib.runbook.procedure import located
 
 BROKEN = ("errored", "stopped")
+_ANEW = ("PM2_", "NODE_APP_INSTANCE", "unique_id")
 RELOAD_LOCK = 30
 """Seconds for which PM2 refuses a second reload after one that was cut short."""
 
@@ -98,6 +99,12 @@ def quiet(environment: Deployment, *, within: float = 20) -> list[Worker]:
         if not under_way or time.monotonic() > ends:
             return sorted((w for w in found if isinstance(w.id, int)), key=lambda worker: worker.status not in BROKEN)
         time.sleep(0.5)
+
+
+def started_with(entry: Mapping[str, Any]) -> dict[str, str]:
+    """Give the variables that one of `listed` was started with, without those that PM2 sets anew at each start."""
+    held = entry["pm2_env"]["env"]
+    return {key: str(value) for key, value in held.items() if not key.startswith(_ANEW)}
 
 
 def variables(environment: Deployment) -> dict[str, str]:

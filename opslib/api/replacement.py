@@ -167,7 +167,12 @@ def put_back(environment: Deployment, before: Sequence[Worker], *, reread: bool 
     # One that PM2 is starting again by itself may come up now; a command in the middle of that would be refused.
     pm2.quiet(environment, within=UNDO_SECONDS)
     old = {worker.pid for worker in before}
-    new = [one for _, one in _successors(environment, before) if not one.pid or one.pid not in old]
+    pairs = _successors(environment, before)
+    if len(pairs) < len(before):
+        raise UndoFailed(
+            f"{_state(environment)} PM2 lists {len(pairs)} of {len(before)} workers: start those it lacks."
+        )
+    new = [one for _, one in pairs if not one.pid or one.pid not in old]
     up = health.answering(environment.api.health_url, {worker.pid for worker in new})
     down = [one for one in new if up.silent(one.pid) or one.status in BROKEN or (ran and one.release != ran) or reread]
     try:

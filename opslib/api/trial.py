@@ -32,12 +32,14 @@ _DEATH = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 def trial(environment: Deployment, workers: Sequence[Worker]) -> list[Change]:
     """Make the change that tries the code once; none where the environment's file does not say how (`api.trial`)."""
-    how, before = environment.api.trial, workers[:1]
-    if how is None or not before:
+    how = environment.api.trial
+    if how is None or not workers:
         return []
+    held = pm2.listed(environment)[0]["pm2_env"]
     given = [f"{how.port}=‹free port›", *(f"{key}={shlex.quote(value)}" for key, value in how.variables.items())]
+    folder, *words = (located(Path(held["pm_cwd"])), held["exec_interpreter"], *_words(held))
     lines = [
-        f"cd {shlex.quote(located(environment.api.env_file.parent))} && {' '.join(given)} node ‹its script›",
+        f"cd {shlex.quote(folder)} && {' '.join(given)} {shlex.join(words)}",
         f"GET http://127.0.0.1:‹free port›{environment.api.health} until it answers 200, then end it",
     ]
     kept = Kept("it is ended again; what it did to the database by starting, nobody can tell", matters=False)
@@ -47,14 +49,14 @@ def trial(environment: Deployment, workers: Sequence[Worker]) -> list[Change]:
 
 def carry_out(environment: Deployment, how: Trial) -> float:
     """Start the code once and give the seconds until it answered 200. Raise RunbookError with what it said."""
-    held = pm2.listed(environment)[0]["pm2_env"]
+    entry = pm2.listed(environment)[0]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
         said = log.mark([Path(folder, "trial.log")])
         with said[0].path.open("wb") as file:
-            process = _start(environment, held, {**how.variables, how.port: str(port)}, file)
+            process = _start(environment, entry, {**how.variables, how.port: str(port)}, file)
         begun = time.monotonic()
         try:
             while not health.ask(f"http://127.0.0.1:{port}{environment.api.health}").well:
@@ -73,15 +75,14 @@ def carry_out(environment: Deployment, how: Trial) -> float:
 
 
 def _start(
-    environment: Deployment, held: Mapping[str, Any], given: Mapping[str, str], said: IO[bytes]
+    environment: Deployment, entry: Mapping[str, Any], given: Mapping[str, str], said: IO[bytes]
 ) -> "subprocess.Popen[bytes]":
-    kept = {key: str(value) for key, value in held["env"].items() if not key.startswith(("PM2_", "NODE_APP_INSTANCE"))}
+    held, kept = entry["pm2_env"], pm2.started_with(entry)
     node = which(held["exec_interpreter"], path=f"{kept.get('PATH', '')}:{environment.variables['PATH']}")
     if node is None:
         raise RunbookError(f"{held['exec_interpreter']} is not on PATH; name its folder as the environment's `tools`")
-    words = [node, *(held.get("node_args") or []), held["pm_exec_path"], *(held.get("args") or [])]
     return subprocess.Popen(
-        words,
+        [node, *_words(held)],
         cwd=held["pm_cwd"],
         env={**kept, **given},
         stdin=subprocess.DEVNULL,
@@ -90,6 +91,12 @@ def _start(
         start_new_session=True,
         preexec_fn=_die_with_us if os.name == "posix" else None,
     )
+
+
+def _words(held: Mapping[str, Any]) -> list[str]:
+    """Give what stands behind the interpreter, as PM2 starts it."""
+    script = os.path.relpath(held["pm_exec_path"], held["pm_cwd"])
+    return [*(held.get("node_args") or []), script, *(held.get("args") or [])]
 
 
 def _die_with_us() -> None:

@@ -5,6 +5,7 @@ import os
 import shlex
 import signal
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from opslib import propertypulse
 from opslib.api import health, pm2, replacement
 from opslib.propertypulse import PropertyPulse
 from opslib.runbook import program
-from opslib.runbook.errors import RunbookError
+from opslib.runbook.errors import RunbookError, UndoFailed
 from tests import sandbox as standin
 
 pytestmark = pytest.mark.usefixtures("sandbox")
@@ -93,3 +94,9 @@ def test_worker_that_crashes_again_and_again_is_told_with_its_error(env: Propert
         assert "Cannot find module" in str(raised.value.evidence)
     finally:
         standin.mend()
+
+
+def test_an_undo_that_finds_a_worker_missing_does_not_say_that_all_is_back(env: PropertyPulse) -> None:
+    before = pm2.workers(env)
+    with pytest.raises(UndoFailed, match="PM2 lists 2 of 3 workers"):
+        replacement.put_back(env, [*before, replace(before[0], id=7)])

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from tests import sandbox
+from tests.place import elsewhere
 from tests.sandbox.layout import ROOT
 from tests.sandbox.plain import deployment, fault, pm2
 from tests.sandbox.plain.traffic import PlainTraffic
@@ -26,7 +27,7 @@ def main() -> None:
     print(f"At {RATE} requests a second; the bar for a handover is a fiftieth of what `pm2 restart` loses.")
     print(f"{'how':<44} {'lost':>6}   each time")
     with tempfile.TemporaryDirectory() as folder:
-        restarts = _without_handover(Path(folder))
+        restarts = elsewhere(Path(folder), "plain", api={"handover": False})
         row("runbook run restart_api, by handover", procedure, TIMES)
         row("pm2 restart propertypulse-api", partial(pm2.run, "-s", "restart", pm2.APPLICATION), TIMES)
         row("pm2 reload propertypulse-api", partial(pm2.run, "-s", "reload", pm2.APPLICATION), 3)
@@ -56,15 +57,6 @@ def procedure(*, root: Path = ROOT, good: bool = True) -> None:
     done = subprocess.run(words, env={**os.environ, "RUNBOOK_ROOT": str(root)}, capture_output=True, text=True)
     if (done.returncode == 0) != good:
         raise SystemExit(f"restart_api ended with {done.returncode}:\n{done.stdout[-2000:]}")
-
-
-def _without_handover(folder: Path) -> Path:
-    """Make a root whose environment `plain` allows no handover."""
-    described = (ROOT / "parameters/plain.yaml").read_text().replace("tests/sandbox", f"{ROOT}/tests/sandbox")
-    (folder / "parameters").mkdir()
-    (folder / "parameters/plain.yaml").write_text(described.replace("handover: true", "handover: false"))
-    (folder / "notebooks").symlink_to(ROOT / "notebooks")
-    return folder
 
 
 if __name__ == "__main__":

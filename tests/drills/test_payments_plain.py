@@ -9,27 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from opslib import propertypulse
 from opslib.payments import payment, payment_table, stripe_account
 from opslib.runbook.procedure import root
+from tests import place
 from tests.drills import plain_payments as payments
 from tests.drills.payments import KINDS
 from tests.drills.plain_payments import MORE, Made, make
-from tests.sandbox.plain import deployment, fault, pm2
+from tests.sandbox.plain import fault, pm2
 
 REASON = "drill: the tenant has paid"
 BY_NAME = {kind.name: kind for kind in (*KINDS, *MORE)}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def plain(sandbox: None) -> Iterator[None]:
-    """The plain stand-in in fork mode."""
-    deployment.stop()
-    deployment.start()
-    yield
-    deployment.stop()
 
 
 @pytest.fixture(autouse=True)
@@ -56,15 +47,16 @@ def repair(made: list[Made], *arguments: str, apply: bool = True) -> tuple[str, 
 
 
 @pytest.fixture
-def described() -> Iterator[dict[str, Any]]:
-    """What an environment's file says, `plain-otherwise`, which is to be altered and then written by `write`."""
-    yield yaml.safe_load((root() / "parameters/plain.yaml").read_text())
-    (root() / "parameters/plain-otherwise.yaml").unlink(missing_ok=True)
+def described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the environment's file says, which is to be altered and then written by `write`, in a root of its own."""
+    content = place.described("plain")
+    monkeypatch.setenv("RUNBOOK_ROOT", str(tmp_path))
+    return content
 
 
 def write(described: dict[str, Any]) -> str:
-    (root() / "parameters/plain-otherwise.yaml").write_text(yaml.safe_dump(described))
-    return "plain-otherwise"
+    place.rooted(root(), "plain", described)
+    return "plain"
 
 
 @pytest.mark.long

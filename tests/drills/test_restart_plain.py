@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,40 +16,24 @@ import psutil
 import pytest
 
 from opslib import propertypulse
-from opslib.api import handover
+from opslib.api import handover, pm2 as workers
+from opslib.deployment.deployment import Deployment
+from tests.place import elsewhere
 from tests.sandbox import process
-from tests.sandbox.layout import ROOT
 from tests.sandbox.plain import deployment, fault, pm2
 from tests.sandbox.plain.layout import STATE
 from tests.sandbox.plain.traffic import PlainTraffic
+
+pytestmark = pytest.mark.usefixtures("mended")
 
 LEFT = STATE / "runbook/runbook.handover"
 ACCEPTED = ("-p", "settle_seconds", "2", "-p", "accept_downtime", "True")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def plain(sandbox: None) -> Iterator[None]:
-    """The plain stand-in in fork mode."""
-    deployment.stop()
-    deployment.start()
-    yield
-    deployment.stop()
-
-
-@pytest.fixture(autouse=True)
-def _mended(plain: None) -> Iterator[None]:
-    yield
-    fault.mend()
-
-
 @pytest.fixture
 def without_handover(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A root of its own, whose environment `plain` allows no handover."""
-    described = (ROOT / "parameters/plain.yaml").read_text().replace("tests/sandbox", f"{ROOT}/tests/sandbox")
-    (tmp_path / "parameters").mkdir()
-    (tmp_path / "parameters/plain.yaml").write_text(described.replace("handover: true", "handover: false"))
-    (tmp_path / "notebooks").symlink_to(ROOT / "notebooks")
-    monkeypatch.setenv("RUNBOOK_ROOT", str(tmp_path))
+    monkeypatch.setenv("RUNBOOK_ROOT", str(elsewhere(tmp_path, "plain", api={"handover": False})))
 
 
 def command(*arguments: str) -> list[str]:
@@ -163,6 +147,28 @@ def test_killed_on_its_way_it_is_run_again(at: str) -> None:
     assert (code, outcome(record)) == (0, "applied"), said
     [after] = pm2.workers()
     assert after["pid"] != before["pid"] and clean(), said
+
+
+def test_cut_short_while_the_old_process_goes_the_next_one_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    env, real = propertypulse.load("plain"), workers.run
+    before, begun = workers.workers(env), list[subprocess.Popen[bytes]]()
+    env.prepare()
+
+    def cut_short(environment: Deployment, words: Sequence[str], **more: Any) -> None:
+        if "delete" not in words or begun:
+            real(environment, words, **more)
+            return
+        begun.append(subprocess.Popen(words, env=environment.variables, stdout=subprocess.DEVNULL))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(workers, "run", cut_short)
+    with pytest.raises(KeyboardInterrupt):
+        handover.carry_out(env, before)
+    begun[0].wait()
+    process.wait(lambda: pm2.problem() is None, "the next process to serve")
+    assert [one["pid"] for one in pm2.workers()] != [before[0].pid]
+    handover.clear(env)
+    assert clean()
 
 
 @pytest.mark.long

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from tests import leaks, sandbox
 from tests.aws_front import Front
 from tests.drills import access_key
 from tests.drills.access_key import keys, problems
-from tests.place import states
+from tests.place import elsewhere, states
 from tests.sandbox.credentials import BACKUP_BUCKET, BUCKET, Credentials
 from tests.sandbox.layout import LOGS, PM2_HOME, STATE
 
@@ -56,20 +55,6 @@ def apply(name: str, *arguments: str, root: Path = ROOT) -> tuple[int, dict[str,
     assert "Traceback" not in done.stderr, done.stderr
     file = Path(done.stdout.splitlines()[-1])
     return done.returncode, json.loads(file.read_text()), done.stdout + done.stderr
-
-
-def elsewhere(folder: Path, **settings: str) -> Path:
-    """A root whose sandbox differs in these lines of its part s3."""
-    os.symlink(ROOT / "notebooks", folder / "notebooks")
-    (folder / "parameters").mkdir()
-    text = (ROOT / "parameters/sandbox.yaml").read_text().replace(" tests/", f" {ROOT}/tests/")
-    text = text.replace("file:tests/", f"file:{ROOT}/tests/")
-    before, part, after = text.partition("\ns3:")
-    for name, value in settings.items():
-        after, count = re.subn(rf"(?m)^  {name}: .*$", f"  {name}: {value}", after, count=1)
-        assert count == 1, name
-    (folder / "parameters/sandbox.yaml").write_text(before + part + after)
-    return folder
 
 
 def may_touch(*buckets: str) -> None:
@@ -139,7 +124,7 @@ def test_iam_that_fails_in_the_undo_needs_a_person_and_is_run_again(tmp_path: Pa
     try:
         with Front() as front:
             front.fail("DeleteAccessKey", "500", 99)
-            code, made, text = rotate(root=elsewhere(tmp_path, endpoint=front.url))
+            code, made, text = rotate(root=elsewhere(tmp_path, s3={"endpoint": front.url}))
     finally:
         may_touch(BUCKET)
     assert (code, made["metadata"]["opslib"]["outcome"]) == (3, "needs-person"), text
@@ -159,7 +144,7 @@ def test_wrong_user_and_wrong_administrator_change_nothing(tmp_path: Path) -> No
         ("administrator", "file:/nowhere/aws.json", "cannot be read"),
     ):
         (folder := tmp_path / name / value.replace("/", "-")).mkdir(parents=True)
-        code, _, text = rotate(root=elsewhere(folder, **{name: value}))
+        code, _, text = rotate(root=elsewhere(folder, s3={name: value}))
         assert code in (1, 4)
         assert said in text
     assert problems() == []

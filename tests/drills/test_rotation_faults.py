@@ -11,10 +11,8 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 from opslib import propertypulse
 from opslib.api import jwt
@@ -23,6 +21,7 @@ from opslib.runbook import procedure
 from tests.aws_front import Front as AwsFront, How as AwsHow
 from tests.drills import access_key as s3, database, jwt_secret, stripe_agreement as stripe
 from tests.drills.database import Saved
+from tests.place import elsewhere
 from tests.postgres_front import Front, How
 from tests.sandbox import postgres as cluster
 from tests.sandbox.credentials import BUCKET, Credentials
@@ -31,18 +30,6 @@ from tests.sandbox.layout import DOTENV
 pytestmark = [pytest.mark.usefixtures("sandbox"), pytest.mark.long]
 
 ROOT = procedure.root()
-
-
-def elsewhere(folder: Path, **parts: Any) -> Path:
-    """A root whose sandbox differs in these settings."""
-    (folder / "parameters").mkdir(parents=True)
-    os.symlink(ROOT / "notebooks", folder / "notebooks")
-    content = yaml.safe_load((ROOT / "parameters/sandbox.yaml").read_text().replace("tests/", f"{ROOT}/tests/"))
-    for name, value in parts.items():
-        old = content.get(name)
-        content[name] = old | value if isinstance(old, dict) else value
-    (folder / "parameters/sandbox.yaml").write_text(yaml.safe_dump(content))
-    return folder
 
 
 def runbook(root: Path, *words: str) -> tuple[int, str]:

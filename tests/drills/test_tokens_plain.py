@@ -20,22 +20,9 @@ from tests.sandbox.plain import api, deployment, fault, pm2
 from tests.sandbox.plain.credentials import IAM_USER
 from tests.sandbox.plain.layout import ADMIN, DOTENV
 
+pytestmark = pytest.mark.usefixtures("mended")
+
 UNREAD = ("-p", "accept_unread_secret", "True")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def plain(sandbox: None) -> Iterator[None]:
-    """The plain stand-in in fork mode."""
-    deployment.stop()
-    deployment.start()
-    yield
-    deployment.stop()
-
-
-@pytest.fixture(autouse=True)
-def _mended(plain: None) -> Iterator[None]:
-    yield
-    fault.mend()
 
 
 @pytest.fixture
