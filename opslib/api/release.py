@@ -76,13 +76,15 @@ def finds_its_secrets(environment: Deployment) -> Answer:
 
 def naming(environment: Deployment, key: str) -> list[Line]:
     """Give the lines of the API's own code that name this variable, those that are only a comment left out."""
-    named = re.compile(rf"\b{re.escape(key)}\b")
-    return [
-        Line(file, number)
-        for file in _code(environment.api.release)
-        for number, line in enumerate(file.read_text("utf-8", "replace").splitlines(), 1)
-        if named.search(line) and not line.lstrip().startswith(COMMENT)
-    ]
+    return list(dict.fromkeys(line for line, _ in search(environment.api.release, rf"\b{re.escape(key)}\b")))
+
+
+def search(release: Path, pattern: str) -> Iterator[tuple[Line, re.Match[str]]]:
+    """Give what a regular expression finds in a line of the API's own code, those that are only a comment left out."""
+    for file in _code(release):
+        for number, line in enumerate(file.read_text("utf-8", "replace").splitlines(), 1):
+            if not line.lstrip().startswith(COMMENT):
+                yield from ((Line(file, number), found) for found in re.finditer(pattern, line))
 
 
 def _named(file: Path, keys: list[str]) -> set[str]:
