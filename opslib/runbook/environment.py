@@ -95,6 +95,25 @@ class Environment(Part, ABC):
         return found
 
 
+class Unwritten(Environment):
+    """An environment that a procedure is about to describe: its file is not there, and none of its secrets is known."""
+
+    approval: Annotated[dict[str, Policy], BeforeValidator(_by_procedure)] = {"default": "none"}
+
+    @property
+    def lock(self) -> Path:
+        """A file beside its records, as where it keeps its own is not known yet."""
+        return root() / "records" / self.name / ".lock"
+
+    def prepare(self) -> None:
+        """Make the folder of its records."""
+        self.lock.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def values(self) -> Mapping[str, str]:
+        """Give no secret."""
+        return {}
+
+
 _kinds: list[type[Environment]] = []
 
 
@@ -125,13 +144,18 @@ def file(name: str) -> Path:
     return root() / "parameters" / f"{name}.yaml"
 
 
-def load(name: str) -> Environment:
-    """Read `parameters/NAME.yaml`. Raise BadEnvironment with file and line for each thing that is wrong in it."""
+def load(name: str, *, new: bool = False) -> Environment:
+    """Read `parameters/NAME.yaml`. Raise BadEnvironment with file and line for each thing that is wrong in it.
+
+    Where it may be a `new` one and there is no such file, give what a run needs to write it.
+    """
     described = file(name)
+    if new and NAME.fullmatch(name) and not described.exists():
+        return Unwritten(name=name, title=f"{name} (not connected yet)")
     if not NAME.fullmatch(name) or not described.is_file():
         raise BadEnvironment(
             f"there is no environment {name[:80]!a}: parameters/ has {', '.join(names()) or 'none'}. "
-            "Copy parameters/production.example.yaml to make one."
+            "To make one: runbook run connect_deployment -e NAME"
         )
     try:
         tree = yaml.compose(described.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)

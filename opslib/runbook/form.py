@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from html import escape
 from itertools import islice
 from urllib.parse import quote
@@ -180,16 +181,19 @@ def _errors(procedure: Procedure, given: Mapping[str, str]) -> dict[str, str]:
             errors[name if name in procedure.parameters else ""] = str(error)
     if "environment" in procedure.parameters and "environment" not in errors:
         try:
-            environments.load(str(runner.meant(procedure, given)["environment"]))
+            environments.load(str(runner.meant(procedure, given)["environment"]), new=procedure.describes)
         except Refused as error:
             errors["environment"] = str(error)
     return errors
 
 
 def _form(handler: JupyterHandler, one: Procedure, given: Mapping[str, str], errors: Mapping[str, str]) -> str:
+    declared = dict(one.parameters)
+    if "environment" in declared and not one.describes:
+        declared["environment"] = replace(declared["environment"], choices=tuple(environments.names()))
     fields = "\n".join(
         _field(p, mask.text(given.get(p.name, str(p.default))), errors.get(p.name, ""))
-        for p in sorted(one.parameters.values(), key=lambda p: _ORDER.get(p.name, 1))
+        for p in sorted(declared.values(), key=lambda p: _ORDER.get(p.name, 1))
     )
     other = f'<p class="error" role="alert">{escape(errors[""])}</p>' if "" in errors else ""
     body = f"""<p><a href="{handler.base_url}runbook">All procedures</a></p>
@@ -221,10 +225,9 @@ def _field(parameter: Parameter, value: str, error: str) -> str:
 def _entry(parameter: Parameter, value: str, marks: str) -> str:
     if parameter.type is bool:
         return f'<input type="checkbox" value="true" {marks}{" checked" if value.lower() == "true" else ""}>'
-    choices = environments.names() if parameter.name == "environment" else list(parameter.choices)
-    if choices:
+    if choices := parameter.choices:
         # A value that is not among them is still shown, beside its error, and never silently replaced by another one.
-        known = choices if value in choices else [value, *choices]
+        known = choices if value in choices else (value, *choices)
         options = [f"<option{' selected' if one == value else ''}>{escape(one)}</option>" for one in known]
         return f"<select {marks}>{''.join(options)}</select>"
     if parameter.type is str:

@@ -26,7 +26,8 @@ def context(
 
     `others` are the cells that are `foreign` to the procedure.
     """
-    described = environments.file(environment.name).read_bytes()
+    file = environments.file(environment.name)
+    described = file.read_bytes() if file.exists() else b""  # it is what this plan writes
     rests = {key: value for key, value in parameters.items() if key not in SETTLED}
     rests |= {"procedure": procedure.name, "source": procedure.digest, "code": procedures.code()}
     rests |= {"environment's file": hashlib.sha256(described).hexdigest(), "answers": dict(answers)}

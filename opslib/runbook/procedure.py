@@ -20,6 +20,9 @@ TYPES: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
 TEXT_LIMIT = 2000
 """The longest text that a parameter takes, in characters."""
 
+DESCRIBES = "describes-environment"
+"""The tag of the parameters of a procedure that does so."""
+
 # A comment may begin with what is allowed: `# [5..600] seconds …` or `# [graceful|hard] how …`.
 _ALLOWED = re.compile(r"\[(?:(?P<low>-?[\d.]+?)\.\.(?P<high>-?[\d.]+)|(?P<choices>[^\]|]+(?:\|[^\]|]+)+))\]\s*")
 _VERIFY = "run.verify("
@@ -110,6 +113,11 @@ class Procedure:
         """The first sentence below the heading, on one line."""
         prose = " ".join(self._first_lines()[1:])
         return re.split(r"(?<=[.!?])\s", prose.strip(), maxsplit=1)[0]
+
+    @property
+    def describes(self) -> bool:
+        """Whether it writes the file of its environment, which need not be there before."""
+        return any(DESCRIBES in _tags(cell) for cell in self.notebook["cells"])
 
     @property
     def digest(self) -> str:

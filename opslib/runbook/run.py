@@ -106,7 +106,7 @@ class Run:
         try:
             self.procedure: Procedure = procedure.load(name)
             self.parameters = self.procedure.bind(self._given(environment, apply, approval, reason, incident))
-            self.environment: Environment = environments.load(environment)
+            self.environment: Environment = environments.load(environment, new=self.procedure.describes)
             masking.mask.know(self.environment.values())
             if apply:
                 self._hold()

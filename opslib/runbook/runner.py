@@ -38,7 +38,7 @@ async def run(
     """
     started, identity = now(), uuid.uuid4().hex[:8]
     given = meant(procedure, given)
-    environment = environments.load(str(given.get("environment", "sandbox")))
+    environment = environments.load(str(given.get("environment", "sandbox")), new=procedure.describes)
     path = path or record.path(environment.name, procedure.name, started, identity)
     refusal, values, kernel = "", {}, None
     about = {"id": identity, "procedure": procedure.name, "environment": environment.name, "started": started}
@@ -86,7 +86,8 @@ def meant(procedure: Procedure, given: Mapping[str, object]) -> dict[str, object
     declared = procedure.parameters.get("environment")
     if declared is None or "environment" in given:
         return dict(given)
-    return {**given, "environment": environments.default(str(declared.default))}
+    named = str(declared.default)
+    return {**given, "environment": named if procedure.describes else environments.default(named)}
 
 
 def describe(procedure: Procedure, environment: Environment, values: Mapping[str, Any]) -> dict[str, Any]:

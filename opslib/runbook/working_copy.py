@@ -25,7 +25,7 @@ def make(procedure: Procedure, given: Mapping[str, object], *, base: str = "/") 
     `base` is where the server's addresses begin. Raise Refused if a parameter or the environment does not fit.
     """
     given = runner.meant(procedure, given)
-    environment = environments.load(str(given.get("environment", "sandbox")))
+    environment = environments.load(str(given.get("environment", "sandbox")), new=procedure.describes)
     mask.know(environment.values())
     values = runner.bind(procedure, given)
     notebook = procedure.copy(values)
