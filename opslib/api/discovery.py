@@ -1,0 +1,4 @@
+"""x"""
+from typing import Any
+def discover(*a: Any) -> list[Any]:
+    return []

@@ -1,0 +1,257 @@
+"""A description of a deployment: the lines of its environment's file, found or given, and the file that they make."""
+
+import math
+import os
+import socket
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+
+from opslib.api import discovery as api
+from opslib.aws import discovery as aws
+from opslib.backups import discovery as backups
+from opslib.database import discovery as database
+from opslib.deployment.line import Asked, Line
+from opslib.mail import discovery as mail
+from opslib.payments import discovery as payments
+from opslib.propertypulse import PropertyPulse
+from opslib.runbook import environment
+from opslib.runbook.answer import Answer
+from opslib.runbook.errors import BadParameter, CheckFailed, RunbookError
+from opslib.runbook.mask import mask
+from opslib.runbook.procedure import root
+
+EXAMPLE = "production.example.yaml"
+"""The file in parameters/ whose comments explain each line."""
+DOMAINS = (database, backups, payments, aws, mail)
+
+
+@dataclass(frozen=True)
+class Description:
+    """What is known of a deployment, line by line."""
+
+    name: str
+    lines: tuple[Line, ...] = ()
+    asked: tuple[Asked, ...] = ()
+    """What was neither found nor given."""
+
+    @property
+    def needed(self) -> list[Asked]:
+        """What procedures need of that."""
+        return [one for one in self.asked if one.example]
+
+    def rows(self, *parts: str) -> list[dict[str, Any]]:
+        """Give the lines of these parts of the file, or of all, for people."""
+        return [
+            {"line": one.key, "value": _written(one.value), "where it came from": one.source}
+            for one in self.lines
+            if not parts or one.key.split(".")[0] in parts
+        ]
+
+    def environment(self) -> PropertyPulse:
+        """Give the environment that the lines make, without the parts that lack a line. Raise CheckFailed."""
+        return _environment(self.name, self.lines)
+
+    def text(self) -> str:
+        """Give the file: each line with what it says, and where its value came from."""
+        whole = self.environment()
+        kept = [one for one in self.lines if _stands(whole, one.key)]
+        left_out = [
+            Asked(one.key, "its part lacks a line", _written(one.value)) for one in self.lines if one not in kept
+        ]
+        return _text(self.name, kept, (*self.asked, *left_out))
+
+
+def discover(name: str, pm2_home: str = "", given: Mapping[str, Any] | None = None) -> Description:
+    """Ask PM2, the code, the `.env`, PostgreSQL, AWS, Stripe and SendGrid; what is given stands before what is found.
+
+    Nothing is changed. Raise CheckFailed if what was found and given does not go together.
+    """
+    given = given or {}
+    known = [
+        Line("title", f"{name.capitalize()} ({socket.gethostname()})", "the name of this machine"),
+        Line("approval", "digest", "as nobody said otherwise: what is applied was read before"),
+    ]  # fmt: skip
+    home = Path(pm2_home).expanduser() if pm2_home else None
+    found = list(api.discover(name, root() / home if home else None, given))
+    first = [*known, *_lines(found), *_given(given)]
+    if any(one.key == "api.env_file" for one in first):
+        described = _environment(name, first)
+        mask.know(described.values())
+        for domain in DOMAINS:
+            found += domain.discover(described, given)
+    lines = {one.key: one for one in (*known, *_lines(found), *_given(given))}
+    asked = {one.key: one for one in found if isinstance(one, Asked) and one.key not in lines}
+    return Description(name, tuple(lines.values()), tuple(asked.values()))
+
+
+def said(given: str) -> dict[str, Any]:
+    """Read `database.admin: file:~/url, s3.login: file:~/login.json`. Raise BadParameter for what is no such line."""
+    try:
+        lines = yaml.safe_load("{" + given + "}")
+    except yaml.YAMLError:
+        raise BadParameter("given: expected `LINE: VALUE, LINE: VALUE`, as in `database.admin: file:~/url`") from None
+    for key, value in lines.items():
+        need_fitting(str(key), value)
+    return dict(lines)
+
+
+def need_fitting(key: str, value: Any) -> None:
+    """Raise BadParameter if the file has no such line, or its value is of another kind. The value is not repeated."""
+    if (field := _field(key)) is None:
+        raise BadParameter(f"given: there is no line {key[:80]!a}; parameters/{EXAMPLE} has all that there are")
+    fitting: TypeAdapter[Any] = TypeAdapter(Annotated[(field.annotation, *field.metadata)])  # type: ignore[arg-type]
+    try:
+        fitting.validate_python(value)
+    except ValidationError as error:
+        mask.add(key, str(value))  # it may be the secret itself, where a reference to it belongs
+        raise BadParameter(f"given: {key}: {error.errors()[0]['msg']}") from None
+
+
+def absent(name: str, text: str) -> Answer:
+    """Whether there is no file of this environment, or just this one."""
+    file = environment.file(name)
+    there = file.read_text(encoding="utf-8") if file.exists() else text
+    instead = f"Edit parameters/{name}.yaml and prove it (runbook check -e {name}), or move it away to have it written."
+    return Answer(there == text, file, instead)
+
+
+def write(name: str, text: str) -> None:
+    """Write the file of an environment, whole or not at all. Raise RunbookError if there is another one by now."""
+    file = environment.file(name)
+    beside = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        os.link(beside, file)
+    except FileExistsError:
+        if file.read_text(encoding="utf-8") != text:
+            raise RunbookError(f"{file} was written by somebody else meanwhile; look at it, and run again") from None
+    except OSError as error:
+        raise RunbookError(f"{file} cannot be written: {error.strerror}; put that right and run again") from None
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def remove(name: str, text: str) -> None:
+    """Take away the file that `write` wrote, if nobody has changed it since."""
+    file = environment.file(name)
+    if file.exists() and file.read_text(encoding="utf-8") == text:
+        file.unlink()
+
+
+def _lines(found: Iterable[Line | Asked]) -> Iterator[Line]:
+    return (one for one in found if isinstance(one, Line))
+
+
+def _given(given: Mapping[str, Any]) -> Iterator[Line]:
+    return (Line(key, value, "a person gave it") for key, value in given.items())
+
+
+def _part(field: FieldInfo) -> type[BaseModel] | None:
+    """Give the part that a line begins, if it does."""
+    kinds = (field.annotation, *getattr(field.annotation, "__args__", ()))
+    return next((one for one in kinds if isinstance(one, type) and issubclass(one, BaseModel)), None)
+
+
+def _environment(name: str, lines: Iterable[Line]) -> PropertyPulse:
+    tree: dict[str, Any] = {"name": name}
+    for one in lines:
+        *parts, last = one.key.split(".")
+        at = tree
+        for part in parts:
+            at = at.setdefault(part, {})
+        at[last] = one.value
+    while True:
+        try:
+            return PropertyPulse(**tree)
+        except ValidationError as error:
+            problems = error.errors()
+        absent = [one["loc"] for one in problems if one["type"] == "missing" and len(one["loc"]) > 1]
+        other = [one for one in problems if one["type"] != "missing" or len(one["loc"]) == 1]
+        if other or not absent:
+            said = [{"line": ".".join(map(str, one["loc"])), "what is wrong": one["msg"]} for one in other]
+            raise CheckFailed("what was found and given does not go together; give the right value of each", said)
+        *parts, last, _ = map(str, absent[0])
+        at = tree
+        for part in parts:
+            at = at[part]
+        del at[last]
+
+
+def _stands(whole: PropertyPulse, key: str) -> bool:
+    at: Any = whole
+    for word in key.split(".")[:-1]:
+        at = getattr(at, word) if isinstance(at, BaseModel) else None
+    return at is not None
+
+
+def _text(name: str, lines: Sequence[Line], asked: Sequence[Asked]) -> str:
+    known: dict[str, Line | Asked] = {one.key: one for one in asked} | {one.key: one for one in lines}
+    said = [f"# {name}, as connect_deployment found it. `runbook check -e {name}` proves each line against the world."]
+    return "\n".join([*said, *_written_part(PropertyPulse, "", known, _explained())]) + "\n"
+
+
+def _written_part(
+    part: type[BaseModel], at: str, known: Mapping[str, Line | Asked], explained: Mapping[str, Sequence[str]]
+) -> Iterator[str]:
+    indent = "  " * at.count(".")
+    for word, field in part.model_fields.items():
+        key, below = at + word, any(one.startswith(f"{at}{word}.") for one in known)
+        if key not in known and not below:
+            continue
+        found, inner = known.get(key), _part(field)
+        yield from ([""] if not at else [])
+        yield from (f"{indent}# {line}" for line in explained.get(key, ()))
+        if below and inner:
+            stands = any(isinstance(one, Line) for one_key, one in known.items() if one_key.startswith(f"{key}."))
+            yield f"{indent}{word}:" if stands else f"{indent}# {word}:"
+            yield from _written_part(inner, f"{key}.", known, explained)
+        elif isinstance(found, Line):
+            yield f"{indent}# → {found.source}"
+            yield f"{indent}{word}: {_written(found.value)}"
+        elif found:
+            yield f"{indent}# → not found: {found.what}"
+            yield f"{indent}# {word}: {found.example}"
+
+
+def _explained() -> dict[str, list[str]]:
+    """Give the comment that the example's file has before each line, by the line; of one that is switched off too."""
+    found: dict[str, list[str]] = {}
+    comment: list[str] = []
+    path: list[str] = []
+    for line in (root() / "parameters" / EXAMPLE).read_text(encoding="utf-8").splitlines():
+        depth = (len(line) - len(line.lstrip())) // 2
+        bare = line.strip().removeprefix("# ")
+        word = bare.partition(":")[0]
+        key = ".".join([*path[:depth], word])
+        if ":" in bare and _field(key):
+            found[key], comment = comment, []
+            path = [*path[:depth], word]
+        elif line.lstrip().startswith("#"):
+            comment.append(bare)
+        else:
+            comment = []
+    return found
+
+
+def _field(key: str) -> FieldInfo | None:
+    """Give what the model has for a line, None if it has no such line."""
+    part: type[BaseModel] | None = PropertyPulse
+    field = None
+    for word in key.split("."):
+        field = part.model_fields.get(word) if part else None
+        part = _part(field) if field else None
+    return field
+
+
+def _written(value: Any) -> str:
+    return (
+        yaml.safe_dump(value, default_flow_style=True, width=math.inf, allow_unicode=True)
+        .removesuffix("\n...\n")
+        .strip()
+    )
