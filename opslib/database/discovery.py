@@ -1,4 +1,7 @@
 """x"""
+
 from typing import Any
+
+
 def discover(*a: Any) -> list[Any]:
     return []

@@ -1,0 +1,227 @@
+"""A capability: what an API may offer beyond the least, which procedures are better for it, and what would bring it."""
+
+import ast
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from opslib.api import health, log, pm2, release, replacement
+from opslib.api.settings import Tokens
+from opslib.aws.settings import S3
+from opslib.backups.settings import Backups
+from opslib.database.settings import Database
+from opslib.mail.settings import Mail
+from opslib.payments.settings import Stripe
+from opslib.propertypulse import PropertyPulse
+from opslib.runbook import procedure
+from opslib.runbook.answer import Answer
+from opslib.runbook.environment import Part
+from opslib.runbook.errors import RunbookError
+from opslib.runbook.procedure import Procedure
+
+NEEDS: Mapping[str, tuple[type[Part], ...]] = {
+    "api.jwt_rotation": (Tokens,),
+    "aws": (S3,),
+    "backups": (Backups, Database),
+    "database.admin": (Database,),
+    "database.login_rotation": (Database,),
+    "mail": (Mail,),
+    "payments": (Stripe,),
+}
+"""The parts of an environment's file that a procedure cannot do without which imports from there."""
+
+
+@dataclass(frozen=True)
+class Capability:
+    """What is asked for, whom it helps, and what is lost without it."""
+
+    name: str
+    used_by: tuple[str, ...]
+    """Procedures by name, or modules: what imports from there is better for it."""
+    ask: Callable[[PropertyPulse], Answer]
+    without: str
+    lift: str
+    """The lines, in the API or in the environment's file, that would bring it."""
+
+
+def _named(key: str) -> Callable[[PropertyPulse], Answer]:
+    return lambda environment: Answer(bool(found := release.naming(environment, key)), found)
+
+
+def _said(environment: PropertyPulse) -> Answer:
+    got = health.ask(environment.api.health_url)
+    return Answer(bool(got.body.get("pid")) if got.well else None, got)
+
+
+def _legible(environment: PropertyPulse) -> Answer:
+    marks = [position for worker in pm2.workers(environment) for position in worker.logs]
+    return log.read((log.Position(mark.path, 0, 0) for mark in marks), environment.log).legible
+
+
+def _iam(environment: PropertyPulse) -> Answer:
+    return Answer(environment.s3 is not None and not environment.s3.new_pair)
+
+
+CAPABILITIES: Sequence[Capability] = (
+    Capability(
+        "workers are replaced one by one",
+        ("api.replacement", "api.rollout"),
+        replacement.graceful,
+        "requests are lost at each restart, or cut: every such run asks for accept_downtime",
+        """
+        const server = app.listen(PORT, () => process.send?.("ready"));
+        process.on("SIGINT", () => server.close(() => process.exit(0)));
+        // pm2 start server.js --name propertypulse-api -i 2 --wait-ready
+        """,
+    ),
+    Capability(
+        "in fork mode the next process takes the port over",
+        ("api.replacement", "api.rollout"),
+        lambda environment: Answer(environment.api.handover or all(w.mode != "fork" for w in pm2.workers(environment))),
+        "in fork mode nobody answers while the API boots",
+        "# parameters/NAME.yaml, below api:\nhandover: true",
+    ),
+    Capability(
+        "the code is tried before a process is taken away",
+        ("api.trial",),
+        lambda environment: Answer(environment.api.trial is not None or environment.api.release.is_symlink()),
+        "in a checkout, a commit that does not start is found out when the old process has gone",
+        '# parameters/NAME.yaml, below api:\ntrial: {variables: {REMINDERS: "false"}}',
+    ),
+    Capability(
+        "an earlier release lies beside the one in force",
+        ("api.replacement", "api.rollout"),
+        lambda environment: Answer(environment.api.release.is_symlink(), environment.api.release),
+        "an undo leaves the code as it is: `git checkout` of the commit before is for a person",
+        "# deploy into a folder of its own, then: ln -sfn releases/COMMIT current",
+    ),
+    Capability(
+        "/health says which worker answers",
+        ("api.replacement", "api.rollout"),
+        _said,
+        "behind a proxy nobody can tell which worker answers; here the system is asked who has the connection",
+        'res.json({ status: "healthy", pid: process.pid });',
+    ),
+    Capability(
+        "tokens are checked with JWT_SECRET",
+        ("api.jwt_rotation",),
+        _named("JWT_SECRET"),
+        "nothing reads the secret, so that its rotation protects nothing: it asks for accept_unread_secret",
+        "jwt.verify(token, process.env.JWT_SECRET);",
+    ),
+    Capability(
+        "tokens of the JWT_SECRET before are accepted too",
+        ("api.jwt_rotation",),
+        _named("JWT_SECRET_PREVIOUS"),
+        "a rotation logs everybody out: it asks for accept_mass_logout",
+        """
+        const secrets = [process.env.JWT_SECRET, process.env.JWT_SECRET_PREVIOUS].filter(Boolean);
+        // accept a token that jwt.verify takes with one of them
+        """,
+    ),
+    Capability(
+        "events signed with the webhook secret before are accepted too",
+        ("rotate_webhook_secret", "retire_webhook_secret"),
+        _named("STRIPE_WEBHOOK_SECRET_PREVIOUS"),
+        "from the switch on only what the new secret has signed is taken",
+        """
+        const secrets = [process.env.STRIPE_WEBHOOK_SECRET, process.env.STRIPE_WEBHOOK_SECRET_PREVIOUS].filter(Boolean);
+        // accept an event that stripe.webhooks.constructEvent takes with one of them
+        """,
+    ),
+    Capability(
+        "the API notes which events it has taken",
+        ("payments.reception", "payments.missed_event"),
+        lambda environment: Answer(environment.stripe is not None and environment.stripe.events is not None),
+        "Stripe's own count of pending deliveries and the payment's status tell which events are missing",
+        """
+        -- in the transaction that handles the event
+        INSERT INTO webhook_events (id, received_at) VALUES ($1, now()) ON CONFLICT DO NOTHING;
+        """,
+    ),
+    Capability(
+        "the lines of the log are known",
+        ("payments.delivery_trace", "check_email_delivery"),
+        _legible,
+        "causes, and mails that failed, cannot be read from the log",
+        '# parameters/NAME.yaml, below log:\nlines: {mail failed: "your words (?P<error>.*)"}',
+    ),
+    Capability(
+        "IAM makes the new key",
+        ("aws.key_pair",),
+        _iam,
+        "the new pair is made in the console of the S3, and comes by reference",
+        "# nothing in the API: AWS has IAM, other makers have not",
+    ),
+)
+"""All that are asked for."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a deployment stands: of each capability whether it is there, of each procedure what it lacks."""
+
+    environment: PropertyPulse
+    answers: Mapping[str, Answer]
+
+    def capabilities(self) -> list[dict[str, str]]:
+        """Give each capability, whether it is there, and what is lost without it."""
+        return [
+            {"capability": one.name, "is there": _word(answer), "without it": "" if answer else one.without}
+            for one, answer in ((one, self.answers[one.name]) for one in CAPABILITIES)
+        ]
+
+    def lines(self) -> list[dict[str, str]]:
+        """Give the lines that would bring what is lacking, each capability with its own."""
+        return [
+            {"capability": name if not number else "", "lines that would bring it": line}
+            for name, lift in ((one.name, one.lift) for one in CAPABILITIES if not self.answers[one.name])
+            for number, line in enumerate(textwrap.dedent(lift).strip().splitlines())
+        ]
+
+    def procedures(self) -> list[dict[str, str]]:
+        """Give each procedure, whether it works here, and what it lacks."""
+        return [self._row(procedure.load(name)) for name in procedure.names()]
+
+    def _row(self, one: Procedure) -> dict[str, str]:
+        used = modules(one)
+        absent = {part.__name__.lower() for name, parts in NEEDS.items() if _uses(used, name) for part in parts
+                  if self.environment.find(part) is None}  # fmt: skip
+        lacks = [one.name for one in CAPABILITIES if any(_uses(used, name) for name in one.used_by)
+                 and not self.answers[one.name]]  # fmt: skip
+        works = "cannot" if absent else "within a limit" if lacks else "works"
+        said = [f"the file has no `{part}:`" for part in sorted(absent)] or [f"not so: {name}" for name in lacks]
+        return {"procedure": one.name, "": works, "because": "; ".join(said)}
+
+
+def standing(environment: PropertyPulse) -> Standing:
+    """Ask for every capability; one that cannot be asked for is not known to be there."""
+    return Standing(environment, {one.name: _asked(one, environment) for one in CAPABILITIES})
+
+
+def modules(one: Procedure) -> set[str]:
+    """Give the name of a procedure and the modules of opslib that it imports, as `api.replacement`."""
+    return {one.name, *_imported(one)}
+
+
+def _imported(one: Procedure) -> Iterator[str]:
+    for cell in one.notebook["cells"]:
+        for node in ast.walk(ast.parse(cell["source"])) if cell["cell_type"] == "code" else ():
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("opslib."):
+                folder = str(node.module).removeprefix("opslib.")
+                yield from (f"{folder}.{name.name}" for name in node.names)
+
+
+def _uses(used: set[str], name: str) -> bool:
+    return any(one == name or one.startswith(f"{name}.") for one in used)
+
+
+def _asked(one: Capability, environment: PropertyPulse) -> Answer:
+    try:
+        return one.ask(environment)
+    except (RunbookError, OSError) as error:
+        return Answer(None, str(error))
+
+
+def _word(answer: Answer) -> str:
+    return {True: "yes", False: "no", None: "cannot be told"}[answer.ok]

@@ -1,0 +1,60 @@
+"""A question to the person who steps through a notebook: a form below its cell. Nothing waits for it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import ipywidgets as widgets
+from IPython.display import display
+
+from opslib.runbook import session
+from opslib.runbook.errors import RunbookError
+from opslib.runbook.step import Display, step
+
+NEXT = "Taken. Select the next cell, then Run > Run Selected Cell and All Below."
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked for, with its name in the answers and how an answer may look."""
+
+    name: str
+    what: str
+    example: str
+
+
+def ask(title: str, questions: Sequence[Question], fits: Callable[[str, str], object]) -> dict[str, str]:
+    """Show a form of these questions; give the answers, which are none until a person has sent it.
+
+    `fits` raises RunbookError for an answer that does not fit. Headless, or with no question, there is no form.
+    """
+    answers: dict[str, str] = {}
+    if session.headless() or not questions:
+        return answers
+    fields = {
+        one.name: widgets.Text(placeholder=one.example, continuous_update=False, layout={"width": "40rem"})
+        for one in questions
+    }
+    said = {one.name: widgets.Label(one.what) for one in questions}
+    button, line, below = (
+        widgets.Button(description="Take these answers", button_style="primary"),
+        Display(),
+        widgets.Label(),
+    )
+
+    def take(_: object) -> None:
+        given = {name: field.value.strip() for name, field in fields.items() if field.value.strip()}
+        for name, value in given.items():
+            try:
+                fits(name, value)
+            except RunbookError as error:
+                below.value = f"Not taken: {error}"
+                return
+        answers.clear()
+        answers.update(given)
+        line.show(step("note", title, note=f"a person gave {len(given)} of {len(fields)}"))
+        below.value = NEXT
+
+    button.on_click(take)
+    rows = [widgets.VBox([widgets.HTML(f"<b>{name}</b>"), said[name], field]) for name, field in fields.items()]
+    display(widgets.VBox([*rows, button, below]))
+    return answers
