@@ -1,7 +1,0 @@
-"""x"""
-
-from typing import Any
-
-
-def discover(*a: Any) -> list[Any]:
-    return []
