@@ -25,6 +25,7 @@ from opslib.runbook.answer import Answer
 from opslib.runbook.errors import BadParameter, CheckFailed, RunbookError
 from opslib.runbook.mask import mask
 from opslib.runbook.procedure import root
+from opslib.runbook.question import Question
 
 EXAMPLE = "production.example.yaml"
 """The file in parameters/ whose comments explain each line."""
@@ -52,6 +53,17 @@ class Description:
             for one in self.lines
             if not parts or one.key.split(".")[0] in parts
         ]
+
+    def questions(self) -> list[Question]:
+        """Give what to ask a person, what procedures need first."""
+        asked = sorted(self.asked, key=lambda one: not one.example)
+        return [Question(one.key, one.what, one.example or "may be left out") for one in asked]
+
+    def complete(self) -> Answer:
+        """Whether no line is missing that a procedure needs."""
+        lacks = [{"line": one.key, "what to give": one.what, "as": one.example} for one in self.needed]
+        given = ", ".join(f"{one.key}: {one.example}" for one in self.needed)
+        return Answer(not lacks, lacks, f"Give them, with the places of yours: -p given '{given}'")
 
     def environment(self) -> PropertyPulse:
         """Give the environment that the lines make, without the parts that lack a line. Raise CheckFailed."""
@@ -119,6 +131,18 @@ def absent(name: str, text: str) -> Answer:
     there = file.read_text(encoding="utf-8") if file.exists() else text
     instead = f"Edit parameters/{name}.yaml and prove it (runbook check -e {name}), or move it away to have it written."
     return Answer(there == text, file, instead)
+
+
+def there(name: str) -> str:
+    """Say which file of this name is there now."""
+    return f"parameters/{name}.yaml" + ("" if environment.file(name).exists() else ", which is not there")
+
+
+def reads(name: str, described: Description) -> Answer:
+    """Whether the file is read as the lines say that it is."""
+    read, meant = environment.load(name), described.environment()
+    differs = [key for key in PropertyPulse.model_fields if getattr(read, key) != getattr(meant, key)]
+    return Answer(not differs, differs or environment.file(name), "Take the file away, and run this again.")
 
 
 def write(name: str, text: str) -> None:
