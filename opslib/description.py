@@ -29,6 +29,8 @@ from opslib.runbook.question import Question
 
 EXAMPLE = "production.example.yaml"
 """The file in parameters/ whose comments explain each line."""
+LINE = 118
+"""Characters of a line that has its source behind it."""
 DOMAINS = (database, backups, payments, aws, mail)
 
 
@@ -176,7 +178,7 @@ def _given(given: Mapping[str, Any]) -> Iterator[Line]:
     return (Line(key, value, "a person gave it") for key, value in given.items())
 
 
-def _part(field: FieldInfo) -> type[BaseModel] | None:
+def part_of(field: FieldInfo) -> type[BaseModel] | None:
     """Give the part that a line begins, if it does."""
     kinds = (field.annotation, *getattr(field.annotation, "__args__", ()))
     return next((one for one in kinds if isinstance(one, type) and issubclass(one, BaseModel)), None)
@@ -228,7 +230,7 @@ def _written_part(
         key, below = at + word, any(one.startswith(f"{at}{word}.") for one in known)
         if key not in known and not below:
             continue
-        found, inner = known.get(key), _part(field)
+        found, inner = known.get(key), part_of(field)
         yield from ([""] if not at else [])
         yield from (f"{indent}# {line}" for line in explained.get(key, ()))
         if below and inner:
@@ -236,11 +238,12 @@ def _written_part(
             yield f"{indent}{word}:" if stands else f"{indent}# {word}:"
             yield from _written_part(inner, f"{key}.", known, explained)
         elif isinstance(found, Line):
-            yield f"{indent}# → {found.source}"
-            yield f"{indent}{word}: {_written(found.value)}"
+            line, source = f"{indent}{word}: {_written(found.value)}", f"# {found.source}"
+            short = len(line) + len(source) < LINE
+            yield from [f"{line}  {source}"] if short else [f"{indent}{source}", line]
         elif found:
-            yield f"{indent}# → not found: {found.what}"
-            yield f"{indent}# {word}: {found.example}"
+            yield f"{indent}# not found: {found.what}"
+            yield f"{indent}# {word}: {found.example}".rstrip()
 
 
 def _explained() -> dict[str, list[str]]:
@@ -269,13 +272,13 @@ def _field(key: str) -> FieldInfo | None:
     field = None
     for word in key.split("."):
         field = part.model_fields.get(word) if part else None
-        part = _part(field) if field else None
+        part = part_of(field) if field else None
     return field
 
 
 def _written(value: Any) -> str:
     return (
-        yaml.safe_dump(value, default_flow_style=True, width=math.inf, allow_unicode=True)
+        yaml.safe_dump(value, default_flow_style=True, width=math.inf, allow_unicode=True, sort_keys=False)
         .removesuffix("\n...\n")
         .strip()
     )
