@@ -43,6 +43,14 @@ class Probe:
         return self.found == self.expected
 
 
+class Unanswered(RunbookError):
+    """A sign-in that gave no token; `status` is what it was answered instead, 0 where nobody answered."""
+
+    def __init__(self, asked: str, said: str, status: int) -> None:
+        super().__init__(said)
+        self.asked, self.status = asked, status
+
+
 def proven(environment: Deployment, arn: str, pair: Pair, *, within: float = 60) -> Answer:
     """Whether the key belongs to this user, reads, writes and signs in its bucket, and may not touch the other one.
 
@@ -100,18 +108,19 @@ def signs(environment: Deployment, pair: Pair) -> Answer:
         return Answer(None, told(environment), "Put how the API signs an upload into the environment's file.")
     said = f"POST {how.route}"
     try:
-        token = {"Authorization": f"Bearer {_signed_in(environment, how.sign_in)}"}
+        token = {"Authorization": f"Bearer {signed_in(environment, how.sign_in)}"}
         found = poll.ask(environment, how.route, lambda: token, content=how.body)
         if limited := [got for got in found.answers if got.status == poll.TOO_OFTEN]:
             again = f"The API was asked too often (429) and answers again in {found.again:.0f} s."
             return Answer(None, [Probe(said, "200", limited[-1].problem)], again)
         if found.statuses != {200}:
             return _all([Probe(said, "200", ", ".join(map(str, sorted(found.statuses))))])
-        urls = [str(_field(got.body, how.url)) for got in found.answers]
+        urls = [str(field(got.body, how.url)) for got in found.answers]
         ids = [parse_qs(urlsplit(url).query)["X-Amz-Credential"][0].split("/")[0] for url in urls]
-        name = str(_field(found.answers[-1].body, how.key))
-    except _Unanswered as error:
-        return Answer(error.ok, [Probe(error.asked, "200", str(error))])
+        name = str(field(found.answers[-1].body, how.key))
+    except Unanswered as error:
+        often = error.status == poll.TOO_OFTEN
+        return Answer(None if often else False, [Probe(error.asked, "200", str(error))])
     except (urllib3.exceptions.HTTPError, ValueError, KeyError) as error:
         return _all([Probe(said, "200", type(error).__name__)])
     others = {f"URLs signed with {short(id)}" for id in ids if id != pair.id}
@@ -123,6 +132,39 @@ def signs(environment: Deployment, pair: Pair) -> Answer:
             _probe("delete it", lambda: s3.delete_object(Bucket=bucket, Key=name), "done"),
         ]
     )
+
+
+def signed_in(environment: Deployment, how: SignIn) -> str:
+    """Give a token of the person whose login the environment's reference points at."""
+    reference = str(aws.settings(environment).login)
+    text = resolve(reference, "API_LOGIN")
+    try:
+        login = {name: str(value) for name, value in json.loads(text).items()}
+        person = {name: login[name] for name in ("email", "password")}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise BadEnvironment(f"s3.login: {reference} is not JSON with email and password") from None
+    mask.add("API_LOGIN", login["password"])
+    try:
+        url = how.url.format_map(login)
+    except (KeyError, ValueError, IndexError):
+        raise BadEnvironment(f"s3.signing.sign_in.url: {reference} has not all that {how.url} names") from None
+    url = url if "://" in url else f"{environment.api.url}{url}"
+    got = health.ask(url, content={**person, **how.body})
+    if got.status != 200:
+        raise Unanswered(f"POST {urlsplit(url).path}", got.problem.partition(":")[0], got.status)
+    token = str(field(got.body, how.token))
+    mask.add("API_TOKEN", token)
+    return token
+
+
+def field(body: Mapping[str, Any], path: str) -> Any:
+    """Give a field of an answer, one inside another after a point. Raise KeyError."""
+    found: Any = body
+    for name in path.split("."):
+        if not isinstance(found, Mapping) or name not in found:
+            raise KeyError(path)
+        found = found[name]
+    return found
 
 
 def _ask(environment: Deployment, arn: str, pair: Pair) -> list[Probe]:
@@ -177,48 +219,6 @@ def _send(method: str, url: str, body: bytes | None = None) -> bytes:
     if answer.status != 200:
         raise RunbookError(f"HTTP {answer.status}")
     return answer.data
-
-
-class _Unanswered(Exception):
-    """A sign-in that gave no token; `ok` is None where it was asked for too often."""
-
-    def __init__(self, asked: str, said: str, ok: bool | None) -> None:
-        super().__init__(said)
-        self.asked, self.ok = asked, ok
-
-
-def _signed_in(environment: Deployment, how: SignIn) -> str:
-    """Give a token of the person whose login the environment's reference points at."""
-    reference = str(aws.settings(environment).login)
-    text = resolve(reference, "API_LOGIN")
-    try:
-        login = {name: str(value) for name, value in json.loads(text).items()}
-        person = {name: login[name] for name in ("email", "password")}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise BadEnvironment(f"s3.login: {reference} is not JSON with email and password") from None
-    mask.add("API_LOGIN", login["password"])
-    try:
-        url = how.url.format_map(login)
-    except (KeyError, ValueError, IndexError):
-        raise BadEnvironment(f"s3.signing.sign_in.url: {reference} has not all that {how.url} names") from None
-    url = url if "://" in url else f"{environment.api.url}{url}"
-    got = health.ask(url, content={**person, **how.body})
-    if got.status != 200:
-        late = got.status == poll.TOO_OFTEN
-        raise _Unanswered(f"POST {urlsplit(url).path}", got.problem.partition(":")[0], None if late else False)
-    token = str(_field(got.body, how.token))
-    mask.add("API_TOKEN", token)
-    return token
-
-
-def _field(body: Mapping[str, Any], path: str) -> Any:
-    """Give a field of an answer, one inside another after a point. Raise KeyError."""
-    found: Any = body
-    for name in path.split("."):
-        if not isinstance(found, Mapping) or name not in found:
-            raise KeyError(path)
-        found = found[name]
-    return found
 
 
 def _name(pair: Pair) -> str:

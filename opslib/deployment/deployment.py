@@ -97,12 +97,16 @@ class Deployment(Environment):
 
     def prepare(self) -> None:
         """Make the folder of our own files. Raise Refused if others may look into it, or git would take them."""
+        self.need_ignored()
+        if self.folder:
+            place.make(self.place)
+
+    def need_ignored(self) -> None:
+        """Raise Refused if git would take our own files into a commit."""
         names = (LOCK, HANDOVER, self.staged.name, *env_file.names(self.api.env_file))
         file = f"parameters/{self.name}.yaml"
         other = f"Put `folder: ~/.runbook/{self.name}` into {file}, or another folder of yours that is in no checkout."
         place.need_ignored(self.place, names, variables=self.variables, otherwise=other)
-        if self.folder:
-            place.make(self.place)
 
     def values(self) -> dict[str, str]:
         """Give the secrets of the `.env`, and those that are staged. Raise BadEnvironment if they cannot be read."""

@@ -10,6 +10,7 @@
 
 import os
 import stat
+import threading
 from pathlib import Path
 
 from opslib.runbook.errors import BadParameter
@@ -69,7 +70,8 @@ def _manager(where: str, name: str) -> str:
 def _person(where: str, name: str) -> str:
     from opslib.runbook.session import headless
 
-    if headless():
+    # In another thread nobody could answer either: the terminal, or JupyterLab's box, is the main one's.
+    if headless() or threading.current_thread() is not threading.main_thread():
         raise BadParameter(f"{name}: nobody is there to ask; use another reference ({KINDS})")
     from getpass import getpass
 

@@ -1,4 +1,4 @@
-"""The command `runbook`: list, run, records, show, verify."""
+"""The command `runbook`: list, run, check, records, show, verify."""
 
 import argparse
 import asyncio
@@ -13,7 +13,9 @@ from textwrap import indent
 from typing import TYPE_CHECKING
 
 from opslib.runbook import procedure as procedures
-from opslib.runbook.errors import Outcome, Refused, RunbookError
+from opslib.runbook.answer import Answer
+from opslib.runbook.errors import FOUND, Outcome, Refused, RunbookError
+from opslib.runbook.mask import mask
 from opslib.runbook.step import Step, line
 
 if TYPE_CHECKING:
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
 MOST_ROWS = 20
 """Rows of a step's evidence that the terminal shows."""
 
+WIDEST = 31
+"""Characters of the longest key of an environment's file whose line is proven."""
+
+_SIGNS = {True: "✓", False: "✗", None: "?"}
 _ERASE = "\r\x1b[K"  # what stands in the line of the cursor
 
 
@@ -109,6 +115,31 @@ def _list(options: argparse.Namespace) -> int:
     return 0
 
 
+def _check(options: argparse.Namespace) -> int:
+    from opslib.runbook import environment
+
+    env = environment.load(options.environment or environment.default("sandbox"))
+    wrong = list[tuple[str, Answer]]()
+    for key, answer in env.prove():
+        if options.json:
+            said = {"key": key, "ok": answer.ok, "found": answer.evidence, "otherwise": answer.otherwise}
+            _say(mask.text(json.dumps(said)))
+        elif answer:
+            _say(_proven(key, answer))
+        if not answer:
+            wrong.append((key, answer))
+    if not options.json:  # what is wrong stands at the end, where it is read, and after it what cannot be told
+        for key, answer in sorted(wrong, key=lambda one: one[1].ok is None):
+            _say(_proven(key, answer))
+    return FOUND if wrong else 0
+
+
+def _proven(key: str, answer: Answer) -> str:
+    """Write a line of an environment's file with what was found, and what to do if that is not what it says."""
+    said = str(answer.evidence) if answer else f"{answer.evidence}. {answer.otherwise}"
+    return mask.text(f"{_SIGNS[answer.ok]} {key:<{WIDEST}}  {' '.join(said.split())}")
+
+
 def _records(options: argparse.Namespace) -> int:
     from opslib.runbook import listing
 
@@ -185,6 +216,11 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--reason", default="", metavar="TEXT", help="why, for the record")
     run.add_argument("--incident", default="", metavar="ID", help="the incident that this run belongs to")
     run.add_argument("--json", action="store_true", help="give each step as a line of JSON")
+
+    check = commands.add_parser("check", help="prove each line of an environment's file against the world")
+    check.set_defaults(do=_check)
+    check.add_argument("-e", "--environment", default="", metavar="ENV", help="the deployment, a file in parameters/")
+    check.add_argument("--json", action="store_true", help="give each line as a line of JSON")
 
     approve = commands.add_parser("approve", help="read a plan, and approve it for somebody else to carry out")
     approve.set_defaults(do=_approve)

@@ -2,13 +2,14 @@
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from opslib.runbook.answer import Answer
 from opslib.runbook.errors import BadEnvironment
 from opslib.runbook.procedure import names as procedure_names, root
 
@@ -79,6 +80,13 @@ class Environment(Part, ABC):
     @abstractmethod
     def values(self) -> Mapping[str, str]:
         """Give the secrets by name, for them to be masked. Raise BadEnvironment if they cannot be read."""
+
+    def prove(self) -> Iterable[tuple[str, Answer]]:
+        """Prove each line of the file against the world, and change nothing; give each with its answer.
+
+        The evidence of an answer is a sentence that says what was found, without secrets.
+        """
+        return ()
 
     def find(self, kind: type[P]) -> P | None:
         """Give the part of this kind, if the file has it."""

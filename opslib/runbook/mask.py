@@ -12,6 +12,7 @@ import re
 import shlex
 import string
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -76,20 +77,22 @@ class Mask:
         self._whole: set[bytes] = set()
         self._short: dict[bytes, str] = {}
         self._grams: dict[bytes, list[tuple[_Strand, int]]] = {}
+        self._lock = threading.Lock()  # secrets are read, and text is masked, in several threads
 
     def add(self, name: str, value: str) -> None:
         """Know one more secret; of a URL the password too, of JSON each secret in it."""
-        for secret, any_part in _parts(value):
-            if why := _ordinary(secret):
-                self.ordinary[name] = why
-                self._called[_calling(name, secret)] = name
-                continue
-            forms, written = _forms(secret)
-            for form in forms:
-                self._names.setdefault(form, name)
-            for letters in written:
-                self._learn(name, letters, any_part)
-        self._needles = sorted(self._names, key=len, reverse=True)
+        with self._lock:
+            for secret, any_part in _parts(value):
+                if why := _ordinary(secret):
+                    self.ordinary[name] = why
+                    self._called[_calling(name, secret)] = name
+                    continue
+                forms, written = _forms(secret)
+                for form in forms:
+                    self._names.setdefault(form, name)
+                for letters in written:
+                    self._learn(name, letters, any_part)
+            self._needles = sorted(self._names, key=len, reverse=True)
 
     @property
     def doubt(self) -> str:
@@ -105,12 +108,13 @@ class Mask:
 
     def text(self, text: str) -> str:
         """Give the text with `[NAME masked]` in place of each secret."""
-        for needle in self._needles:
-            if needle in text:
-                text = text.replace(needle, f"[{self._names[needle]} masked]")
-        for called, name in self._called.items():
-            text = called.sub(rf"\1[{name} masked]", text)
-        return self._without_parts(text) if len(text) >= _GRAM else text
+        with self._lock:
+            for needle in self._needles:
+                if needle in text:
+                    text = text.replace(needle, f"[{self._names[needle]} masked]")
+            for called, name in self._called.items():
+                text = called.sub(rf"\1[{name} masked]", text)
+            return self._without_parts(text) if len(text) >= _GRAM else text
 
     def tree(self, value: Any) -> Any:
         """Give a JSON-like value with every text in it masked, keys too."""
