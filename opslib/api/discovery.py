@@ -3,19 +3,17 @@
 It only reads: PM2's list, files, what processes listen on; and asks a few routes with GET.
 """
 
-import math
 import os
 import re
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from shutil import which
 from typing import Any
 
 import psutil
 
-from opslib.api import code_discovery, env_discovery, env_secret, health, log_event, pm2, pm2_app, route
-from opslib.api.code_discovery import Port
-from opslib.api.pm2_app import HEALTH, App
+from opslib.api import code_discovery, env_discovery, env_secret, pm2, pm2_app, process_discovery, route
+from opslib.api.pm2_app import App
 from opslib.deployment import env_file
 from opslib.deployment.deployment import Api, Deployment
 from opslib.deployment.line import Asked, Line
@@ -23,13 +21,10 @@ from opslib.runbook.errors import CommandFailed, RunbookError
 from opslib.runbook.mask import mask
 from opslib.runbook.procedure import located, root
 
-TOOLS = ("pm2", "psql", "pg_dump", "pg_restore")
+TOOLS = ("pm2", "node", "npx", "psql", "pg_dump", "pg_restore")
 """What procedures call that may be in no folder of PATH."""
 
 _DAEMON = re.compile(r"God Daemon \((.+?)\)")
-_LISTENS = re.compile(r"\blisten|\brunning (?:on|at)\b|\bstarted (?:on|at)\b|\bport \d", re.IGNORECASE)
-_BOOT, _SLOWER = 15, 10  # seconds; how many times longer it may take on a bad night
-_COMPARED = 1 << 18  # bytes at the end of a log
 
 
 def discover(name: str, pm2_home: Path | None, given: Mapping[str, Any]) -> Iterator[Line | Asked]:
@@ -62,7 +57,9 @@ def _of_app(name: str, home: Path, app: App, given: Mapping[str, Any]) -> Iterat
 
     yield told(env_discovery.found_release(app))
     top = _place(lines.get("api.release", app.folder))
-    yield told(env_discovery.found_env_file(app, top))
+    folder = next((one for one in app.script.parents if (one / "package.json").is_file()), app.folder)
+    folder = folder if folder.is_relative_to(top) else top
+    yield told(env_discovery.found_env_file(app, top, folder))
     try:
         values = env_file.read(_place(lines["api.env_file"])) if "api.env_file" in lines else {}
     except env_file.EnvFileError as error:
@@ -72,16 +69,14 @@ def _of_app(name: str, home: Path, app: App, given: Mapping[str, Any]) -> Iterat
     yield env_discovery.found_secrets(values)
     if "api.env_file" in lines:
         yield from env_discovery.found_folder(_environment(name, home, lines))
-    folder = next((one for one in app.script.parents if (one / "package.json").is_file()), app.folder)
-    folder = folder if folder.is_relative_to(top) else top
     variables = {**values, **app.variables}  # dotenv leaves those alone that are set
     ports, routes = code_discovery.ports(folder, variables), route.gets(folder)
-    yield told(_url(app, ports))
+    yield told(process_discovery.found_url(app, ports))
     url = str(lines.get("api.url", ""))
     asked = "" if app.down else url
     yield told(code_discovery.found_health(asked, routes, app.pids))
     yield from code_discovery.found_trial(folder, top, ports, url, given)
-    yield from _boot(app)
+    yield from process_discovery.found_boot(app)
     if app.fork and len(app.held) == 1:
         yield Asked(
             "api.handover",
@@ -91,7 +86,7 @@ def _of_app(name: str, home: Path, app: App, given: Mapping[str, Any]) -> Iterat
         )
     yield code_discovery.found_route(asked, routes, top)
     yield from code_discovery.found_tokens(folder, top, variables)
-    yield from _logs(app, folder)
+    yield from process_discovery.found_logs(app, home)
     yield from env_discovery.found_prisma(top)
 
 
@@ -154,7 +149,7 @@ def _tools(daemon: int, given: Mapping[str, Any]) -> list[Line | Asked]:
     if best and has[best]:
         left = [tool for tool in lacks if tool not in has[best]]
         more = f"; {', '.join(left)} are not there, nor on PATH" if left else ""
-        return [Line("tools", located(Path(best)), f"{', '.join(has[best])} of PM2's daemon, which PATH lacks{more}")]
+        return [Line("tools", located(Path(best)), f"it has {', '.join(has[best])}, which PATH lacks{more}")]
     what = f"a folder with {', '.join(lacks)}, which are on no PATH"
     return [Asked("tools", what, "/opt/node/bin")]
 
@@ -183,80 +178,3 @@ def _app(environment: Deployment, given: Mapping[str, Any]) -> Generator[Line | 
     down = f"; it is {app.down}: `pm2 restart {app.name}` first, and this finds more" if app.down else ""
     yield Line("api.name", app.name, f"PM2 lists it: {why}{down}")
     return app
-
-
-def _url(app: App, ports: Sequence[Port]) -> Line | Asked:
-    """Find where the API answers on this machine."""
-    found = app.addresses()
-    holder = "its process listens" if app.fork else "PM2's daemon listens for it"
-    if app.down:
-        told = [port for port in ports if port.variable == "PORT" and port.value]
-        if len(told) == 1:
-            said = f"the port that the code would take ({told[0].line.file.name}:{told[0].line.line}): it is {app.down}"
-            return Line("api.url", f"http://127.0.0.1:{told[0].value}", said)
-    values = {port.value: port.variable for port in ports}
-    by_port = [url for url in found if url.rpartition(":")[2] in values]
-    if len(found) > 1 and len(by_port) == 1:
-        holder, found = f"{holder}, and {values[by_port[0].rpartition(':')[2]]} says so", by_port
-    if len(found) > 1:
-        answers = {url: health.ask(url + HEALTH, app.pids) for url in found}
-        well = [url for url, got in answers.items() if got.well and got.pid in app.pids]
-        holder, found = (f"{holder}, and answers 200 on {HEALTH}", well) if len(well) == 1 else (holder, found)
-    if len(found) == 1:
-        return Line("api.url", found[0], f"{holder} there")
-    state = f"it is {app.down}" if app.down else "none of its processes listens"
-    there = f"it listens on {', '.join(found)}" if found else state
-    return Asked(
-        "api.url", f"where {app.name} answers on this machine: {there}", found[0] if found else "http://127.0.0.1:5000"
-    )
-
-
-def _boot(app: App) -> Iterator[Line]:
-    """Find how long the code may take to come up, from how long it took to say that it listens; generously."""
-    took = [seconds for pid in app.pids if (seconds := _took(app, pid)) is not None]
-    if took:
-        allowed = max(_BOOT, math.ceil(max(took) * _SLOWER / _BOOT) * _BOOT)
-        said = f"it took {max(took):.1f} s from its start until it said that it listens; a bad night takes longer"
-        yield Line("api.boot", allowed, said)
-
-
-def _took(app: App, pid: int) -> float | None:
-    """Give the seconds from the start of a process to the first line, with a time, that says that it listens."""
-    try:
-        start = psutil.Process(pid).create_time()
-    except psutil.Error:
-        return None
-    for file in app.logs:
-        for event in log_event.events(file.name, _end(file)):
-            at = event.at.timestamp() if event.at else 0
-            if start <= at < start + 600 and event.said.get("pid", pid) == pid and _LISTENS.search(event.text):
-                return at - start
-    return None
-
-
-def _logs(app: App, folder: Path) -> Iterator[Line]:
-    """Find logs that the API writes itself, below its folder, whose newest line PM2's own do not have."""
-    known = b"".join(_end(file) for file in app.logs)
-    found = list[Path]()
-    files = (file for file in folder.glob("logs/*.log") if file.is_file() and file.stat().st_size)
-    for file in sorted(files, key=lambda one: -one.stat().st_size):
-        text = _end(file)
-        last = text.rstrip(b"\n").rpartition(b"\n")[2]
-        if last and last not in known:
-            found.append(file)
-            known += text
-    if found:
-        shown = [located(file) for file in found]
-        yield Line("log.files", shown, "the API writes them itself, and PM2's logs lack their newest line")
-
-
-def _end(file: Path) -> bytes:
-    """Give the end of a log; nothing of one that keeps nothing or cannot be read."""
-    try:
-        if not file.is_file():
-            return b""
-        with file.open("rb") as opened:
-            opened.seek(max(0, opened.seek(0, os.SEEK_END) - _COMPARED))
-            return opened.read()
-    except OSError:
-        return b""

@@ -35,11 +35,11 @@ def found_release(app: App) -> Line | Asked:
     return Asked("api.release", what, str(app.folder))
 
 
-def found_env_file(app: App, top: Path) -> Line | Asked:
-    """Find the `.env` that dotenv reads: where the code names one, or else in the folder that PM2 runs the app in."""
+def found_env_file(app: App, top: Path, code: Path) -> Line | Asked:
+    """Find the `.env` that dotenv reads: the one that the code names, or else the one in the folder PM2 runs it in."""
     folders = [folder for folder in (app.folder, *app.folder.parents) if folder.is_relative_to(top)]
     beside = [folder / DOTENV for folder in folders if (folder / DOTENV).is_file()]
-    read = _read_by_code(app, top)
+    read = _read_by_code(app, top, code)
     there = list(dict.fromkeys(file for file in read if file and file.is_file()))
     if len(there) == 1 and None not in read:
         how = (
@@ -56,15 +56,16 @@ def found_env_file(app: App, top: Path) -> Line | Asked:
     return Asked("api.env_file", what, located(seen[0] if seen else app.folder / DOTENV))
 
 
-def _read_by_code(app: App, top: Path) -> list[Path | None]:
+def _read_by_code(app: App, top: Path, code: Path) -> list[Path | None]:
     """Give the files that the code has dotenv or Node read; None for each that is not shown."""
     options = (_OPTION.fullmatch(str(one)) for one in app.first.get("node_args") or [])
     found: list[Path | None] = [_path(app.folder, one[1]) for one in options if one]
-    for file in release.code(top):
+    for file in release.code(code):
         text = javascript.read(file) if not file.stem.endswith(".config") else ""
         if "dotenv" not in text:
             continue
         found += [app.folder / DOTENV for _ in _AT_ONCE.finditer(text)]
+        found += [None] if "dotenv-flow" in text else []  # which reads several
         real = top / file.relative_to(top.resolve())
         for at in javascript.calls(text, _LOADS.pattern):
             options_given = [*javascript.given(text, at), "{}"][0]

@@ -8,6 +8,7 @@ _TEXTS = r""""(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|`(?:\\.|[^`\\])*`"""
 _TEXT = re.compile(_TEXTS, re.DOTALL)
 _TOKEN = re.compile(rf"(?P<text>{_TEXTS})|//[^\n]*|/\*.*?\*/", re.DOTALL)
 _LITERAL = re.compile(r"""(["'`])([^"'`$\\]*)\1""")
+_FAR = 1 << 15  # characters behind a bracket in which its end is looked for
 _PAIRS = {"(": ")", "[": "]", "{": "}"}
 
 
@@ -19,9 +20,9 @@ def read(file: Path) -> str:
 
 def closing(text: str, at: int) -> int:
     """Give where the bracket closes that opens at this place; where the text ends if it does not."""
-    bare, depth = _bare(text), 0
-    for place in range(at, len(bare)):
-        depth += (bare[place] in _PAIRS) - (bare[place] in _PAIRS.values())
+    depth = 0
+    for place, letter in enumerate(_bare(text[at : at + _FAR]), at):
+        depth += (letter in _PAIRS) - (letter in _PAIRS.values())
         if depth == 0:
             return place
     return len(text)
@@ -47,7 +48,7 @@ def fields(text: str) -> dict[str, str]:
 
 def constant(text: str, name: str) -> str:
     """Give what a constant of this text is set to; empty if there is none of this name."""
-    found = re.search(rf"\b(?:const|let|var)\s+{re.escape(name)}\b[^=\n]*=\s*(?=(.))", text)
+    found = name and re.search(rf"\b(?:const|let|var)\s+{re.escape(name)}\b[^=\n]*=\s*(?=(.))", text)
     if not found:
         return ""
     if found[1] in _PAIRS:

@@ -9,11 +9,15 @@ from opslib.api import javascript, release
 from opslib.api.release import Line
 
 _BEGINS = (
-    r"setInterval|cron\.schedule|schedule\.scheduleJob|scheduleJob|agenda\.(?:every|start)|"
-    r"new\s+(?:CronJob|Worker|Queue|Bull|Bree|QueueScheduler)"
+    r"setInterval|\w*[cC]ron\w*\.schedule|(?:\w+\.)?scheduleJob|agenda\.(?:every|start)|@(?:Cron|Interval)|"
+    r"new\s+(?:[\w.]*CronJob|Worker|Queue|Bull|Bree)"
 )
-_SWITCH = r"""process\.env\.(\w+)(?:\?\.|\.)?(?:toLowerCase\(\)|trim\(\))?\s*(===?|!==?)\s*["'`](true|false)["'`]"""
-_IF = re.compile(rf"(?<![\w$])if\s*\((?=[^\n]*?{_SWITCH})")
+_AGAIN = "setTimeout"  # a job too, where what it calls is the function that it stands in
+_SWITCH = re.compile(
+    r"""process\.env\.(\w+)(?:\??\.(?:toLowerCase|trim)\(\))*\s*(===?|!==?)\s*["'`](true|false)["'`]"""
+)
+_IF = re.compile(r"(?<![\w$])if\s*(?=\()")
+_ELSE = re.compile(r"\s*else\s*(?=\{)")
 _FUNCTION = re.compile(
     r"^(?:export\s+)?(?:default\s+)?(?:async\s+)?(?:function\s*\*?\s*(\w+)|(?:const|let|var)\s+(\w+)\s*=)", re.M
 )
@@ -53,11 +57,18 @@ def all_of(folder: Path) -> list[Job]:
     guards = {file: list(_guards(file, text)) for file, text in texts.items()}
     found = []
     for file, text in texts.items():
-        for at in javascript.calls(text, _BEGINS):
-            if not _tidies(text, at):
-                switch = _switch(guards[file], at) or _elsewhere(file, _function(text, at), texts, guards)
-                found.append(Job(Line(file, javascript.line(text, at)), switch))
+        places = [at for at in javascript.calls(text, _BEGINS) if not _tidies(text, at)]
+        places += [at for at in javascript.calls(text, _AGAIN) if _calls_itself(text, at)]
+        for at in sorted(places):
+            switch = _switch(guards[file], at) or _elsewhere(file, _function(text, at), texts, guards)
+            found.append(Job(Line(file, javascript.line(text, at)), switch))
     return found
+
+
+def _calls_itself(text: str, at: int) -> bool:
+    """Whether a call is given the function that it stands in, or what calls that."""
+    name, given = _function(text, at), javascript.given(text, at)
+    return bool(name and given and re.search(rf"(?<![\w$.]){re.escape(name)}(?![\w$])", given[0]))
 
 
 def _tidies(text: str, at: int) -> bool:
@@ -69,21 +80,24 @@ def _tidies(text: str, at: int) -> bool:
 
 def _guards(file: Path, text: str) -> Iterator[_Guard]:
     for found in _IF.finditer(text):
-        opens = text.index("(", found.start())
-        closes = javascript.closing(text, opens)
-        condition = text[opens + 1 : closes]
-        variable, sign, value = found.groups()
-        begin = closes + 1 + len(text[closes + 1 :]) - len(text[closes + 1 :].lstrip())
-        ends = javascript.closing(text, begin) if text[begin : begin + 1] == "{" else _statement(text, begin)
-        line, equal = Line(file, javascript.line(text, found.start())), sign.startswith("=")
-        if "?" in condition or re.search(r"!\s*\(", condition):
+        closes = javascript.closing(text, found.end())
+        condition = text[found.end() + 1 : closes]
+        compared = _SWITCH.search(condition)
+        if not compared or "?" in condition.replace("?.", "") or re.search(r"!\s*\(", condition):
             continue
+        variable, sign, value = compared.groups()
+        met, unmet = (value, _OTHER[value]) if sign.startswith("=") else (_OTHER[value], value)
+        line = Line(file, javascript.line(text, found.start()))
+        begin = len(text) - len(text[closes + 1 :].lstrip())
+        ends = javascript.closing(text, begin) if text[begin : begin + 1] == "{" else _statement(text, begin)
         # Any one of several conditions lets it return; each of several is needed to begin.
-        if _LEAVES.search(text[begin : ends + 1]):
-            if "&&" not in condition:
-                yield _Guard(ends, _end(text, ends), Switch(variable, value if equal else _OTHER[value], line))
-        elif "||" not in condition:
-            yield _Guard(begin, ends, Switch(variable, _OTHER[value] if equal else value, line))
+        if "&&" not in condition:
+            if _LEAVES.search(text[begin : ends + 1]):
+                yield _Guard(ends, _end(text, ends), Switch(variable, met, line))
+            elif other := _ELSE.match(text, ends + 1):
+                yield _Guard(other.end(), javascript.closing(text, other.end()), Switch(variable, met, line))
+        if "||" not in condition:
+            yield _Guard(begin, ends, Switch(variable, unmet, line))
 
 
 def _statement(text: str, begin: int) -> int:

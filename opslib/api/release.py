@@ -16,7 +16,7 @@ from opslib.runbook.errors import CommandFailed
 CODE = (".js", ".cjs", ".mjs", ".ts")
 OTHERS = ("node_modules", ".git", "test", "tests", "__tests__", "coverage")
 """Folders that hold no code of the API's own, or none that runs in it."""
-BROWSER = ("client", "frontend", "web")
+BROWSER = ("client", "frontend", "web", "public", "static")
 """Such folders at the top of a release."""
 TRIED = (".test", ".spec", ".d")
 """What the name of a file ends in, before its suffix, that only tests or types the code."""
@@ -102,7 +102,7 @@ def code(release: Path) -> Iterator[Path]:
         others = (*OTHERS, *BROWSER) if Path(folder) == top else OTHERS
         inside[:] = sorted(name for name in inside if name not in others)
         found = (Path(folder, name) for name in sorted(files) if name.endswith(CODE))
-        yield from (file for file in found if not file.stem.endswith(TRIED))
+        yield from (file for file in found if not file.stem.endswith(TRIED) and file.is_file())
 
 
 def _named(file: Path, keys: list[str]) -> set[str]:

@@ -15,6 +15,8 @@ _LOADED = re.compile(rf"(?:require|import)\s*\(\s*{_TEXT}\s*\)")
 _IMPORTED = re.compile(
     rf"(?:const|let|var)\s+\{{?\s*(\w+)[^=\n]*=\s*require\(\s*{_TEXT}|import\s+\{{?\s*(\w+)[^;\n]*?from\s*{_TEXT}"
 )
+_APP = re.compile(r"(?<![\w.])express\(\s*\)")
+_NO_GUARD = re.compile(r"limit|initialize|session|require", re.IGNORECASE)
 _GUARD = re.compile(
     r"auth|protect|passport|jwt|(?:verify|check|require|validate)\w*(?:token|user|login)", re.IGNORECASE
 )
@@ -45,10 +47,9 @@ def gets(folder: Path) -> list[Route]:
     """Give the GET routes of the code below a folder, in the order in which the code mounts them."""
     texts = {file: javascript.read(file) for file in release.code(folder)}
     mounts = {file: list(_mounts(file, text, texts)) for file, text in texts.items()}
-    below = {mounted.file for found in mounts.values() for mounted in found}
     found = list[Route]()
-    for file in texts:
-        if file not in below:
+    for file, text in texts.items():
+        if _APP.search(text):
             found += _found(_Mounted(file, "", False, 0), texts, mounts, _DEPTH)
     return list({route.path: route for route in reversed(found)}.values())[::-1]
 
@@ -99,8 +100,8 @@ def _used(text: str) -> bool:
 
 def _guards(handler: str) -> bool:
     """Whether a handler, as the code names it, is one that asks who is there."""
-    named = re.fullmatch(r"(?!require\b)[\w.]+(?:\([^()]*\))?", handler)
-    return bool(named and _GUARD.search(handler))
+    named = re.fullmatch(r"([\w.]+)(?:\([^()]*\))?", handler)
+    return bool(named and _GUARD.search(named[1]) and not _NO_GUARD.search(named[1]))
 
 
 def _joined(path: str, more: str) -> str:

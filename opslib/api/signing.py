@@ -10,7 +10,11 @@ from opslib.api.release import Line
 
 Value = str | int | bool | None
 
-_SIGNS = r"(?:jwt|JWT|jsonwebtoken|jsonWebToken)\.sign"
+_MODULE = r"""["'`]jsonwebtoken["'`]"""
+_NAMED = re.compile(rf"(?:import|const|let|var)\s+(?:\*\s+as\s+)?(\w+)\s*(?:=\s*require\(|from)\s*{_MODULE}")
+_TAKEN = re.compile(rf"\{{[^{{}}]*\bsign(?:\s*(?::|as)\s*(\w+))?[^{{}}]*\}}\s*(?:=\s*require\(|from)\s*{_MODULE}")
+_OTHERS = r"(?:new\s+)?SignJWT|(?:\w+\.)*jwtService\.sign(?:Async)?"  # jose's and Nest's, which say the rest elsewhere
+_SECRET = re.compile(r"jwt_?secret", re.IGNORECASE)
 DEFAULT = "HS256"
 """What jsonwebtoken signs with where nothing is said."""
 _LIFE = re.compile(r"(\d+(?:\.\d+)?) *([a-z]*)", re.IGNORECASE)
@@ -34,6 +38,8 @@ class Signing:
     """
 
     line: Line
+    by_secret: bool
+    """Whether the code shows that it signs with JWT_SECRET, and with no other."""
     claims: Mapping[str, str]
     """The claims as the code writes them, with what each is set to."""
     lives: tuple[float | None, ...]
@@ -54,24 +60,37 @@ def all_of(folder: Path, variables: Mapping[str, str]) -> list[Signing]:
 def _all(folder: Path, variables: Mapping[str, str]) -> Iterator[Signing]:
     for file in release.code(folder):
         text = javascript.read(file)
-        for at in javascript.calls(text, _SIGNS):
-            claims, _, options, *_ = [*javascript.given(text, at), "", "", ""]
-            held = javascript.fields(_object(text, claims))
-            said = javascript.fields(_object(text, options or "{}"))
-            lives, algorithms = tuple[float | None, ...](), tuple[str, ...]()
-            if said or not options:
-                ends = [seconds(value) for value in _values(text, said.get("expiresIn", ""), variables)]
-                lives = (
-                    (None,) if "expiresIn" not in said and "exp" not in held else () if None in ends else tuple(ends)
-                )
-                known = _values(text, said.get("algorithm", f'"{DEFAULT}"'), variables)
-                algorithms = () if None in known else tuple(map(str, known))
-            yield Signing(Line(file, javascript.line(text, at)), held, lives, algorithms)
+        known = [rf"{name}\.sign" for name in _NAMED.findall(text)]
+        known += [name or "sign" for name in _TAKEN.findall(text)]
+        for at in javascript.calls(text, "|".join(known)) if known else ():
+            claims, secret, options, *_ = [*javascript.given(text, at), "", "", ""]
+            held, said = (javascript.fields(_object(text, one)) for one in (claims, options))
+            shown = said or not options
+            lives = _lives(text, held, said, variables) if shown else ()
+            algorithms = _values(text, said.get("algorithm", f'"{DEFAULT}"'), variables) if shown else []
+            yield Signing(
+                Line(file, javascript.line(text, at)),
+                bool(_SECRET.search(f"{secret} {javascript.constant(text, secret)}")),
+                held,
+                lives,
+                () if None in algorithms else tuple(map(str, algorithms)),
+            )
+        for at in javascript.calls(text, _OTHERS):
+            yield Signing(Line(file, javascript.line(text, at)), True, {}, (), ())
+
+
+def _lives(
+    text: str, claims: Mapping[str, str], said: Mapping[str, str], variables: Mapping[str, str]
+) -> tuple[float | None, ...]:
+    if "expiresIn" not in said:
+        return () if "exp" in claims else (None,)
+    ends = [seconds(value) for value in _values(text, said["expiresIn"], variables)]
+    return () if None in ends else tuple(ends)
 
 
 def _object(text: str, written: str) -> str:
     """Give an object as it is written, or as the constant of this name is; `{}` if neither is shown."""
-    held = written if written.startswith("{") else javascript.constant(text, written)
+    held = written if written.startswith("{") else javascript.constant(text, written) if written else ""
     return held if held.startswith("{") else "{}"
 
 
