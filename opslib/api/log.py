@@ -100,7 +100,7 @@ def read(positions: Iterable[Position], known: Log | None = None) -> Reading:
     """Give the events written since those positions, at most LIMIT_BYTES a file. Raise as `since` does."""
     events, nowhere, patterns = [], [], (known or Log()).lines
     for position in positions:
-        if _is_nowhere(position.path):
+        if is_nowhere(position.path):
             nowhere += [] if known and known.files else [str(position.path)]
             continue
         events += [log_event.understood(one, patterns) for one in _of(position)]
@@ -122,7 +122,7 @@ def since(positions: Iterable[Position], *, limit: int = LIMIT_ENTRIES) -> list[
     found = []
     for position in positions:
         name = position.path.name
-        if _is_nowhere(position.path):
+        if is_nowhere(position.path):
             found.append(Entry(name, "", "", f"(PM2 keeps nothing: its log is {position.path})"))
             continue
         with ExitStack() as files:
@@ -171,7 +171,7 @@ def redact(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
-def _is_nowhere(path: Path) -> bool:
+def is_nowhere(path: Path) -> bool:
     """Whether this is /dev/null, or what PM2 takes for it."""
     return path.name == "NULL" or path.resolve() == Path(os.devnull)
 
@@ -191,7 +191,7 @@ def _open(path: Path, files: ExitStack) -> _File | None:
 
 def _position(path: Path) -> Position:
     with ExitStack() as files:
-        file = None if _is_nowhere(path) else _open(path, files)
+        file = None if is_nowhere(path) else _open(path, files)
         if file is None:
             return Position(path, 0, 0)
         size = file.seek(0, os.SEEK_END)
@@ -290,7 +290,7 @@ def _chunks(file: _File) -> Iterator[tuple[bytes, int]]:
 
 
 def _of(position: Position) -> Iterator[Event]:
-    if _is_nowhere(position.path):
+    if is_nowhere(position.path):
         return
     with ExitStack() as files:
         data, _ = _last(_streams(position, files)[0])

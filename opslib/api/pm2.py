@@ -168,14 +168,19 @@ def typed(environment: Deployment, words: Sequence[str]) -> str:
 
 def listed(environment: Deployment) -> list[Mapping[str, Any]]:
     """Give all that PM2 tells of the API's workers, their variables and with them secrets too: not to be shown."""
+    return [one for one in listed_all(environment) if one["name"] == environment.api.name]
+
+
+def listed_all(environment: Deployment) -> list[Mapping[str, Any]]:
+    """Give the same of every app that PM2 has. Raise RunbookError if its daemon does not run as this user."""
     found = daemon(environment)
     if not found["runs"]:
         raise RunbookError(
             f"PM2's daemon does not run for {found['home']} as this user (found process {found['pid']} of "
             f"{found['user']}). Become the user that runs the API, or start it with `pm2 resurrect`."
         )
-    listed = json.loads(program.run(["pm2", "-s", "jlist"], env=environment.variables))
-    return [one for one in listed if one["name"] == environment.api.name]
+    listed: list[Mapping[str, Any]] = json.loads(program.run(["pm2", "-s", "jlist"], env=environment.variables))
+    return listed
 
 
 def _release(pid: int, cwd: Path, link: Path) -> Path | None:

@@ -14,8 +14,12 @@ from opslib.runbook.answer import Answer
 from opslib.runbook.errors import CommandFailed
 
 CODE = (".js", ".cjs", ".mjs", ".ts")
-OTHERS = ("node_modules", ".git")
-"""Folders that hold no code of the API's own."""
+OTHERS = ("node_modules", ".git", "test", "tests", "__tests__", "coverage")
+"""Folders that hold no code of the API's own, or none that runs in it."""
+BROWSER = ("client", "frontend", "web", "public", "static")
+"""Such folders at the top of a release."""
+TRIED = (".test", ".spec", ".d")
+"""What the name of a file ends in, before its suffix, that only tests or types the code."""
 COMMENT = ("//", "/*", "*")
 """What a line begins with that is only a comment."""
 OPTIONAL = "_PREVIOUS"
@@ -39,6 +43,10 @@ class Line:
     file: Path
     line: int
 
+    def within(self, release: Path) -> str:
+        """Say where it is, from the release on."""
+        return f"{self.file.relative_to(release.resolve())}:{self.line}"
+
 
 def in_force(environment: Deployment) -> str:
     """Say which code a new worker would run: the release behind the link, or the commit of the checkout."""
@@ -56,7 +64,7 @@ def in_force(environment: Deployment) -> str:
 
 def handles_signals(environment: Deployment) -> bool:
     """Whether some code of the API's handles SIGINT, by which PM2 ends a worker; without it nothing in flight ends."""
-    return any(_HANDLER.search(file.read_text("utf-8", "replace")) for file in _code(environment.api.release))
+    return any(_HANDLER.search(file.read_text("utf-8", "replace")) for file in code(environment.api.release))
 
 
 def finds_its_secrets(environment: Deployment) -> Answer:
@@ -66,9 +74,9 @@ def finds_its_secrets(environment: Deployment) -> Answer:
     """
     values = {**pm2.variables(environment), **env_file.read(environment.api.env_file)}
     absent = [key for key in environment.secrets if not key.endswith(OPTIONAL) and not values.get(key)]
-    code = list(_code(environment.api.release))
-    missing = {key: Missing(key, file) for file in code for key in _named(file, absent)}
-    if not code:
+    files = list(code(environment.api.release))
+    missing = {key: Missing(key, file) for file in files for key in _named(file, absent)}
+    if not files:
         return Answer(None, [], f"No code lies below {environment.api.release}.")
     put = f"Put {', '.join(sorted(missing))} into the .env: a worker without it does not come up, or fails."
     return Answer(not missing, [missing[key] for key in sorted(missing)], put)
@@ -81,17 +89,21 @@ def naming(environment: Deployment, key: str) -> list[Line]:
 
 def search(release: Path, pattern: str) -> Iterator[tuple[Line, re.Match[str]]]:
     """Give what a regular expression finds in a line of the API's own code, those that are only a comment left out."""
-    for file in _code(release):
+    for file in code(release):
         for number, line in enumerate(file.read_text("utf-8", "replace").splitlines(), 1):
             if not line.lstrip().startswith(COMMENT):
                 yield from ((Line(file, number), found) for found in re.finditer(pattern, line))
 
 
+def code(release: Path) -> Iterator[Path]:
+    """Give the files of the API's own code."""
+    top = release.resolve()
+    for folder, inside, files in os.walk(top):
+        others = (*OTHERS, *BROWSER) if Path(folder) == top else OTHERS
+        inside[:] = sorted(name for name in inside if name not in others)
+        found = (Path(folder, name) for name in sorted(files) if name.endswith(CODE))
+        yield from (file for file in found if not file.stem.endswith(TRIED) and file.is_file())
+
+
 def _named(file: Path, keys: list[str]) -> set[str]:
     return {*keys} & {*re.findall(r"\w+", file.read_text("utf-8", "replace"))} if keys else set()
-
-
-def _code(release: Path) -> Iterator[Path]:
-    for folder, inside, files in os.walk(release.resolve()):
-        inside[:] = [name for name in inside if name not in OTHERS]
-        yield from (Path(folder, name) for name in sorted(files) if name.endswith(CODE))

@@ -1,0 +1,84 @@
+"""JavaScript as text, read without a parser: enough to see what a call is given, and what a condition guards."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+_TEXTS = r""""(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|`(?:\\.|[^`\\])*`"""
+_TEXT = re.compile(_TEXTS, re.DOTALL)
+_TOKEN = re.compile(rf"(?P<text>{_TEXTS})|//[^\n]*|/\*.*?\*/", re.DOTALL)
+_LITERAL = re.compile(r"""(["'`])([^"'`$\\]*)\1""")
+_FAR = 1 << 15  # characters behind a bracket in which its end is looked for
+_PAIRS = {"(": ")", "[": "]", "{": "}"}
+
+
+def read(file: Path) -> str:
+    """Give the text of a file with blanks for its comments, so that all else stands where it stood."""
+    text = file.read_text("utf-8", "replace")
+    return _TOKEN.sub(lambda one: one[0] if one["text"] else _blank(one[0]), text)
+
+
+def closing(text: str, at: int) -> int:
+    """Give where the bracket closes that opens at this place; where the text ends if it does not."""
+    depth = 0
+    for place, letter in enumerate(_bare(text[at : at + _FAR]), at):
+        depth += (letter in _PAIRS) - (letter in _PAIRS.values())
+        if depth == 0:
+            return place
+    return len(text)
+
+
+def given(text: str, at: int) -> list[str]:
+    """Give what stands between the bracket that opens at this place and its end, parted by its commas."""
+    inside = text[at + 1 : closing(text, at)]
+    bare, depth, begin, found = _bare(inside), 0, 0, []
+    for place, letter in enumerate(bare):
+        depth += (letter in _PAIRS) - (letter in _PAIRS.values())
+        if letter == "," and depth == 0:
+            found.append(inside[begin:place].strip())
+            begin = place + 1
+    return [part for part in (*found, inside[begin:].strip()) if part]
+
+
+def fields(text: str) -> dict[str, str]:
+    """Give the fields of an object as it is written, each with what it is set to; of a short one its own name."""
+    pairs = (part.partition(":") for part in given(text, text.find("{")))
+    return {key.strip().strip("\"'"): (value if colon else key).strip() for key, colon, value in pairs}
+
+
+def constant(text: str, name: str) -> str:
+    """Give what a constant of this text is set to; empty if there is none of this name."""
+    found = name and re.search(rf"\b(?:const|let|var)\s+{re.escape(name)}\b[^=\n]*=\s*(?=(.))", text)
+    if not found:
+        return ""
+    if found[1] in _PAIRS:
+        return text[found.end() : closing(text, found.end()) + 1]
+    return re.split(r";|\n", text[found.end() :], maxsplit=1)[0].strip()
+
+
+def literal(text: str) -> str | int | bool | None:
+    """Give the value of a text, a whole number or a truth value as it is written; None of anything else."""
+    if found := _LITERAL.fullmatch(text):
+        return found[2]
+    if re.fullmatch(r"\d[\d_]*", text):
+        return int(text)
+    return {"true": True, "false": False}.get(text)
+
+
+def calls(text: str, names: str) -> Iterator[int]:
+    """Give where the bracket of each call opens whose name this regular expression finds."""
+    for found in re.finditer(rf"(?<![\w$])(?:{names})\s*\(", text):
+        yield found.end() - 1
+
+
+def line(text: str, at: int) -> int:
+    """Give the number of the line that this place is in."""
+    return text.count("\n", 0, at) + 1
+
+
+def _bare(text: str) -> str:
+    return _TEXT.sub(lambda one: _blank(one[0]), text)
+
+
+def _blank(text: str) -> str:
+    return re.sub(r"[^\n]", " ", text)
