@@ -1,4 +1,4 @@
-"""PostgreSQL's first process, where it runs on this machine: it is known by the moment at which the server began."""
+"""PostgreSQL's first process, where it runs on this machine: the parent of the one that serves a connection."""
 
 import psutil
 
@@ -6,16 +6,26 @@ from opslib.database.postgres import Connection
 
 NAMES = ("postgres", "postgres.exe", "postmaster")
 SLACK = 10
-"""Seconds by which the process may be older than what the server says; the clock may have been set since, too."""
+"""Seconds by which a process may differ from what the server says: the clock may have been set since."""
 
 
 def found(connection: Connection) -> psutil.Process | None:
-    """Give the process of the server of this connection; None if it is not here, or cannot be told from another."""
-    row = connection.execute("SELECT extract(epoch FROM pg_postmaster_start_time()) AS began").fetchone()
-    assert row is not None
-    began = float(row["began"])
-    first = [one for one in psutil.process_iter(["name", "ppid", "create_time"]) if one.info["name"] in NAMES]
-    servers = {one.pid for one in first}
-    here = [one for one in first
-            if one.info["ppid"] not in servers and abs((one.info["create_time"] or 0) - began) < SLACK]  # fmt: skip
-    return here[0] if len(here) == 1 else None
+    """Give the process of the server of this connection; None where it is not here, or not seen under its number."""
+    row = connection.execute(
+        "SELECT pid, extract(epoch FROM backend_start)::float8 AS began,"
+        " extract(epoch FROM pg_postmaster_start_time())::float8 AS server_began"
+        " FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+    ).fetchone()
+    try:
+        backend = psutil.Process(row["pid"]) if row else None
+        server = backend.parent() if backend else None
+        # The server may be another machine's, where that number is of another process.
+        if row and backend and server and _began(backend, row["began"]) and _began(server, row["server_began"]):
+            return server
+    except psutil.Error:
+        pass
+    return None
+
+
+def _began(process: psutil.Process, when: float) -> bool:
+    return process.name() in NAMES and abs(process.create_time() - when) < SLACK
