@@ -35,6 +35,8 @@ FOLDERS = 20
 """How many folders of a bucket are looked into."""
 NOT_ITS_OWN = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidClientTokenId")
 """What an S3 answers that never gave out these credentials."""
+DENIED = "AccessDenied"
+"""What it answers to credentials that it knows, and that may not do this."""
 CREDENTIALS = (
     "Where the credentials are that may list the bucket of backups, and get, put and delete there: JSON with "
     "AccessKeyId and SecretAccessKey, in a file of mode 0600. Not the API's own."
@@ -97,8 +99,9 @@ def _at_s3(
     environment: Deployment, pair: Pair, places: Sequence[Where], variable: str, named: str
 ) -> Iterator[Line | Asked]:
     """Ask each S3 until one knows the credentials, then for its buckets, or for the one that was named."""
-    said, buckets = "", list[str]()
+    buckets: list[str] = []
     for where in places:
+        said = ""
         s3 = aws.client(environment, "s3", pair, where=where, attempts=2)
         try:
             buckets = [str(one["Name"]) for one in s3.list_buckets()["Buckets"]]
@@ -106,10 +109,10 @@ def _at_s3(
             said = f"S3 at {where.endpoint or 'AWS'} did not list its buckets: {aws.said(error)}."
             if aws.said(error) in NOT_ITS_OWN:
                 continue
-        if where.endpoint and (buckets or named):
+        if where.endpoint and (not said or DENIED in said):
             yield Line("backups.endpoint", where.endpoint, f"{variable} of the .env, where backups.credentials work")
         break
-    if named:
+    if named and not (said and DENIED not in said):
         yield from _of_bucket(s3, named, _in_it(environment, s3, [named]))
     elif buckets:
         yield from _bucket(environment, s3, buckets)
