@@ -19,7 +19,7 @@ TYPES = {
 """The types that an id may be of, by what the environment's file calls them."""
 _TEXT = (*TYPES["text"], "citext")
 _TIME = ("timestamp without time zone", "timestamp with time zone", "date")
-_OF = {
+OF = {
     "intent": _TEXT,
     "amount": (*TYPES["integer"], "numeric", "double precision", "real"),
     "currency": _TEXT,
@@ -89,7 +89,7 @@ def _values(table: Payments, found: Mapping[str, tuple[str, list[str]]]) -> Rows
     rows = list[dict[str, object]]()
     if "id" in found and found["id"][0] not in TYPES[table.id_type]:
         rows.append(_row("payments.id_type", table.id_type, (), [found["id"][0]]))
-    for field, types in _OF.items():
+    for field, types in OF.items():
         if field in found and found[field][0] not in types:
             name = str(getattr(table.columns, field))
             rows.append(_row(f"payments.columns.{field}", name, (), [f"it is {found[field][0]}, not {types[0]}"]))

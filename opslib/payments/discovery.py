@@ -1,0 +1,192 @@
+"""What an environment's file says of Stripe, as far as the `.env`, the API's code and the account tell."""
+
+import re
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from stripe import StripeClient, WebhookEndpoint
+
+from opslib.api import release
+from opslib.deployment import env_file
+from opslib.deployment.deployment import Deployment
+from opslib.deployment.line import Asked, Line
+from opslib.payments import stripe_account, table_discovery, webhook_code, webhook_endpoint
+from opslib.payments.settings import Stripe
+from opslib.payments.stripe_account import BAD_KEY, NOT_PERMITTED, ask
+from opslib.payments.stripe_rotation import KEY
+from opslib.runbook.errors import RunbookError
+
+OWN = "stripe.com"
+DEFAULT: str = Stripe.model_fields["url"].default
+MOST = 20
+"""Types of event that Stripe lists at once."""
+_BASE = re.compile(r"STRIPE_(API_)?(BASE|HOST|URL|ENDPOINT)(_URL)?")
+_HOST = r"""\bhost\s*:\s*["'`]([^"'`]+)["'`]"""
+
+
+@dataclass(frozen=True)
+class Account:
+    """The account as it can be asked; `client` is None and `why` says so where nobody can."""
+
+    client: StripeClient | None
+    why: str = ""
+    endpoints: Sequence[WebhookEndpoint] | None = None
+    """None where the key may not list them, or Stripe does not answer."""
+
+
+def discover(environment: Deployment, given: Mapping[str, Any]) -> Iterator[Line | Asked]:
+    """Give what was found of Stripe and of payments, and what is to be asked.
+
+    It reads, and raises nothing for a Stripe or a PostgreSQL that does not answer.
+    """
+    try:
+        held = env_file.read(environment.api.env_file)
+    except (RunbookError, OSError) as error:
+        yield Asked(
+            "stripe.mode", f"Whether the keys are of test or live mode. The .env cannot be read: {error}", "live"
+        )
+        return
+    url = list(_url(environment, held))
+    yield from url
+    named = str(given.get("stripe.url") or next((one.value for one in url if isinstance(one, Line)), ""))
+    mode = _mode(held)
+    yield mode
+    if isinstance(mode, Asked):
+        account = Account(None, f"the .env has no key of Stripe's as {KEY}")
+    elif url and not named:
+        account = Account(None, "where Stripe answers is not known")
+    else:
+        part = Stripe(mode=mode.value, reader=str(given.get("stripe.reader", "")), url=named or DEFAULT)
+        environment = environment.model_copy(update={"stripe": part})
+        account = yield from _account(environment, held[KEY])
+    path = yield from _webhook(environment, account, str(given.get("stripe.webhook", "")))
+    endpoint = _endpoint(environment, account, path)
+    yield endpoint
+    named = str(given.get("stripe.endpoint") or (endpoint.value if isinstance(endpoint, Line) else ""))
+    yield _handles(environment, next((one for one in account.endpoints or () if one.id == named), None))
+    yield from table_discovery.discover(environment, account.client)
+
+
+def _mode(held: Mapping[str, str]) -> Line | Asked:
+    if match := stripe_account.KEY.fullmatch(held.get(KEY, "")):
+        return Line("stripe.mode", match["mode"], f"{KEY} of the .env is a key of {match['mode']} mode")
+    others = sorted(key for key, value in held.items() if stripe_account.KEY.fullmatch(value))
+    there = f"it has {', '.join(others)}; rename that" if others else "it has no other"
+    what = f"Whether the keys are of test or live mode. Procedures look for the key as {KEY} in the .env: {there}."
+    return Asked("stripe.mode", what, "live")
+
+
+def _url(environment: Deployment, held: Mapping[str, str]) -> Iterator[Line | Asked]:
+    """Find where the API finds Stripe, if not at Stripe's own address: no key is sent anywhere else to try."""
+    named = {key: value for key, value in held.items() if _BASE.fullmatch(key) and release.naming(environment, key)}
+    named = {key: value for key, value in named.items() if not _own(value)}
+    makes = {line.file for line, _ in release.search(environment.api.release, r"\bnew Stripe\(")}
+    written = [(line, match[1]) for line, match in release.search(environment.api.release, _HOST)
+               if line.file in makes and not _own(match[1])]  # fmt: skip
+    what = "Where Stripe answers, if not at its own address."
+    if len(named) == 1 and not written:
+        ((key, value),) = named.items()
+        if (parts := urlsplit(value)).scheme in ("http", "https") and parts.hostname and not parts.username:
+            yield Line("stripe.url", value.rstrip("/"), f"{key} of the .env, which the code reads")
+            return
+    if named or written:
+        said = [f"{key} of the .env" for key in named]
+        said += [f"{host} in {webhook_code.shown(environment, line)}" for line, host in written]
+        yield Asked("stripe.url", f"{what} Another is named: {', '.join(said)}.", "https://api.stripe.com")
+
+
+def _own(address: str) -> bool:
+    host = urlsplit(address if "//" in address else f"//{address}").hostname or ""
+    return host == OWN or host.endswith(f".{OWN}")
+
+
+def _account(environment: Deployment, key: str) -> Generator[Line | Asked, None, Account]:
+    """Ask whose key it is and which endpoints there are; nothing more of a Stripe that does not answer."""
+    client = stripe_account.client(environment, key)
+    whose, problem = ask(lambda: client.v1.accounts.retrieve_current())
+    if whose:
+        yield Line("stripe.account", whose.id, f"Stripe says so of {KEY}")
+    else:
+        what = "The account's id, by which a key of another account is refused."
+        yield Asked("stripe.account", f"{what} Stripe does not say: {problem}.")
+    if problem not in ("", NOT_PERMITTED):
+        return Account(None, problem)
+    try:
+        reader = stripe_account.reader(environment, key)
+        endpoints = webhook_endpoint.read(reader)
+        if (problem := ask(lambda: reader.v1.events.list({"limit": 1}))[1]) in (NOT_PERMITTED, BAD_KEY):
+            yield _reader(f"list events: {problem}")
+        return Account(client, endpoints=endpoints)
+    except RunbookError as error:
+        yield _reader(f"list webhook endpoints: {error}")
+        return Account(client, str(error))
+
+
+def _reader(why: str) -> Asked:
+    what = "Where a key is that may read events and webhook endpoints and resend events, if the API's own may not."
+    return Asked("stripe.reader", f"{what} The one at hand could not {why}")
+
+
+def _webhook(environment: Deployment, account: Account, named: str) -> Generator[Line | Asked, None, str]:
+    """Find the path in the code, and the one endpoint of the account that has it."""
+    routes = webhook_code.routes(environment)
+    sent = {_path(one) for one in account.endpoints or ()}
+    likely = [one for one in routes if one.path in sent] if len(routes) > 1 else routes
+    path = named or (likely[0].path if len(likely) == 1 else "")
+    if not named and path:
+        has = (
+            f", and {sum(_path(one) == path for one in account.endpoints)} endpoints of the account have that path"
+            if account.endpoints is not None
+            else ""
+        )
+        yield Line(
+            "stripe.webhook",
+            path,
+            f"the code checks Stripe's signatures there ({webhook_code.shown(environment, likely[0].at)}){has}",
+        )
+    elif not named:
+        code, there = [", ".join(sorted(one)) or "none" for one in ({one.path for one in routes}, sent)]
+        yield Asked(
+            "stripe.webhook",
+            f"The path that Stripe delivers events to. The code shows {code}; endpoints of the account have {there}.",
+            "/api/webhooks/stripe",
+        )
+    return path
+
+
+def _endpoint(environment: Deployment, account: Account, path: str) -> Line | Asked:
+    what = "The id of the webhook endpoint that delivers to this API, we_…."
+    if account.endpoints is None:
+        return Asked("stripe.endpoint", f"{what} Stripe does not say which there are: {account.why}")
+    there = [one for one in account.endpoints if _path(one) == path]
+    here = [one for one in there if one.url == f"{environment.api.url}{path}"]
+    if len(there) == 1 or len(here) == 1:
+        one = (here if len(here) == 1 else there)[0]
+        alone = "alone has that path" if len(there) == 1 else "alone has this API's own address"
+        return Line(
+            "stripe.endpoint",
+            one.id,
+            f"of the account's {len(account.endpoints)} endpoints {one.id} ({one.url}, {one.status}) {alone}",
+        )
+    listed = ", ".join(f"{one.id} ({one.url}, {one.status})" for one in there or account.endpoints) or "none"
+    return Asked(
+        "stripe.endpoint", f"{what} {'With that path' if there else 'In the account'} there are: {listed}.", "we_..."
+    )
+
+
+def _handles(environment: Deployment, endpoint: WebhookEndpoint | None) -> Line | Asked:
+    found = webhook_code.handled(environment)
+    if 0 < len(found) <= MOST:
+        lines = ", ".join(dict.fromkeys(str(line.file.name) for line in found.values()))
+        sent = set(endpoint.enabled_events) if endpoint else {"*"}
+        lacks = [] if "*" in sent else [kind for kind in found if kind not in sent]
+        but = f"; {endpoint.id} is not sent {', '.join(lacks)}" if endpoint and lacks else ""
+        return Line("stripe.handles", [*found], f"the code tells these from others ({lines}){but}")
+    what = "The types of event that the API acts on, at most twenty."
+    return Asked("stripe.handles", f"{what} The code names {len(found) or 'none'}.")
+
+
+def _path(one: WebhookEndpoint) -> str:
+    return urlsplit(one.url).path
