@@ -190,7 +190,7 @@ class Standing:
         lacks = [one.name for one in CAPABILITIES if any(_uses(used, name) for name in one.used_by)
                  and not self.answers[one.name]]  # fmt: skip
         works = "cannot" if absent else "within a limit" if lacks else "works"
-        said = [f"the file has no `{part}:`" for part in sorted(absent)] or [f"not so: {name}" for name in lacks]
+        said = [f"the file has no `{part}:`" for part in sorted(absent)] or [f"without: {name}" for name in lacks]
         return {"procedure": one.name, "": works, "because": "; ".join(said)}
 
 

@@ -119,9 +119,11 @@ def need_fitting(key: str, value: Any) -> None:
     """Raise BadParameter if the file has no such line, or its value is of another kind. The value is not repeated."""
     if (field := _field(key)) is None:
         raise BadParameter(f"given: there is no line {key[:80]!a}; parameters/{EXAMPLE} has all that there are")
-    fitting: TypeAdapter[Any] = TypeAdapter(Annotated[(field.annotation, *field.metadata)])  # type: ignore[arg-type]
+    kind: Any = field.annotation
+    for limit in field.metadata:
+        kind = Annotated[kind, limit]
     try:
-        fitting.validate_python(value)
+        TypeAdapter(kind).validate_python(value)
     except ValidationError as error:
         mask.add(key, str(value))  # it may be the secret itself, where a reference to it belongs
         raise BadParameter(f"given: {key}: {error.errors()[0]['msg']}") from None
