@@ -44,6 +44,12 @@ def listed(
     return pages(stripe.v1.events.list, **asked, **({"delivery_success": False} if undelivered else {}))
 
 
+def since_newest(stripe: StripeClient, since: float) -> float:
+    """Give this time, or that of Stripe's newest event where it is older: so that what is sent again is looked at."""
+    found, _ = ask(lambda: stripe.v1.events.list({"limit": 1}).data)
+    return min([since, *(float(one.created) for one in found or ())])
+
+
 def untaken(stripe: StripeClient, since: float, before: float) -> Answer:
     """Whether every event of that time was taken; with those that were not, oldest first."""
     try:
@@ -85,8 +91,11 @@ def deliver(stripe: StripeClient, target: WebhookEndpoint, since: float, *, newe
         again = [one.id for one in listed(stripe, since=since, before=time.time() + 1, undelivered=True)][::-1]
         if newest and not again:
             found, problem = ask(lambda: stripe.v1.events.list({"limit": 1}).data)
-            if found is None:
-                raise ChangeFailed(f"the newest event is not known: {problem}")
+            if not found:
+                raise ChangeFailed(
+                    f"nothing shows with which secret Stripe signs: {problem or 'it has no event of the last 30 days'}. "
+                    "Make one in its Dashboard, as a payment or a test event, and run again."
+                )
             again = [one.id for one in found]
         for event in again:
             resend(stripe, event, target).run()

@@ -8,12 +8,14 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+from opslib.api import release
 from opslib.api.rollout import tidy
 from opslib.deployment import env_file, secret_reference
 from opslib.deployment.deployment import Deployment
 from opslib.deployment.staged_secret import Staged
 from opslib.payments.stripe_account import settings
 from opslib.runbook.act import Act, act
+from opslib.runbook.answer import Answer
 from opslib.runbook.change import Change, Kept
 from opslib.runbook.errors import BadParameter
 
@@ -42,6 +44,11 @@ class Rotation:
     """Whether the `.env` has the values already: a run wrote them, and some workers may not have them."""
 
     @property
+    def beside(self) -> str:
+        """The old webhook secret where the API goes on taking it beside the new one, else empty."""
+        return self.values.get(PREVIOUS) or ""
+
+    @property
     def keys(self) -> dict[str, str]:
         """The API keys by name, the new one first."""
         return {name: key for name, key in {"new": self.new, "old": self.old}.items() if key}
@@ -63,8 +70,16 @@ def of_secret(environment: Deployment, given: str = "") -> Rotation:
     staged = Staged(environment, SECRET)
     new = _new(staged, given or settings(environment).new_webhook_secret)
     old = staged.previous or staged.current
-    values = {SECRET: new, **({PREVIOUS: old} if old else {})}
+    values = {SECRET: new, **({PREVIOUS: old} if old and takes_two(environment) else {})}
     return _begun(Rotation(environment, staged, new, old, values, time.time() - LOOKBACK), LOOKBACK)
+
+
+def takes_two(environment: Deployment) -> Answer:
+    """Whether the code takes what the secret before has signed too: whether it names that."""
+    alone = f"No code names {PREVIOUS}: from the switch on the API takes the new secret alone. That loses nothing while "
+    alone += "Stripe signs with both, as it does if the old one was given time to expire. If it was: -p accept_new_alone"
+    alone += " True"
+    return Answer(bool(found := release.naming(environment, PREVIOUS)), found, alone)
 
 
 def retirement(environment: Deployment) -> Rotation:
