@@ -25,6 +25,8 @@ REFUSED = ("InvalidAccessKeyId", "InvalidClientTokenId", "SignatureDoesNotMatch"
 Signed = Callable[[], Response]
 
 _DENIED = ("AccessDenied", "403")
+_UNKNOWN = (400, 401, 403)
+"""What a person is answered whose login is not known; the first is Firebase's."""
 _GONE = ("NoSuchBucket", "404")
 
 
@@ -152,24 +154,22 @@ def _login(token: Callable[[], str]) -> Answer:
     except (BadEnvironment, BadParameter) as error:
         return Answer(False, str(error))
     except Unanswered as error:
-        if error.status in (400, 401, 403):
-            return Answer(False, f"{error.asked} does not take this login ({error})", "Put one there that may upload.")
-        raise RunbookError(f"{error.asked} was not answered with a token ({error})") from None
-    except KeyError:
-        pass  # of the answer, see sign_in
+        if error.status in _UNKNOWN:
+            mend = "Put one there that may upload."
+            return Answer(False, f"{error.asked} does not take this login ({error.said})", mend)
+        if error.status != 200:  # else it is known, and sign_in says what is wrong
+            raise
     return Answer(True, "somebody is known by it")
 
 
 def _sign_in(how: Signing, token: Callable[[], str]) -> Answer:
-    mend = "Name what takes the login's email and password, and where its answer has the token."
     try:
         token()
     except Unanswered as error:
-        if error.status in (0, 400, 401, 403, poll.TOO_OFTEN) or error.status >= 500:
-            raise RunbookError(f"{error.asked} gave no token ({error})") from None
-        return Answer(False, f"{error.asked} is answered {error}", mend)
-    except KeyError:
-        return Answer(False, f"its answer has no {how.sign_in.token}", mend)
+        if error.status in (0, *_UNKNOWN, poll.TOO_OFTEN) or error.status >= 500:
+            raise
+        mend = "Name what takes the login's email and password, and where its answer has the token."
+        return Answer(False, f"{error.asked} is answered with {error.said}", mend)
     return Answer(True, f"its answer has a token in {how.sign_in.token}")
 
 
