@@ -16,6 +16,7 @@ import pytest
 
 from opslib import propertypulse
 from opslib.api import proof as api_proof
+from opslib.aws import signing_proof
 from opslib.database import admin, database_url, proof as database_proof
 from opslib.deployment import env_file, proof
 from opslib.deployment.deployment import Deployment
@@ -285,6 +286,27 @@ def test_each_line_about_the_api(
     assert (found[key].ok, said in found[key].evidence) == (ok, True), found
     others = [other for other, answer in found.items() if answer.ok is False and other != key]
     assert others == (["tokens.claims"] if ok is None else []), "another API, which takes other tokens"
+
+
+@pytest.mark.parametrize(
+    ("line", "key", "said"),
+    [
+        ({"bucket": "propertypulse-backups"}, "s3.bucket", "to another bucket"),
+        ({"region": "eu-central-1"}, "s3.region", "signs for us-east-1"),
+        ({"presigned": 300}, "s3.presigned", "lives 900 s"),
+        ({"signing": {"url": "link"}}, "s3.signing.url", "the answer has no link"),
+        ({"signing": {"url": "key"}}, "s3.signing.url", "is no URL that is signed"),
+        ({"signing": {"key": "object.name"}}, "s3.signing.key", "the answer has no object.name"),
+        ({"signing": {"sign_in": {"url": "/api/auth/nothing"}}}, "s3.signing.sign_in", "HTTP 404"),
+        ({"signing": {"sign_in": {"url": "/api/auth/login", "token": "jwt"}}}, "s3.signing.sign_in", "no jwt"),
+    ],
+)
+def test_each_line_about_the_signing(tmp_path: Path, line: dict[str, Any], key: str, said: str) -> None:
+    content = described("sandbox")
+    content["s3"] |= {**line, "signing": content["s3"]["signing"] | line.get("signing", {})}
+    found = dict(proof.answers([*signing_proof.prove(_loaded(tmp_path, "sandbox", content))]))
+    assert {other: answer.evidence for other, answer in found.items() if answer.ok is False}.keys() == {key}, found
+    assert said in found[key].evidence
 
 
 def test_tools_that_are_not_there_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
