@@ -43,10 +43,8 @@ def _pm2_home(environment: Deployment, workers: Workers) -> Answer:
     found, name = pm2.daemon(environment), environment.api.name
     home = located(environment.api.pm2_home)
     if not found["runs"]:
-        said = (
-            f"process {found['pid']} of {found['user']} is that of {home}" if found["pid"] else f"none runs in {home}"
-        )
-        return Answer(False, f"of PM2's daemons {said}", pm2.ours(environment).otherwise)
+        other = f"process {found['pid']} of {found['user']} is" if found["pid"] else "nobody is"
+        return Answer(False, f"{other} PM2's daemon for {home}", pm2.ours(environment).otherwise)
     return Answer(True, f"PM2's daemon runs, with {_counted(workers())} of {name}")
 
 

@@ -47,8 +47,8 @@ class Unanswered(RunbookError):
     """A sign-in that gave no token; `status` is what it was answered instead, 0 where nobody answered."""
 
     def __init__(self, asked: str, said: str, status: int) -> None:
-        super().__init__(said)
-        self.asked, self.status = asked, status
+        super().__init__(f"{asked}: {said}")
+        self.asked, self.said, self.status = asked, said, status
 
 
 def proven(environment: Deployment, arn: str, pair: Pair, *, within: float = 60) -> Answer:
@@ -120,7 +120,7 @@ def signs(environment: Deployment, pair: Pair) -> Answer:
         name = str(field(found.answers[-1].body, how.key))
     except Unanswered as error:
         often = error.status == poll.TOO_OFTEN
-        return Answer(None if often else False, [Probe(error.asked, "200", str(error))])
+        return Answer(None if often else False, [Probe(error.asked, "200", error.said)])
     except (urllib3.exceptions.HTTPError, ValueError, KeyError) as error:
         return _all([Probe(said, "200", type(error).__name__)])
     others = {f"URLs signed with {short(id)}" for id in ids if id != pair.id}
@@ -135,7 +135,7 @@ def signs(environment: Deployment, pair: Pair) -> Answer:
 
 
 def signed_in(environment: Deployment, how: SignIn) -> str:
-    """Give a token of the person whose login the environment's reference points at."""
+    """Give a token of the person whose login the environment's reference points at. Raise Unanswered if none comes."""
     reference = str(aws.settings(environment).login)
     text = resolve(reference, "API_LOGIN")
     try:
@@ -152,7 +152,10 @@ def signed_in(environment: Deployment, how: SignIn) -> str:
     got = health.ask(url, content={**person, **how.body})
     if got.status != 200:
         raise Unanswered(f"POST {urlsplit(url).path}", got.problem.partition(":")[0], got.status)
-    token = str(field(got.body, how.token))
+    try:
+        token = str(field(got.body, how.token))
+    except KeyError:
+        raise Unanswered(f"POST {urlsplit(url).path}", f"no {how.token}", got.status) from None
     mask.add("API_TOKEN", token)
     return token
 

@@ -61,12 +61,16 @@ def answers(proofs: Sequence[Proof], *, within: float = LONGEST) -> Iterator[tup
     for proof, answer in asked:
         # A thread that hangs must not keep the process from ending, as those of a pool do.
         threading.Thread(target=_ask, args=(proof, answer), daemon=True).start()
+    said = dict[str, str]()
     for proof, answer in asked:
         try:
-            yield proof.key, answer.result(timeout=max(0, ends - time.monotonic()))
+            found = answer.result(timeout=max(0, ends - time.monotonic()))
         except TimeoutError:
-            said = f"{proof.asks} has not answered within {within:g} s"
-            yield proof.key, Answer(None, said, "See whether it is well, and whether the file names the right place.")
+            late = f"{proof.asks} has not answered within {within:g} s"
+            yield proof.key, Answer(None, late, "See whether it is well, and whether the file names the right place.")
+            continue
+        first = proof.key if found else said.setdefault(str(found.evidence), proof.key)
+        yield proof.key, found if first == proof.key else Answer(found.ok, f"see {first}")
 
 
 def once(find: Callable[[], T]) -> Callable[[], T]:

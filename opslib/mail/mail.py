@@ -105,6 +105,19 @@ def takes(environment: Deployment) -> Answer:
     return Answer(not said if reply.status else None, {"POST /v3/mail/send in sandbox mode": said or "HTTP 200"}, said)
 
 
+def verified(environment: Deployment, address: str) -> bool | None:
+    """Whether SendGrid lists a sender, or its domain, as verified; None where the key may not see both lists."""
+    senders, domains = (sendgrid.ask(environment, path) for path in ("/v3/verified_senders", "/v3/whitelabel/domains"))
+    listed = senders.content.get("results") if isinstance(senders.content, dict) else None
+    known = [one for one in listed or () if one.get("verified") is True]
+    if any(str(one.get("from_email", "")).lower() == address.lower() for one in known):
+        return True
+    valid = [one for one in domains.content if one.get("valid") is True] if isinstance(domains.content, list) else []
+    if any(str(one.get("domain", "")).lower() == address.rpartition("@")[2].lower() for one in valid):
+        return True
+    return False if isinstance(listed, list) and isinstance(domains.content, list) else None
+
+
 def message(environment: Deployment, text: str) -> dict[str, Any]:
     """Make the message that tests delivery to one address. Raise BadParameter for what is none."""
     return {

@@ -51,13 +51,18 @@ def _needs(settings: Mail, scopes: Callable[[], Answer]) -> Answer:
 
 
 def _sender(environment: Deployment, settings: Mail, scopes: Callable[[], Answer]) -> Answer:
+    mend = "Verify it in SendGrid: Settings > Sender Authentication."
     if "mail.send" not in _known(scopes):
         raise RunbookError("the key may not send")
-    found = mail.takes(environment)
-    if not found:
-        remedy = mail.remedy(found.otherwise)
-        return Answer(found.ok, f"SendGrid takes no message of {settings.sender}: {found.otherwise}", f"{remedy}.")
-    return Answer(True, f"SendGrid takes messages of {settings.sender}")
+    if (found := mail.verified(environment, settings.sender)) is not None:
+        said = f"SendGrid has {'' if found else 'not '}verified {settings.sender}"
+        return Answer(found, said, mend)
+    takes = mail.takes(environment)
+    if not takes:
+        return Answer(takes.ok, f"SendGrid takes no message of {settings.sender}: {takes.otherwise}", mend)
+    return Answer(
+        True, f"SendGrid takes messages of {settings.sender} in sandbox mode; its list of senders is not shown"
+    )
 
 
 def _webhook(environment: Deployment, path: str) -> Answer:

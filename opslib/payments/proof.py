@@ -38,6 +38,8 @@ def prove(environment: Deployment) -> Iterator[Proof]:
     if stripe.account:
         yield Proof("stripe.account", url, partial(_account, stripe, identity))
     yield Proof("stripe.needs", url, partial(_needs, environment, stripe, identity))
+    if stripe.reader:
+        yield Proof("stripe.reader", url, partial(_reader, environment, stripe.reader))
     if stripe.endpoint:
         yield Proof("stripe.endpoint", url, partial(_endpoint, environment, stripe, endpoints))
     yield Proof("stripe.webhook", url, partial(_webhook, environment, stripe, endpoints))
@@ -45,8 +47,6 @@ def prove(environment: Deployment) -> Iterator[Proof]:
     for key, name in (("new_key", stripe_rotation.KEY), ("new_webhook_secret", stripe_rotation.SECRET)):
         given = partial(proof.reference, getattr(stripe, key), name, until=_ROTATION)
         yield Proof(f"stripe.{key}", "the disk", given)
-    if stripe.reader:
-        yield Proof("stripe.reader", url, partial(_reader, environment, stripe.reader))
     yield Proof("stripe.payments.table", database, partial(_named, "payments.table", stripe.payments.table, rows))
     for field in Columns.model_fields:
         name = getattr(stripe.payments.columns, field)
@@ -103,7 +103,8 @@ def _account(stripe: Stripe, identity: Callable[[], Identity]) -> Answer:
 
 
 def _needs(environment: Deployment, stripe: Stripe, identity: Callable[[], Identity]) -> Answer:
-    if unknown := [name for name in stripe.needs if not hasattr(V1Services, name)]:
+    services = stripe_account.client(environment, _key(environment)).v1
+    if unknown := [name for name in stripe.needs if not hasattr(services, name)]:
         return Answer(False, f"Stripe has no service {', '.join(unknown)}", "Name services of `StripeClient.v1`.")
     if _refused(found := identity()):
         raise RunbookError(f"Stripe does not take {found.key} of the .env")
@@ -187,10 +188,11 @@ def _column(place: str, name: str, rows: Rows) -> Answer:
 
 
 def _judged(row: Row) -> Answer:
-    instead = str(row["instead"])
+    name, instead = row["name"], str(row["instead"])
     if instead.startswith("it is "):
-        return Answer(False, f"{row['name']}: {instead}", "Name the column that has it.")
-    return Answer(False, f"the database has no {row['name']}; instead: {instead}", "Spell it as PostgreSQL does.")
+        return Answer(False, f"{name}: {instead}", "Name the column that has it.")
+    has = "nor anything like it" if instead.startswith("nothing") else f"and has {instead}"
+    return Answer(False, f"the database has no {name}, {has}", "Spell it as PostgreSQL does.")
 
 
 def _id_type(stripe: Stripe, rows: Rows) -> Answer:

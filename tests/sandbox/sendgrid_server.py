@@ -43,6 +43,8 @@ SUPPRESSED: dict[str, dict[str, dict[str, Any]]] = {
 UNSUBSCRIBED: dict[str, dict[str, Any]] = {"optout@tenant.example": {}}
 GROUPS = ("Reminders", "News")
 LEFT = {"calm@tenant.example": ("Reminders",)}
+SENDER = "no-reply@propertypulse.example"
+"""The one address that is verified to send from."""
 MESSAGES: list[dict[str, Any]] = []
 """What was accepted to be sent; nothing is."""
 FAULTS: list[dict[str, Any]] = []
@@ -192,6 +194,8 @@ async def send(request: web.Request) -> web.Response:
     sandbox = mail.get("mail_settings", {}).get("sandbox_mode", {}).get("enable", False)
     if not isinstance(sandbox, bool):
         return fail(400, "The sandbox_mode enable parameter should be a boolean.", "mail_settings.sandbox_mode.enable")
+    if mail["from"].get("email") != SENDER:
+        return fail(403, "The from address does not match a verified Sender Identity.", "from")
     if not sandbox:
         MESSAGES.append(mail)
     return web.Response(status=200 if sandbox else 202, headers={"X-Message-Id": uuid4().hex[:22]})
