@@ -5,7 +5,6 @@ import shlex
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, HttpUrl, TypeAdapter
@@ -43,7 +42,7 @@ class Trial(Part):
 
     port: Annotated[str, Field(min_length=1)] = "PORT"
     """The variable that says on which port the API listens."""
-    variables: Mapping[str, str] = MappingProxyType({})
+    variables: Annotated[Mapping[str, str], Field(default_factory=dict)]
     """What turns off the jobs that would run twice, as `REMINDERS: "false"`."""
 
 
