@@ -22,8 +22,8 @@ FIREBASE = 3600
 """Seconds for which an ID token of Firebase's is valid, as its documentation says."""
 KEY = "JWT_SECRET"
 
-_PORT = r"""process\.env\.(\w*PORT\w*)(?:\s*(?:\|\||\?\?)\s*["'`]?(\d+))?"""
-_TAKEN = r"""\{([^{}]*PORT[^{}]*)\}\s*=\s*process\.env\b"""
+_PORT = r"""process\.env\.((?:\w+_)?PORT(?:_\w+)?)\b(?:\s*(?:\|\||\?\?)\s*["'`]?(\d+))?"""
+_TAKEN = r"""\{([^{}]*\b(?:\w+_)?PORT\b[^{}]*)\}\s*=\s*process\.env\b"""
 _FIREBASE = r"verifyIdToken|securetoken"
 
 
@@ -40,7 +40,7 @@ def ports(folder: Path, variables: Mapping[str, str]) -> list[Port]:
     """Give the variables that the code below a folder reads a port from."""
     found = [(one[1], one[2], line) for line, one in release.search(folder, _PORT)]
     for line, one in release.search(folder, _TAKEN):
-        taken = re.findall(r"(\w*PORT\w*)\s*(?::\s*\w+)?(?:\s*=\s*[\"'`]?(\d+))?", one[1])
+        taken = re.findall(r"\b((?:\w+_)?PORT)\b\s*(?::\s*\w+)?(?:\s*=\s*[\"'`]?(\d+))?", one[1])
         found += [(name, default, line) for name, default in taken]
     by_name = {name: Port(name, variables.get(name) or default or "", line) for name, default, line in reversed(found)}
     return list(by_name.values())

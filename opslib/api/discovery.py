@@ -59,13 +59,13 @@ def _of_app(name: str, home: Path, app: App, given: Mapping[str, Any]) -> Iterat
     top = _place(lines.get("api.release", app.folder))
     folder = next((one for one in app.script.parents if (one / "package.json").is_file()), app.folder)
     folder = folder if folder.is_relative_to(top) else top
-    yield told(env_discovery.found_env_file(app, top, folder))
+    found = told(env_discovery.found_env_file(app, top, folder))
     try:
         values = env_file.read(_place(lines["api.env_file"])) if "api.env_file" in lines else {}
     except env_file.EnvFileError as error:
-        yield Asked("api.env_file", f"an .env that can be read: {error}", str(lines["api.env_file"]))
-        values = {}
+        values, found = {}, Asked("api.env_file", f"the .env that the API reads: {error}", str(lines["api.env_file"]))
     mask.know({key: values[key] for key in env_secret.keys(values)})
+    yield found
     yield env_discovery.found_secrets(values)
     if "api.env_file" in lines:
         yield from env_discovery.found_folder(_environment(name, home, lines))
@@ -121,10 +121,10 @@ def _no_daemon(found: Mapping[str, Any]) -> Asked:
     others = dict[str, str]()
     for process in psutil.process_iter(["cmdline", "username"]):
         if named := _DAEMON.search(" ".join(process.info["cmdline"] or ())):
-            others[named[1]] = process.info["username"] or "somebody"
-    here = others.pop(str(found["home"]), None) or found["user"]
-    if found["pid"]:
-        why = f"its daemon, process {found['pid']}, runs as {here}: become that user, and run this again"
+            others[named[1]] = process.info["username"] or "somebody else"
+    user = others.pop(str(found["home"]), None)
+    if user and user != psutil.Process().username():
+        why = f"its daemon runs as {user}: become that user, and run this again"
     else:
         why = "no daemon of PM2's runs for it: start the API first, with `pm2 resurrect` say"
     seen = "; ".join(f"one runs for {home} as {user}" for home, user in sorted(others.items())[:3])

@@ -90,7 +90,8 @@ def found_secrets(values: Mapping[str, str]) -> Line | Asked:
     """Find the keys of the `.env` whose values are secret."""
     if keys := env_secret.keys(values):
         return Line("secrets", keys, "the keys of the .env that are called a secret, or whose value looks like one")
-    return Asked("secrets", "the keys of the .env whose values are secret: none looks like it", "[JWT_SECRET]")
+    why = "none looks like it" if values else "there is no .env to look into"
+    return Asked("secrets", f"the keys of the .env whose values are secret: {why}", "[JWT_SECRET]")
 
 
 def found_folder(environment: Deployment) -> Iterator[Line]:

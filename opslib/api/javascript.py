@@ -1,5 +1,6 @@
 """JavaScript as text, read without a parser: enough to see what a call is given, and what a condition guards."""
 
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,11 +58,11 @@ def constant(text: str, name: str) -> str:
 
 
 def literal(text: str) -> str | int | bool | None:
-    """Give the value of a text, a whole number or a truth value as it is written; None of anything else."""
+    """Give the value of a text, a whole number (or a product, as 60 * 60) or a truth value; None of anything else."""
     if found := _LITERAL.fullmatch(text):
         return found[2]
-    if re.fullmatch(r"\d[\d_]*", text):
-        return int(text)
+    if re.fullmatch(r"\d[\d_]*(?:\s*\*\s*\d[\d_]*)*", text):
+        return math.prod(int(one) for one in text.split("*"))
     return {"true": True, "false": False}.get(text)
 
 

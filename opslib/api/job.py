@@ -21,7 +21,8 @@ _ELSE = re.compile(r"\s*else\s*(?=\{)")
 _FUNCTION = re.compile(
     r"^(?:export\s+)?(?:default\s+)?(?:async\s+)?(?:function\s*\*?\s*(\w+)|(?:const|let|var)\s+(\w+)\s*=)", re.M
 )
-_LEAVES = re.compile(r"(?<![\w$])(?:return\b[^;{}]*|process\.exit\([^()]*\));?\s*\}?\s*$")
+_LEAVES = re.compile(r"(?<![\w$])return\b[^;{}]*;?\s*\}?\s*$")
+_SERVES = re.compile(r"\.\s*listen\s*\(")
 _OTHER = {"true": "false", "false": "true"}
 
 
@@ -50,11 +51,15 @@ class _Guard:
     end: int
     switch: Switch
 
+    def only_jobs(self, text: str) -> bool:
+        """Whether the API listens all the same, whatever the condition says."""
+        return not _SERVES.search(text[self.begin : self.end])
+
 
 def all_of(folder: Path) -> list[Job]:
     """Give the jobs in the code below a folder, without those that only tidy up, which keep no process alive."""
     texts = {file: javascript.read(file) for file in release.code(folder)}
-    guards = {file: list(_guards(file, text)) for file, text in texts.items()}
+    guards = {file: [one for one in _guards(file, text) if one.only_jobs(text)] for file, text in texts.items()}
     found = []
     for file, text in texts.items():
         places = [at for at in javascript.calls(text, _BEGINS) if not _tidies(text, at)]

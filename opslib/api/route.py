@@ -13,7 +13,7 @@ _GETS = re.compile(rf"\.\s*get\(\s*{_TEXT}")
 _USES = re.compile(r"\.\s*use\(")
 _LOADED = re.compile(rf"(?:require|import)\s*\(\s*{_TEXT}\s*\)")
 _IMPORTED = re.compile(
-    rf"(?:const|let|var)\s+\{{?\s*(\w+)[^=\n]*=\s*require\(\s*{_TEXT}|import\s+\{{?\s*(\w+)[^;\n]*?from\s*{_TEXT}"
+    rf"(?:const|let|var)\s[^=;]*?(\w+)\s*\}}?\s*=\s*require\(\s*{_TEXT}|import\s[^;]*?(\w+)\s*\}}?\s*from\s*{_TEXT}"
 )
 _APP = re.compile(r"(?<![\w.])express\(\s*\)")
 _NO_GUARD = re.compile(r"limit|initialize|session|require", re.IGNORECASE)
