@@ -173,7 +173,7 @@ def test_two_columns_that_may_be_meant_are_both_named(found: Discover) -> None:
 @pytest.mark.parametrize(
     ("statements", "events"),
     [
-        (["CREATE TABLE stripe_events (id text PRIMARY KEY, at int, created date)"], ("stripe_events", "id", "created")),
+        (["CREATE TABLE stripe_events (id text PRIMARY KEY, created date)"], ("stripe_events", "id", "created")),
         (
             ["CREATE TABLE inbox (id serial PRIMARY KEY, evt text UNIQUE, created_at date, received_at date)",
              "INSERT INTO inbox VALUES (1, 'evt_1')"],
