@@ -12,18 +12,19 @@ from opslib.api import release
 from opslib.deployment import env_file
 from opslib.deployment.deployment import Deployment
 from opslib.deployment.line import Asked, Line
-from opslib.payments import stripe_account, table_discovery, webhook_code, webhook_endpoint
+from opslib.payments import stripe_account, stripe_code, table_discovery, webhook_endpoint
 from opslib.payments.settings import Stripe
 from opslib.payments.stripe_account import BAD_KEY, NOT_PERMITTED, ask
 from opslib.payments.stripe_rotation import KEY
 from opslib.runbook.errors import RunbookError
 
+MODE = "Whether the keys are of test or live mode."
 OWN = "stripe.com"
 DEFAULT: str = Stripe.model_fields["url"].default
+WEBHOOK: str = Stripe.model_fields["webhook"].default
 MOST = 20
 """Types of event that Stripe lists at once."""
 _BASE = re.compile(r"STRIPE_(API_)?(BASE|HOST|URL|ENDPOINT)(_URL)?")
-_HOST = r"""\bhost\s*:\s*["'`]([^"'`]+)["'`]"""
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,7 @@ def discover(environment: Deployment, given: Mapping[str, Any]) -> Iterator[Line
     try:
         held = env_file.read(environment.api.env_file)
     except (RunbookError, OSError) as error:
-        yield Asked(
-            "stripe.mode", f"Whether the keys are of test or live mode. The .env cannot be read: {error}", "live"
-        )
+        yield Asked("stripe.mode", f"{MODE} The .env cannot be read: {error}", "live")
         return
     url = list(_url(environment, held))
     yield from url
@@ -74,7 +73,7 @@ def _mode(held: Mapping[str, str]) -> Line | Asked:
         return Line("stripe.mode", match["mode"], f"{KEY} of the .env is a key of {match['mode']} mode")
     others = sorted(key for key, value in held.items() if stripe_account.KEY.fullmatch(value))
     there = f"it has {', '.join(others)}; rename that" if others else "it has no other"
-    what = f"Whether the keys are of test or live mode. Procedures look for the key as {KEY} in the .env: {there}."
+    what = f"{MODE} Procedures look for the key as {KEY} in the .env: {there}."
     return Asked("stripe.mode", what, "live")
 
 
@@ -82,19 +81,16 @@ def _url(environment: Deployment, held: Mapping[str, str]) -> Iterator[Line | As
     """Find where the API finds Stripe, if not at Stripe's own address: no key is sent anywhere else to try."""
     named = {key: value for key, value in held.items() if _BASE.fullmatch(key) and release.naming(environment, key)}
     named = {key: value for key, value in named.items() if not _own(value)}
-    makes = {line.file for line, _ in release.search(environment.api.release, r"\bnew Stripe\(")}
-    written = [(line, match[1]) for line, match in release.search(environment.api.release, _HOST)
-               if line.file in makes and not _own(match[1])]  # fmt: skip
-    what = "Where Stripe answers, if not at its own address."
+    written = {host: file for host, file in stripe_code.hosts(environment).items() if not _own(host)}
     if len(named) == 1 and not written:
         ((key, value),) = named.items()
         if (parts := urlsplit(value)).scheme in ("http", "https") and parts.hostname and not parts.username:
             yield Line("stripe.url", value.rstrip("/"), f"{key} of the .env, which the code reads")
             return
     if named or written:
-        said = [f"{key} of the .env" for key in named]
-        said += [f"{host} in {webhook_code.shown(environment, line)}" for line, host in written]
-        yield Asked("stripe.url", f"{what} Another is named: {', '.join(said)}.", "https://api.stripe.com")
+        said = [f"{key} of the .env" for key in named] + [f"{host} in {file}" for host, file in written.items()]
+        what = f"Where Stripe answers, if not at its own address. Another is named: {', '.join(said)}."
+        yield Asked("stripe.url", what, DEFAULT)
 
 
 def _own(address: str) -> bool:
@@ -120,7 +116,8 @@ def _account(environment: Deployment, key: str) -> Generator[Line | Asked, None,
             yield _reader(f"list events: {problem}")
         return Account(client, endpoints=endpoints)
     except RunbookError as error:
-        yield _reader(f"list webhook endpoints: {error}")
+        if stripe_account.settings(environment).reader or NOT_PERMITTED in str(error):
+            yield _reader(f"list webhook endpoints: {error}")
         return Account(client, str(error))
 
 
@@ -131,53 +128,41 @@ def _reader(why: str) -> Asked:
 
 def _webhook(environment: Deployment, account: Account, named: str) -> Generator[Line | Asked, None, str]:
     """Find the path in the code, and the one endpoint of the account that has it."""
-    routes = webhook_code.routes(environment)
+    routes = stripe_code.routes(environment)
     sent = {_path(one) for one in account.endpoints or ()}
     likely = [one for one in routes if one.path in sent] if len(routes) > 1 else routes
-    path = named or (likely[0].path if len(likely) == 1 else "")
-    if not named and path:
-        has = (
-            f", and {sum(_path(one) == path for one in account.endpoints)} endpoints of the account have that path"
-            if account.endpoints is not None
-            else ""
-        )
-        yield Line(
-            "stripe.webhook",
-            path,
-            f"the code checks Stripe's signatures there ({webhook_code.shown(environment, likely[0].at)}){has}",
-        )
-    elif not named:
+    if named:
+        return named
+    if len(likely) != 1:
         code, there = [", ".join(sorted(one)) or "none" for one in ({one.path for one in routes}, sent)]
-        yield Asked(
-            "stripe.webhook",
-            f"The path that Stripe delivers events to. The code shows {code}; endpoints of the account have {there}.",
-            "/api/webhooks/stripe",
-        )
-    return path
+        what = f"The path that Stripe delivers events to. The code shows {code}, endpoints of the account {there}."
+        yield Asked("stripe.webhook", what, WEBHOOK)
+        return ""
+    (one,) = likely
+    source = f"the code checks Stripe's signatures there ({stripe_code.shown(environment, one.at)})"
+    if account.endpoints is not None and one.path not in sent:
+        source += "; no endpoint of the account has that path"
+    yield Line("stripe.webhook", one.path, source)
+    return one.path
 
 
 def _endpoint(environment: Deployment, account: Account, path: str) -> Line | Asked:
     what = "The id of the webhook endpoint that delivers to this API, we_…."
     if account.endpoints is None:
         return Asked("stripe.endpoint", f"{what} Stripe does not say which there are: {account.why}")
-    there = [one for one in account.endpoints if _path(one) == path]
+    there = [one for one in account.endpoints if path and _path(one) == path]
     here = [one for one in there if one.url == f"{environment.api.url}{path}"]
-    if len(there) == 1 or len(here) == 1:
-        one = (here if len(here) == 1 else there)[0]
-        alone = "alone has that path" if len(there) == 1 else "alone has this API's own address"
-        return Line(
-            "stripe.endpoint",
-            one.id,
-            f"of the account's {len(account.endpoints)} endpoints {one.id} ({one.url}, {one.status}) {alone}",
-        )
-    listed = ", ".join(f"{one.id} ({one.url}, {one.status})" for one in there or account.endpoints) or "none"
-    return Asked(
-        "stripe.endpoint", f"{what} {'With that path' if there else 'In the account'} there are: {listed}.", "we_..."
-    )
+    for found, alone in ((there, "that path"), (here, "this API's own address")):
+        if len(found) == 1:
+            source = f"of {len(account.endpoints)} endpoints of the account it alone has {alone}: {_shown(found[0])}"
+            return Line("stripe.endpoint", found[0].id, source)
+    listed = ", ".join(f"{one.id} ({_shown(one)})" for one in there or account.endpoints) or "none"
+    which = "With that path" if there else "In the account"
+    return Asked("stripe.endpoint", f"{what} {which} there are: {listed}.", "we_..." if len(there) > 1 else "")
 
 
 def _handles(environment: Deployment, endpoint: WebhookEndpoint | None) -> Line | Asked:
-    found = webhook_code.handled(environment)
+    found = stripe_code.handled(environment)
     if 0 < len(found) <= MOST:
         lines = ", ".join(dict.fromkeys(str(line.file.name) for line in found.values()))
         sent = set(endpoint.enabled_events) if endpoint else {"*"}
@@ -186,6 +171,11 @@ def _handles(environment: Deployment, endpoint: WebhookEndpoint | None) -> Line 
         return Line("stripe.handles", [*found], f"the code tells these from others ({lines}){but}")
     what = "The types of event that the API acts on, at most twenty."
     return Asked("stripe.handles", f"{what} The code names {len(found) or 'none'}.")
+
+
+def _shown(one: WebhookEndpoint) -> str:
+    """Name where an endpoint is and how, without what may be secret in its address."""
+    return f"{urlsplit(one.url).hostname}{_path(one)}, {one.status}"
 
 
 def _path(one: WebhookEndpoint) -> str:

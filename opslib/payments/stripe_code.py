@@ -1,4 +1,4 @@
-"""The API's code of Stripe's webhook: the path at which it takes events, and the types that it acts on."""
+"""The API's code of Stripe: where its client asks, at which path it takes events, and which types it acts on."""
 
 import re
 from collections.abc import Iterator
@@ -23,8 +23,11 @@ _OF_A_WEBHOOK = re.compile(r"hook|stripe", re.I)
 _TYPE = r"""(\bcase\s+)?["'`]([a-z_0-9]+(?:\.[a-z_0-9]+)+)["'`]"""
 _PATH = re.compile(r"""["'`](/[^"'`$]*)["'`]\s*,""")
 _POST = re.compile(rf"(?:\b(?:app|server|fastify|\w*router)|\))\s*\.post\(\s*(?:{_PATH.pattern})?", re.I)
-# What stands between its brackets, with two more inside each other.
-_USE = re.compile(r"\.use\(\s*((?:[^()]|\((?:[^()]|\([^()]*\))*\))*)\)")
+_GIVEN = r"((?:[^()]|\((?:[^()]|\([^()]*\))*\))*)\)"
+"""What stands between brackets, with two more inside each other."""
+_USE = re.compile(rf"\.use\(\s*{_GIVEN}")
+_CLIENT = re.compile(rf"\bnew Stripe\({_GIVEN}")
+_HOST = re.compile(r"""\bhost\s*:\s*["'`]([^"'`]+)["'`]""")
 _APP = re.compile(r"\bexpress\(\s*\)|\b[fF]astify\(")
 _LOADED = r"""(?:require\(|from\s|import\()\s*["'`](\.[^"'`]+)["'`]"""
 _NAMED = re.compile(rf"(?:const|let|var|import)\s+(?:\*\s+as\s+)?(\w+)\s*=?\s*{_LOADED}")
@@ -42,6 +45,14 @@ class Route:
 def shown(environment: Deployment, line: Line) -> str:
     """Name a line of the code as people do."""
     return f"{line.file.relative_to(environment.api.release.resolve())}:{line.line}"
+
+
+def hosts(environment: Deployment) -> dict[str, str]:
+    """Give the hosts that the code itself names to its client of Stripe, each with the file that does."""
+    files = sorted({line.file for line, _ in _search(environment, r"\bnew Stripe\(")})
+    return {
+        host: file.name for file in files for given in _CLIENT.findall(_text(file)) for host in _HOST.findall(given)
+    }
 
 
 def routes(environment: Deployment) -> list[Route]:

@@ -1,4 +1,4 @@
-"""The code of Stripe's webhook: at which path it takes events, and which types it acts on; or that this is not known."""
+"""The code of Stripe: the webhook's path, the types that it acts on, where it asks; or that this is not known."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from opslib import propertypulse
 from opslib.deployment.deployment import Deployment
-from opslib.payments import webhook_code
+from opslib.payments import stripe_code
 
 CHECK = "const event = stripe.webhooks.constructEvent(req.body, req.headers['stripe-signature'], secret);"
 ROUTER = f"router.post('/', raw, (req) => {{ {CHECK} }});"
@@ -61,7 +61,7 @@ def code(folder: Path, files: Mapping[str, str]) -> Deployment:
     ],
 )
 def test_the_path_is_read_off_the_code_or_is_not_known(tmp_path: Path, files: dict[str, str], paths: list[str]) -> None:
-    assert [one.path for one in webhook_code.routes(code(tmp_path, files))] == paths
+    assert [one.path for one in stripe_code.routes(code(tmp_path, files))] == paths
 
 
 def test_the_types_are_those_that_the_code_tells_from_others(tmp_path: Path) -> None:
@@ -75,6 +75,14 @@ def test_the_types_are_those_that_the_code_tells_from_others(tmp_path: Path) -> 
             "hooks.test.js": f"{CHECK}\nsend('payment_intent.canceled');",
         },
     )
-    found = webhook_code.handled(environment)
+    found = stripe_code.handled(environment)
     assert [*found] == ["charge.refunded", "invoice.paid", "payment_intent.succeeded"]
-    assert webhook_code.shown(environment, found["invoice.paid"]) == "hooks.js:5"
+    assert stripe_code.shown(environment, found["invoice.paid"]) == "hooks.js:5"
+
+
+def test_a_host_is_the_clients_own_and_not_another_in_its_file(tmp_path: Path) -> None:
+    text = (
+        "const stripe = new Stripe(process.env.STRIPE_SECRET_KEY, { apiVersion: latest(), host: 'stripe.local' });\n"
+        "const mail = createTransport({ host: 'smtp.example.com' });"
+    )
+    assert stripe_code.hosts(code(tmp_path, {"server.js": text})) == {"stripe.local": "server.js"}
