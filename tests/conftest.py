@@ -9,6 +9,7 @@ import pytest
 
 from tests import leaks, sandbox as standin
 from tests.place import Place
+from tests.sandbox.plain import deployment
 from tests.shards import SHARDS
 
 # Where tests run in the background these are ignored, and so they would be in the runs that tests interrupt.
@@ -55,3 +56,12 @@ def sandbox() -> Iterator[None]:
     assert leaks.left() == []
     if started:
         standin.stop()
+
+
+@pytest.fixture(scope="module")
+def plain(sandbox: None) -> Iterator[None]:
+    """The plain stand-in in fork mode, beside the other."""
+    deployment.stop()
+    deployment.start()
+    yield
+    deployment.stop()

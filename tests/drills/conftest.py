@@ -4,16 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.sandbox.plain import deployment, fault
-
-
-@pytest.fixture(scope="module")
-def plain(sandbox: None) -> Iterator[None]:
-    """The plain stand-in in fork mode."""
-    deployment.stop()
-    deployment.start()
-    yield
-    deployment.stop()
+from tests.sandbox.plain import fault
 
 
 @pytest.fixture
