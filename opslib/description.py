@@ -91,7 +91,7 @@ def discover(name: str, pm2_home: str = "", given: Mapping[str, Any] | None = No
         Line("title", f"{name.capitalize()} ({socket.gethostname()})", "the name of this machine"),
         Line("approval", "digest", "as nobody said otherwise: what is applied was read before"),
     ]  # fmt: skip
-    home = Path(pm2_home).expanduser() if pm2_home else None
+    home = Path(pm2_home or given.get("api.pm2_home", "")).expanduser() if pm2_home or "api.pm2_home" in given else None
     found = list(api.discover(name, root() / home if home else None, given))
     first = [*known, *_lines(found), *_given(given)]
     if any(one.key == "api.env_file" for one in first):

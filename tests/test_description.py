@@ -9,11 +9,9 @@ from pydantic import BaseModel
 
 from opslib import description
 from opslib.deployment.line import Asked, Line
-from opslib.description import Description
+from opslib.description import EXAMPLE, Description
 from opslib.propertypulse import PropertyPulse, load
-from opslib.runbook import environment
-from opslib.runbook.errors import BadParameter, CheckFailed, RunbookError
-from tests.place import rooted
+from opslib.runbook.errors import RunbookError
 from tests.sandbox.layout import ROOT
 
 
@@ -37,9 +35,48 @@ def flat(content: dict[str, Any], part: type[BaseModel], at: str = "") -> list[L
 @pytest.mark.parametrize("name", ["sandbox", "plain"])
 def test_the_file_is_read_as_its_lines_say(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     described = Description("another", lines(name))
-    rooted(tmp_path, "another", described.text())
+    text, meant = described.text(), load(name).model_dump(exclude={"name"})
+    assert described.environment().model_dump(exclude={"name"}) == meant
     monkeypatch.setenv("RUNBOOK_ROOT", str(tmp_path))
+    (tmp_path / "parameters").mkdir()
+    description.write("another", text)
     assert description.reads("another", described)
-    monkeypatch.delenv("RUNBOOK_ROOT")
-    read = load(name).model_dump(exclude={"name"})
-    assert Description(name, lines(name)).environment().model_dump(exclude={"name"}) == read
+    assert description.absent("another", text) and not description.absent("another", text + "#")
+
+
+def test_a_part_that_lacks_a_line_stands_in_the_file_switched_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = tuple(one for one in lines("sandbox") if one.key not in ("mail.sender", "backups.bucket"))
+    asked = (Asked("mail.sender", "the address", "no-reply@example.com"), Asked("backups.bucket", "the bucket", "b-1"))
+    described = Description("another", known, asked)
+    assert [one["line"] for one in described.complete().evidence] == ["mail.sender", "backups.bucket"]
+    monkeypatch.setenv("RUNBOOK_ROOT", str(tmp_path))
+    (tmp_path / "parameters").mkdir()
+    (tmp_path / "parameters" / EXAMPLE).symlink_to(ROOT / "parameters" / EXAMPLE)
+    description.write("another", described.text())
+    read = load("another")
+    assert read.mail is None and read.backups is None and read.stripe is not None
+    text = described.text()
+    assert "  # sender: no-reply@example.com" in text and "# mail:" in text
+    # What is switched on by hand is what was found.
+    switched = text.replace("# mail:", "mail:").replace("  # sender:", "  sender:").replace("  # url:", "  url:")
+    (tmp_path / "parameters/another.yaml").write_text(switched)
+    assert load("another").mail is not None
+
+
+def test_a_file_of_somebody_else_is_neither_written_over_nor_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNBOOK_ROOT", str(tmp_path))
+    with pytest.raises(RunbookError, match=r"another\.yaml cannot be written: No such file"):
+        description.write("another", "a: 1\n")
+    (tmp_path / "parameters").mkdir()
+    file = tmp_path / "parameters/another.yaml"
+    file.write_text("a: 2\n")
+    with pytest.raises(RunbookError, match="by somebody else"):
+        description.write("another", "a: 1\n")
+    description.remove("another", "a: 1\n")
+    assert file.read_text() == "a: 2\n"
+    description.remove("another", "a: 2\n")
+    assert [*file.parent.iterdir()] == []

@@ -4,7 +4,7 @@ from typing import Annotated, Protocol
 
 from pydantic import Field
 
-from opslib.deployment.deployment import Url
+from opslib.deployment.deployment import Reference, Url
 from opslib.runbook.environment import Part
 
 
@@ -53,9 +53,9 @@ class S3(Part):
     region: Annotated[str, Field(min_length=1)]
     endpoint: Url | None = None
     """Where IAM, STS and S3 answer, if not at AWS's own addresses."""
-    administrator: str = ""
+    administrator: Reference = ""
     """A reference to the credentials of whoever may change the user's keys, as JSON of a `credential_process`."""
-    login: str | None = None
+    login: Reference | None = None
     """A reference to an account of the API, as JSON with `email` and `password`."""
     signing: Signing | None = None
     """Without it, or without `login`, a key is proven by asking S3 and STS with it, and the API is not asked."""
@@ -63,7 +63,7 @@ class S3(Part):
     """The key of the `.env` that names an S3 of another maker than AWS."""
     iam: bool = False
     """Whether IAM and STS answer there too, as no other maker's do."""
-    new_pair: str | None = None
+    new_pair: Reference | None = None
     """There: a reference to the new pair, as JSON of a `credential_process`."""
     presigned: Annotated[int, Field(ge=0, le=604800)] = 604800
     """The longest life of a URL that the API signs, in seconds; AWS lets an IAM user sign for seven days at most."""

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, HttpUrl, TypeAdapter
 
-from opslib.deployment import env_file, place
+from opslib.deployment import env_file, place, secret_reference
 from opslib.runbook.environment import Environment, Part, Place
 from opslib.runbook.errors import BadEnvironment
 from opslib.runbook.procedure import root
@@ -29,6 +29,9 @@ def _url(text: str) -> str:
 
 def _reference(text: str) -> str:
     kind, _, where = text.partition(":")
+    if text and kind not in secret_reference.READERS:
+        # What was given may be the secret itself, so it is not repeated.
+        raise ValueError(f"expected a reference ({secret_reference.KINDS}), never the secret itself")
     return f"{kind}:{root() / Path(where).expanduser()}" if kind == "file" else text
 
 

@@ -26,10 +26,10 @@ def resolve(reference: str, name: str) -> str:
     An error names the reference, never what was found there.
     """
     kind, _, where = reference.partition(":")
-    if kind not in _READERS or (kind != "ask" and not where):
+    if kind not in READERS or (kind != "ask" and not where):
         # What was given may be the secret itself, so it is not repeated.
         raise BadParameter(f"{name}: expected a reference ({KINDS}) and found something else; never pass the value")
-    value = _READERS[kind](where, name)
+    value = READERS[kind](where, name)
     if not value:
         raise BadParameter(f"{name}: {reference} is empty; put the value there and run again")
     mask.add(name, value)
@@ -78,4 +78,4 @@ def _person(where: str, name: str) -> str:
     return getpass(f"{name}: ")
 
 
-_READERS = {"env": _variable, "file": _file, "aws": _manager, "ask": _person}
+READERS = {"env": _variable, "file": _file, "aws": _manager, "ask": _person}

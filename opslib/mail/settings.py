@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from opslib.deployment.deployment import Url
+from opslib.deployment.deployment import Reference, Url
 from opslib.runbook.environment import Part
 
 
@@ -18,7 +18,7 @@ class Mail(Part):
     """The address that the API sends from, which SendGrid must know as verified."""
     webhook: Annotated[str, Field(pattern="^(/.*)?$")] = ""
     """The path of the API's that gets SendGrid's events; empty if it takes none."""
-    reader: str = ""
+    reader: Reference = ""
     """Reference to a key that may read suppressions and webhooks, and delete; empty: the API's own key may."""
     needs: frozenset[str] = frozenset({"mail.send"})
     """The scopes that the key must have."""

@@ -93,7 +93,7 @@ def deliver(stripe: StripeClient, target: WebhookEndpoint, since: float, *, newe
             found, problem = ask(lambda: stripe.v1.events.list({"limit": 1}).data)
             if not found:
                 raise ChangeFailed(
-                    f"nothing shows with which secret Stripe signs: {problem or 'it has no event of the last 30 days'}. "
+                    f"nothing shows with which secret Stripe signs: {problem or 'it has no event of 30 days'}. "
                     "Make one in its Dashboard, as a payment or a test event, and run again."
                 )
             again = [one.id for one in found]

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from opslib.deployment.deployment import Url
+from opslib.deployment.deployment import Reference, Url
 from opslib.runbook.environment import Part
 
 Name = Annotated[str, Field(pattern=r'^[^\x00%"]{1,63}$')]
@@ -82,11 +82,11 @@ class Stripe(Part):
         "payment_intent.succeeded",
     )
     """The types of event that the API acts on; Stripe lists at most twenty at once."""
-    new_key: str = "env:NEW_STRIPE_SECRET_KEY"
-    new_webhook_secret: str = "env:NEW_STRIPE_WEBHOOK_SECRET"
+    new_key: Reference = "env:NEW_STRIPE_SECRET_KEY"
+    new_webhook_secret: Reference = "env:NEW_STRIPE_WEBHOOK_SECRET"
     quiet_hours: Annotated[int, Field(ge=0, le=168)] = 24
     """How long an old key must have been unused before it is retired."""
-    reader: str = ""
+    reader: Reference = ""
     """Reference to a key that may read events and endpoints and resend; empty: the API's own key may."""
     payments: Payments = Payments()
     events: Events | None = Events()
