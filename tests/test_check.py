@@ -336,7 +336,10 @@ def test_tools_that_are_not_there_are_named(tmp_path: Path, monkeypatch: pytest.
     content, bin_ = described("sandbox"), tmp_path / "bin"
     bin_.mkdir()
     monkeypatch.setenv("PATH", str(bin_))
-    for tools, said in ((bin_, "pm2, node, git, psql, pg_dump, pg_restore is not in"), (tmp_path / "no", "no folder")):
+    for tools, said in (
+        (bin_, "pm2, node, git, psql, pg_dump, pg_restore: neither in"),
+        (tmp_path / "no", "no folder"),
+    ):
         environment = _loaded(tmp_path, "sandbox", {**content, "tools": str(tools)})
         (one,) = (one for one in deployment_proof.prove(environment) if one.key == "tools")
         found = one.ask()

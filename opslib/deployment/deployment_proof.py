@@ -107,7 +107,7 @@ def _secrets(environment: Deployment) -> Answer:
         put = "Put it there, or take it off the list." if lacking else ""
         mend = [put, "List it, or records may show it." if loose else ""]
         return Answer(False, "; ".join(found), " ".join(filter(None, mend)))
-    return Answer(True, f"the .env has all of these {len(listed)}, and no other that looks secret")
+    return Answer(True, "the .env has each of these, and no other that looks secret")
 
 
 def _folder(environment: Deployment) -> Answer:
@@ -134,6 +134,6 @@ def _tools(environment: Deployment) -> Answer:
         return Answer(False, f"{located(environment.tools)} is no folder", "Correct it, or leave it out.")
     missing = [name for name in PROGRAMS if which(name, path=environment.variables["PATH"]) is None]
     if missing:
-        where = f"{located(environment.tools)} nor on PATH" if environment.tools else "on PATH"
-        return Answer(False, f"{', '.join(missing)} is not in {where}", "Install it, or name its folder as `tools`.")
+        where = f"neither in {located(environment.tools)} nor on PATH" if environment.tools else "not on PATH"
+        return Answer(False, f"{', '.join(missing)}: {where}", "Install it, or name its folder as `tools`.")
     return Answer(True, f"{', '.join(PROGRAMS)} are found")

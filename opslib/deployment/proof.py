@@ -49,7 +49,8 @@ def answers(proofs: Sequence[Proof], *, within: float = LONGEST) -> Iterator[tup
             yield proof.key, Answer(None, late, "See whether it is well, and whether the file names the right place.")
             continue
         first = proof.key if found else said.setdefault(str(found.evidence), proof.key)
-        yield proof.key, found if first == proof.key else Answer(found.ok, f"see {first}")
+        # What many lines rest on is said once.
+        yield proof.key, Answer(None, f"see {first}") if found.ok is None and first != proof.key else found
 
 
 def once(find: Callable[[], T]) -> Callable[[], T]:
