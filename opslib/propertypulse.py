@@ -3,12 +3,11 @@
 from collections.abc import Iterator
 from contextlib import suppress
 
-from opslib.api import log
 from opslib.api.settings import Log, Tokens
 from opslib.aws.settings import S3
 from opslib.backups.settings import Backups
 from opslib.database.settings import Database, RecoveryGoals
-from opslib.deployment import env_file, proof
+from opslib.deployment import env_file
 from opslib.deployment.deployment import Deployment
 from opslib.mail.settings import Mail
 from opslib.payments.settings import Stripe
@@ -33,18 +32,20 @@ class PropertyPulse(Deployment):
     def prove(self) -> Iterator[tuple[str, Answer]]:
         """Prove each line against the world, as Environment has it: each domain's own, all side by side."""
         # Here, because no run needs them, and the libraries of Stripe and AWS take a second.
-        from opslib.api import proof as api
+        from opslib.api import log, proof as api
         from opslib.aws import proof as aws
         from opslib.backups import proof as backups
         from opslib.database import proof as database
+        from opslib.deployment import deployment_proof as deployment, proof
         from opslib.mail import proof as mail
         from opslib.payments import proof as payments
 
-        proofs = [one for domain in (proof, api, database, backups, aws, payments, mail) for one in domain.prove(self)]
+        domains = (deployment, api, database, backups, aws, payments, mail)
+        proofs = [one for domain in domains for one in domain.prove(self)]
         with suppress(RunbookError):  # of the .env; its line says so
             held = env_file.read(self.api.env_file)
             listed = tuple(self.secrets)
-            mask.know({k: v for k, v in held.items() if k.startswith(listed) or proof.looks_secret(k, v)})
+            mask.know({k: v for k, v in held.items() if k.startswith(listed) or deployment.looks_secret(k, v)})
             mask.know(self.values())
         for key, answer in proof.answers(proofs):
             otherwise = "" if answer else answer.otherwise

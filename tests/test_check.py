@@ -16,18 +16,21 @@ import pytest
 
 from opslib import propertypulse
 from opslib.api import proof as api_proof
-from opslib.aws import signing_proof
+from opslib.aws import aws, signing_proof
+from opslib.aws.settings import S3
+from opslib.backups.settings import Backups
 from opslib.database import admin, database_url, proof as database_proof
-from opslib.deployment import env_file, proof
+from opslib.deployment import deployment_proof, env_file, proof
 from opslib.deployment.deployment import Deployment
 from opslib.deployment.proof import Proof
+from opslib.payments.settings import Stripe
 from opslib.runbook.answer import Answer
 from opslib.runbook.errors import BadParameter, RunbookError
 from tests import leaks
 from tests.place import Place, described, elsewhere, rooted
 from tests.sandbox.credentials import Credentials
 from tests.sandbox.layout import API, HOST, ROOT, url
-from tests.sandbox.plain import deployment, layout as plain_layout
+from tests.sandbox.plain import deployment, fault, layout as plain_layout
 from tests.sandbox.plain.layout import CHECKOUT
 
 WELL, REFUSED, FOUND = 0, 4, 5
@@ -84,6 +87,22 @@ def untold(found: Checked) -> set[str]:
     return {key for key, lines in found.items() for ok, _ in lines if ok is None}
 
 
+def left(name: str) -> list[object]:
+    """Give what a check could leave: files of ours, objects, mails, rows."""
+    environment = propertypulse.load(name)
+    folders = (environment.place, environment.part(Backups).folder)
+    s3 = aws.client(environment, "s3", aws.administrator(environment))
+    with admin.connect(environment) as connection:
+        table = environment.part(Stripe).payments.table
+        rows = connection.execute(f"SELECT md5(string_agg(t::text, '' ORDER BY t::text)) FROM {table} t".encode())
+        return [
+            [sorted(folder.iterdir()) if folder.exists() else None for folder in folders],
+            s3.list_objects_v2(Bucket=environment.part(S3).bucket).get("KeyCount"),
+            len(fault.sendgrid("/_sandbox/messages")),
+            rows.fetchall(),
+        ]
+
+
 def private(file: Path, content: str) -> str:
     """Write a file as a reference needs it; give the reference."""
     file.write_text(content)
@@ -108,13 +127,16 @@ def nested(content: Mapping[str, Any], *path: str, **values: Any) -> dict[str, A
 
 
 @pytest.mark.parametrize("name", ["sandbox", "plain"])
-def test_every_line_of_a_stand_in_is_proven(name: str) -> None:
-    code, said = check(ROOT, "-e", name)
+def test_every_line_of_a_stand_in_is_proven(tmp_path: Path, name: str) -> None:
+    before, root = left(name), elsewhere(tmp_path, name)
+    # Where no environment is named and none but stand-ins are there, the sandbox is meant.
+    code, said = check(root, *(["-e", name] if name == "plain" else []))
     found = read(said)
     assert (code, wrong(found), untold(found)) == (WELL, {}, set()), said
     assert len(found) > 50
     counted = "2 workers" if name == "sandbox" else "1 worker"
     assert found["api.pm2_home"] == [(True, f"PM2's daemon runs, with {counted} of propertypulse-api")]
+    assert left(name) == before, "nothing was made, sent or changed"
     lines = {key for key in described(name) if key not in ("title", "stand_in")}
     assert lines - {key.partition(".")[0] for key in found} == set(), "each part of the file has a line"
 
@@ -228,16 +250,17 @@ def test_services_that_hang_are_named_in_time(tmp_path: Path, silent: str) -> No
     env_file.edit(Path(file), {"DATABASE_URL": login}, backup=False)
     services: dict[str, Any] = {part: {"url": there} for part in ("stripe", "mail")}
     services |= {part: {"endpoint": there} for part in ("s3", "backups")}
-    root, begun = elsewhere(tmp_path, api={"env_file": file}, **services), time.monotonic()
+    root, begun = elsewhere(tmp_path, api={"env_file": file, "url": there}, **services), time.monotonic()
     code, said = check(root, "-e", "sandbox", "--json")
     assert code == FOUND and time.monotonic() - begun < proof.LONGEST + SLACK
     found = [json.loads(line) for line in said.splitlines()]
     assert [one["key"] for one in found if one["ok"] is False] == []
-    unanswered = {one["key"]: one["found"] for one in found if one["ok"] is None}
-    assert {"secrets.DATABASE_URL", "database.table"} < unanswered.keys()
-    for key in ("s3.bucket", "backups.bucket", "stripe.mode", "mail.key"):
-        assert unanswered[key] == f"{there} has not answered within {proof.LONGEST:g} s"
-    assert all(one["ok"] for one in found if one["key"].startswith(("api.", "s3.signing", "recovery")))
+    unanswered = {(one["key"], one["found"]) for one in found if one["ok"] is None}
+    assert {"secrets.DATABASE_URL", "database.table", "api.url", "s3.signing.sign_in"} < {key for key, _ in unanswered}
+    late = f"{there} has not answered within {proof.LONGEST:g} s"
+    assert {(key, late) for key in ("s3.bucket", "backups.bucket", "stripe.mode", "mail.key")} < unanswered
+    well = {one["key"] for one in found if one["ok"]}
+    assert {"api.pm2_home", "api.name", "api.release", "database.admin", "folder", "tools", "stripe.events.id"} < well
 
 
 def test_what_the_api_logs_in_with_is_proven(tmp_path: Path) -> None:
@@ -313,9 +336,12 @@ def test_tools_that_are_not_there_are_named(tmp_path: Path, monkeypatch: pytest.
     content, bin_ = described("sandbox"), tmp_path / "bin"
     bin_.mkdir()
     monkeypatch.setenv("PATH", str(bin_))
-    for tools, said in ((bin_, "pm2, node, git, psql, pg_dump, pg_restore is not in"), (tmp_path / "no", "no folder")):
+    for tools, said in (
+        (bin_, "pm2, node, git, psql, pg_dump, pg_restore: neither in"),
+        (tmp_path / "no", "no folder"),
+    ):
         environment = _loaded(tmp_path, "sandbox", {**content, "tools": str(tools)})
-        (one,) = (one for one in proof.prove(environment) if one.key == "tools")
+        (one,) = (one for one in deployment_proof.prove(environment) if one.key == "tools")
         found = one.ask()
         assert found.ok is False and said in found.evidence
 
@@ -367,7 +393,7 @@ def test_what_is_found_once_is_found_once_also_in_vain() -> None:
     ],
 )
 def test_what_looks_secret(key: str, value: str, secret: bool) -> None:
-    assert proof.looks_secret(key, value) is secret
+    assert deployment_proof.looks_secret(key, value) is secret
 
 
 @pytest.mark.parametrize(
@@ -386,7 +412,7 @@ def test_who_may_sign(place: Place, monkeypatch: pytest.MonkeyPatch, lines: str,
     (place.folder / "signers").write_text(lines)
     described = place.folder / "parameters/test.yaml"
     described.write_text(f"signers: signers\n{described.read_text()}")
-    (one,) = (one for one in proof.prove(propertypulse.load("test")) if one.key == "signers")
+    (one,) = (one for one in deployment_proof.prove(propertypulse.load("test")) if one.key == "signers")
     assert one.ask().ok is ok
 
 

@@ -51,18 +51,19 @@ def _needs(settings: Mail, scopes: Callable[[], Answer]) -> Answer:
 
 
 def _sender(environment: Deployment, settings: Mail, scopes: Callable[[], Answer]) -> Answer:
-    mend = "Verify it in SendGrid: Settings > Sender Authentication."
     if "mail.send" not in _known(scopes):
         raise RunbookError("the key may not send")
-    if (found := mail.verified(environment, settings.sender)) is not None:
-        said = f"SendGrid has {'' if found else 'not '}verified {settings.sender}"
-        return Answer(found, said, mend)
+    sender, verified = settings.sender, mail.verified(environment, settings.sender)
+    if verified:
+        return Answer(True, f"SendGrid has verified {sender}")
     takes = mail.takes(environment)
     if not takes:
-        return Answer(takes.ok, f"SendGrid takes no message of {settings.sender}: {takes.otherwise}", mend)
-    return Answer(
-        True, f"SendGrid takes messages of {settings.sender} in sandbox mode; its list of senders is not shown"
-    )
+        remedy = mail.remedy(takes.otherwise)
+        return Answer(takes.ok, f"SendGrid takes no message of {sender}: {takes.otherwise}", f"{remedy}.")
+    if verified is False:
+        mend = "Look into SendGrid: Settings > Sender Authentication."
+        return Answer(None, f"SendGrid takes a message of {sender}, and lists neither it nor its domain", mend)
+    return Answer(True, f"SendGrid takes a message of {sender} in sandbox mode; its list of senders is not for the key")
 
 
 def _webhook(environment: Deployment, path: str) -> Answer:

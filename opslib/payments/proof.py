@@ -1,6 +1,6 @@
-"""Proofs of what an environment's file says of Stripe: the key, the endpoint, and where the API keeps payments."""
+"""Proofs of what an environment's file says of Stripe: the key in force, those to come, and the webhook endpoint."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from urllib.parse import urlsplit
@@ -10,30 +10,26 @@ from stripe import WebhookEndpoint
 from opslib.deployment import proof
 from opslib.deployment.deployment import Deployment
 from opslib.deployment.proof import Proof, once
-from opslib.payments import payment, payment_table, stripe_account, stripe_rotation, webhook_endpoint
-from opslib.payments.settings import Columns, Events, Stripe
+from opslib.payments import stripe_account, stripe_rotation, table_proof, webhook_endpoint
+from opslib.payments.settings import Stripe
 from opslib.payments.stripe_account import BAD_KEY, KEY, NOT_PERMITTED, Identity
 from opslib.runbook.answer import Answer
 from opslib.runbook.errors import RunbookError
 
-_SOME = 5
-"""Payments whose amounts are compared with Stripe's."""
-_LATEST = "p.{intent} LIKE 'pi\\_%%' ORDER BY p.{created} DESC LIMIT %s"
 _ROTATION = "a rotation"
 
 Endpoints = Callable[[], list[WebhookEndpoint]]
-Row = Mapping[str, object]
-Rows = Callable[[], Mapping[str, Row]]
 
 
 def prove(environment: Deployment) -> Iterator[Proof]:
     """Give the proofs, all by GETs and SELECTs."""
     if (stripe := environment.find(Stripe)) is None:
         return
-    url, database = stripe.url, "PostgreSQL"
+    url = stripe.url
     identity = once(lambda: _identity(environment))
-    endpoints = once(lambda: webhook_endpoint.read(stripe_account.reader(environment, _key(environment))))
-    rows = once(lambda: _rows(environment))
+    endpoints = once(
+        lambda: webhook_endpoint.read(stripe_account.reader(environment, table_proof.key_in_force(environment)))
+    )
     yield Proof("stripe.mode", url, partial(_mode, stripe, identity))
     if stripe.account:
         yield Proof("stripe.account", url, partial(_account, stripe, identity))
@@ -47,32 +43,11 @@ def prove(environment: Deployment) -> Iterator[Proof]:
     for key, name in (("new_key", stripe_rotation.KEY), ("new_webhook_secret", stripe_rotation.SECRET)):
         given = partial(proof.reference, getattr(stripe, key), name, until=_ROTATION)
         yield Proof(f"stripe.{key}", "the disk", given)
-    yield Proof("stripe.payments.table", database, partial(_named, "payments.table", stripe.payments.table, rows))
-    for field in Columns.model_fields:
-        name = getattr(stripe.payments.columns, field)
-        yield Proof(
-            f"stripe.payments.columns.{field}",
-            database,
-            partial(_column, f"payments.columns.{field}", name, rows),
-        )
-    yield Proof("stripe.payments.id_type", database, partial(_id_type, stripe, rows))
-    yield Proof("stripe.payments.statuses", database, partial(_statuses, rows))
-    yield Proof("stripe.payments.unit", url, partial(_unit, environment, stripe, rows))
-    if stripe.events:
-        yield Proof("stripe.events.table", database, partial(_named, "events.table", stripe.events.table, rows))
-        for field in Events.model_fields.keys() - {"table"}:
-            name = getattr(stripe.events, field)
-            yield Proof(f"stripe.events.{field}", database, partial(_column, f"events.{field}", name, rows))
-
-
-def _key(environment: Deployment) -> str:
-    if not (key := stripe_rotation.in_force(environment, stripe_rotation.KEY)):
-        raise RunbookError(f"the .env has no {stripe_rotation.KEY}")
-    return key
+    yield from table_proof.prove(environment)
 
 
 def _identity(environment: Deployment) -> Identity:
-    key = _key(environment)
+    key = table_proof.key_in_force(environment)
     found = stripe_account.identity(environment, stripe_rotation.KEY, key)
     if found.no_mode == NOT_PERMITTED and (form := KEY.fullmatch(key)):  # a restricted key still says its mode
         return replace(found, live=form["mode"] == "live")
@@ -103,12 +78,12 @@ def _account(stripe: Stripe, identity: Callable[[], Identity]) -> Answer:
 
 
 def _needs(environment: Deployment, stripe: Stripe, identity: Callable[[], Identity]) -> Answer:
-    services = stripe_account.client(environment, _key(environment)).v1
+    services = stripe_account.client(environment, table_proof.key_in_force(environment)).v1
     if unknown := [name for name in stripe.needs if not hasattr(services, name)]:
         return Answer(False, f"Stripe has no service {', '.join(unknown)}", "Name services of `StripeClient.v1`.")
     if _refused(found := identity()):
         raise RunbookError(f"Stripe does not take {found.key} of the .env")
-    may = stripe_account.permitted(environment, _key(environment))
+    may = stripe_account.permitted(environment, table_proof.key_in_force(environment))
     wrong = [f"{one.needs}: {one.said}" for one in may.evidence if one.permitted is not True]
     if wrong:
         return Answer(may.ok, f"the key may not be shown to have {'; '.join(wrong)}", may.otherwise)
@@ -167,67 +142,3 @@ def _reader(environment: Deployment, reference: str) -> Answer:
         if problem:
             raise RunbookError(f"{name}: {problem}")
     return Answer(True, "it may read events and webhook endpoints")
-
-
-def _rows(environment: Deployment) -> Mapping[str, Row]:
-    """Give what the tables are not as the file says, by its place below `stripe`."""
-    with payment.connect(environment, within=0) as connection:
-        answer = payment_table.fits(environment, connection, events=True)
-    return {} if answer else {str(row["in the file"]): row for row in answer.evidence}
-
-
-def _named(place: str, name: str, rows: Rows) -> Answer:
-    row = rows().get(place)
-    return _judged(row) if row else Answer(True, f"the database has {name}")
-
-
-def _column(place: str, name: str, rows: Rows) -> Answer:
-    if f"{place.partition('.')[0]}.table" in rows():
-        raise RunbookError("there is no such table to look into")
-    return _named(place, name, rows)
-
-
-def _judged(row: Row) -> Answer:
-    name, instead = row["name"], str(row["instead"])
-    if instead.startswith("it is "):
-        return Answer(False, f"{name}: {instead}", "Name the column that has it.")
-    has = "nor anything like it" if instead.startswith("nothing") else f"and has {instead}"
-    return Answer(False, f"the database has no {name}, {has}", "Spell it as PostgreSQL does.")
-
-
-def _id_type(stripe: Stripe, rows: Rows) -> Answer:
-    if {"payments.table", "payments.columns.id"} & (found := rows()).keys():
-        raise RunbookError("there is no such column to look at")
-    if row := found.get("payments.id_type"):
-        return Answer(False, f"the column is of the type {row['instead']}", "Name that type: integer, text or uuid.")
-    return Answer(True, f"the column is of a type that {stripe.payments.id_type} means")
-
-
-def _statuses(rows: Rows) -> Answer:
-    if {"payments.table", "payments.columns.status"} & (found := rows()).keys():
-        raise RunbookError("there is no such column to look at")
-    wrong = [row for place, row in found.items() if place.startswith("payments.statuses.")]
-    if wrong:
-        names = ", ".join(str(row["name"]) for row in wrong)
-        return Answer(
-            False, f"the column knows no {names}; it knows {wrong[0]['instead']}", "Name those of the column."
-        )
-    return Answer(True, "the column takes each of them")
-
-
-def _unit(environment: Deployment, stripe: Stripe, rows: Rows) -> Answer:
-    """Whether amounts are what Stripe has of the same payments; cents taken for dollars differ a hundredfold."""
-    if any(place.startswith(("payments.table", "payments.columns")) for place in rows()):
-        raise RunbookError("the amounts cannot be read until the table's lines are right")
-    table = stripe.payments
-    with payment.connect(environment, within=0) as connection:
-        found = connection.execute(payment_table.fill(table, payment.READ + _LATEST), [_SOME]).fetchall()
-    client, compared = stripe_account.client(environment, _key(environment)), list[bool]()
-    for row in found:
-        theirs, _ = stripe_account.ask(partial(client.v1.payment_intents.retrieve, row["intent"]))
-        if theirs and theirs.amount:
-            compared.append(payment.minor(row["written"], row["currency"], table) == theirs.amount)
-    if not compared:
-        raise RunbookError(f"none of the newest {_SOME} payments with an intent is known to Stripe, to compare amounts")
-    said = f"{sum(compared)} of {len(compared)} amounts are what Stripe has, if they are in {table.unit} units"
-    return Answer(any(compared), said, "minor is cents, major is dollars.")

@@ -136,7 +136,7 @@ def _check(options: argparse.Namespace) -> int:
 
 def _proven(key: str, answer: Answer) -> str:
     """Write a line of an environment's file with what was found, and what to do if that is not what it says."""
-    said = str(answer.evidence) if answer else f"{answer.evidence}. {answer.otherwise}"
+    said = str(answer.evidence) if answer else f"{str(answer.evidence).rstrip('.')}. {answer.otherwise}"
     return mask.text(f"{_SIGNS[answer.ok]} {key:<{WIDEST}}  {' '.join(said.split())}")
 
 

@@ -17,7 +17,8 @@ RunbookError
 ├── RunFailed            raised by the papermill engine when a run did not end well
 ├── EnvFileError         deployment: an `.env` cannot be read or edited safely (also a ValueError)
 ├── UrlError             database: a URL is none that can be used (also a ValueError)
-└── LoginFailed          database: nobody could log in; says of what kind that is
+├── LoginFailed          database: nobody could log in; says of what kind that is
+└── Unanswered           aws: the API's sign-in gave no token
 """
 
 from enum import StrEnum
