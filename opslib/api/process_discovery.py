@@ -70,10 +70,10 @@ def _took(app: App, pid: int) -> float | None:
     return None
 
 
-def found_logs(app: App, home: Path) -> Iterator[Line]:
+def found_logs(app: App, home: Path) -> Iterator[Line | Asked]:
     """Find logs that the API writes itself, and whose newest line PM2's own do not have."""
     known = b"".join(_end(file) for file in app.logs)
-    if not known and not all(log.is_nowhere(file) for file in app.logs):
+    if not known and not any(log.is_nowhere(file) for file in app.logs):
         return  # PM2 may just have turned its own away, and nothing can be compared
     found = list[Path]()
     for file in sorted(_open_logs(app, home), key=lambda one: (-one.stat().st_size, one)):
@@ -82,6 +82,11 @@ def found_logs(app: App, home: Path) -> Iterator[Line]:
         if last and last not in known:
             found.append(file)
             known += text
+    nowhere = [str(file) for file in app.logs if log.is_nowhere(file)]
+    if nowhere and not found:
+        yield Asked(
+            "log.files", f"logs that the API writes itself, if it does: PM2 keeps nothing ({', '.join(nowhere)})"
+        )
     if found:
         shown = [located(file) for file in found]
         yield Line("log.files", shown, "the API holds them open, and PM2's own logs lack their newest line")
