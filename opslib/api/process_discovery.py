@@ -41,9 +41,8 @@ def found_url(app: App, ports: Sequence[Port]) -> Line | Asked:
         return Line("api.url", well[0], f"{holder} there, and it answers 200 on {HEALTH}")
     state = f"it is {app.down}" if app.down else "none of its processes listens"
     there = f"it listens on {', '.join(found)}" if found else state
-    return Asked(
-        "api.url", f"where {app.name} answers on this machine: {there}", found[0] if found else "http://127.0.0.1:5000"
-    )
+    example = found[0] if found else "http://127.0.0.1:5000"
+    return Asked("api.url", f"where {app.name} answers on this machine: {there}", example)
 
 
 def found_boot(app: App) -> Iterator[Line]:
@@ -84,9 +83,8 @@ def found_logs(app: App, home: Path) -> Iterator[Line | Asked]:
             known += text
     nowhere = [str(file) for file in app.logs if log.is_nowhere(file)]
     if nowhere and not found:
-        yield Asked(
-            "log.files", f"logs that the API writes itself, if it does: PM2 keeps nothing ({', '.join(nowhere)})"
-        )
+        what = f"logs that the API writes itself, if it does: PM2 keeps nothing of what it says ({', '.join(nowhere)})"
+        yield Asked("log.files", what)
     if found:
         shown = [located(file) for file in found]
         yield Line("log.files", shown, "the API holds them open, and PM2's own logs lack their newest line")
