@@ -70,10 +70,11 @@ def _of_app(name: str, home: Path, app: App, given: Mapping[str, Any]) -> Iterat
         yield from env_discovery.found_folder(_environment(name, home, lines))
     variables = {**values, **app.variables}  # dotenv leaves those alone that are set
     ports, routes = code_discovery.ports(folder, variables), route.gets(folder)
-    yield told(process_discovery.found_url(app, ports))
+    yield told(process_discovery.found_url(app, ports, top))
     url = str(lines.get("api.url", ""))
-    asked = "" if app.down else url
-    yield told(code_discovery.found_health(asked, routes, app.pids))
+    # Where the API does not listen, another's process may.
+    asked = url if not app.down and ("api.url" in given or app.addresses()) else ""
+    yield told(code_discovery.found_health(asked, routes, app.pids, top))
     yield from code_discovery.found_trial(folder, top, ports, url, given)
     yield from process_discovery.found_boot(app)
     if app.fork and len(app.held) == 1:

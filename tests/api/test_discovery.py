@@ -19,7 +19,7 @@ from opslib.propertypulse import PropertyPulse
 from opslib.runbook.procedure import located
 from tests.place import described
 from tests.sandbox import layout, pm2 as prepared
-from tests.sandbox.plain import api, checkout, deployment, layout as plain_layout, pm2 as plain
+from tests.sandbox.plain import api, checkout, deployment, fault, layout as plain_layout, pm2 as plain
 from tests.sandbox.process import wait
 
 HOMES = {"sandbox": layout.PM2_HOME, "plain": plain_layout.PM2_HOME}
@@ -155,6 +155,16 @@ def test_a_stopped_app_still_tells_where_it_is() -> None:
     assert agrees(lines, "plain") >= 9, sorted(lines)
     assert "it is stopped: `pm2 restart propertypulse-api` first" in lines["api.name"].source
     assert "does not answer" in asked["tokens.route"].what and "stopped" in lines["api.url"].source
+
+
+def test_another_process_on_its_port_is_not_asked() -> None:
+    fault.break_("port-taken")
+    try:
+        lines, asked = discovered("plain")
+    finally:
+        fault.mend()
+    assert agrees(lines, "plain") >= 9 and "answers 200" not in lines["api.health"].source
+    assert "does not answer" in asked["tokens.route"].what
 
 
 def test_of_two_apps_it_is_propertypulse_or_whichever_a_person_names(tmp_path: Path) -> None:
