@@ -46,21 +46,22 @@ def ports(folder: Path, variables: Mapping[str, str]) -> list[Port]:
     return list(by_name.values())
 
 
-def found_health(url: str, routes: Sequence[Route], pids: Sequence[int]) -> Line | Asked:
+def found_health(url: str, routes: Sequence[Route], pids: Sequence[int], top: Path) -> Line | Asked:
     """Find a path that answers 200 while the API is well, or else one that its code registers."""
     code = [
         one for one in routes if re.search(r"/health\w*$|/healthz?/(?:live|ready)\w*$", one.path) and not one.guarded
     ]
     code.sort(key=lambda one: len(one.path))
-    for path in dict.fromkeys((*(one.path for one in code), *HEALTHS)) if url else ():
+    # Where the code has one that is not well now, another that answers would be the wrong one.
+    for path in ([one.path for one in code] or HEALTHS) if url else ():
         got = health.ask(url + path, pids)
         if got.well and "html" not in got.headers.get("content-type", ""):  # a page for the browser answers any path
             return Line("api.health", path, f"GET {path} answers 200")
         if got.status == 0:
             break
     if code:
-        where = f"{code[0].line.file.name}:{code[0].line.line}"
-        return Line("api.health", code[0].path, f"the code registers it ({where}); it does not answer 200 now")
+        said = f"the code registers it ({code[0].line.within(top)}); it does not answer 200 now"
+        return Line("api.health", code[0].path, said)
     return Asked("api.health", "the path that answers 200 while the API is well: none that is usual does", "/health")
 
 

@@ -37,9 +37,8 @@ def discover(name: str, pm2_home: Path | None, given: Mapping[str, Any]) -> Iter
         return
     tools = _tools(daemon["pid"], given)
     yield from tools
-    environment = _environment(
-        name, home, {**{line.key: line.value for line in tools if isinstance(line, Line)}, **given}
-    )
+    known = {line.key: line.value for line in tools if isinstance(line, Line)} | {**given}
+    environment = _environment(name, home, known)
     app = yield from _app(environment, given)
     if app is None:
         return
@@ -67,14 +66,15 @@ def _of_app(name: str, home: Path, app: App, given: Mapping[str, Any]) -> Iterat
     mask.know({key: values[key] for key in env_secret.keys(values)})
     yield found
     yield env_discovery.found_secrets(values)
-    if "api.env_file" in lines:
+    if "api.env_file" in lines and "folder" not in given:  # which would be made
         yield from env_discovery.found_folder(_environment(name, home, lines))
     variables = {**values, **app.variables}  # dotenv leaves those alone that are set
     ports, routes = code_discovery.ports(folder, variables), route.gets(folder)
-    yield told(process_discovery.found_url(app, ports))
+    yield told(process_discovery.found_url(app, ports, top))
     url = str(lines.get("api.url", ""))
-    asked = "" if app.down else url
-    yield told(code_discovery.found_health(asked, routes, app.pids))
+    # Where the API does not listen, another's process may.
+    asked = url if not app.down and ("api.url" in given or app.addresses()) else ""
+    yield told(code_discovery.found_health(asked, routes, app.pids, top))
     yield from code_discovery.found_trial(folder, top, ports, url, given)
     yield from process_discovery.found_boot(app)
     if app.fork and len(app.held) == 1:
@@ -93,14 +93,8 @@ def _of_app(name: str, home: Path, app: App, given: Mapping[str, Any]) -> Iterat
 def _home(said: Path | None) -> tuple[Path, str]:
     """Give PM2's home, and how it is known."""
     named = os.environ.get("PM2_HOME")
-    why = (
-        "you named it"
-        if said
-        else "PM2_HOME of this login"
-        if named
-        else "where PM2 keeps its things if nothing is said"
-    )
-    return root() / (said or Path(named or "~/.pm2")).expanduser(), f"{why}; PM2's daemon runs for it"
+    why = "you named it" if said else "PM2_HOME of this login" if named else "PM2's own default"
+    return root() / (said or Path(named or "~/.pm2")).expanduser(), f"{why}, and PM2's daemon runs for it"
 
 
 def _environment(name: str, home: Path, known: Mapping[str, Any]) -> Deployment:
@@ -150,7 +144,7 @@ def _tools(daemon: int, given: Mapping[str, Any]) -> list[Line | Asked]:
         left = [tool for tool in lacks if tool not in has[best]]
         more = f"; {', '.join(left)} are not there, nor on PATH" if left else ""
         return [Line("tools", located(Path(best)), f"it has {', '.join(has[best])}, which PATH lacks{more}")]
-    what = f"a folder with {', '.join(lacks)}, which are on no PATH"
+    what = f"a folder with {', '.join(lacks)}: neither PATH has them nor that of PM2's daemon"
     return [Asked("tools", what, "/opt/node/bin")]
 
 

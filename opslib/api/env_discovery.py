@@ -26,9 +26,7 @@ def found_release(app: App) -> Line | Asked:
     """Find the link in the path that PM2 runs the app through, or else the top of its git checkout."""
     for folder in (app.folder, *app.folder.parents):
         if folder.is_symlink() and any((folder / name).exists() for name in (".git", "package.json")):
-            return Line(
-                "api.release", located(folder), f"the link through which PM2 runs {app.name}: a deploy turns it"
-            )
+            return Line("api.release", located(folder), f"the link through which PM2 runs {app.name}")
         if (folder / ".git").exists():
             return Line("api.release", located(folder), f"the git checkout in which PM2 runs {app.name}")
     what = f"the folder of the code that PM2 runs in {app.folder}: no link leads to it, and it is no git checkout"
@@ -42,12 +40,9 @@ def found_env_file(app: App, top: Path, code: Path) -> Line | Asked:
     read = _read_by_code(app, top, code)
     there = list(dict.fromkeys(file for file in read if file and file.is_file()))
     if len(there) == 1 and None not in read:
-        how = (
-            "the code has dotenv read it"
-            if there[0] != app.folder / DOTENV
-            else "dotenv reads it where PM2 runs the API"
-        )
-        return Line("api.env_file", located(there[0]), how)
+        here = there[0] == app.folder / DOTENV
+        said = "dotenv reads it where PM2 runs the API" if here else "the code has dotenv read it"
+        return Line("api.env_file", located(there[0]), said)
     if not read and beside[:1] == [app.folder / DOTENV]:
         return Line("api.env_file", located(beside[0]), "it lies where PM2 runs the API")
     seen = list(dict.fromkeys((*there, *beside)))
@@ -113,7 +108,6 @@ def found_prisma(top: Path) -> Iterator[Line | Asked]:
     if len(found) == 1:
         yield Line("recovery.prisma", found[0], f"{Path(found[0], 'prisma/schema.prisma')} lies in the release")
     else:
-        there = (
-            f"prisma/schema.prisma lies in {', '.join(sorted(found))}" if found else "there is no prisma/schema.prisma"
-        )
-        yield Asked("recovery.prisma", f"the folder of a release that `npx prisma migrate` runs in: {there}", "server")
+        there = f"lies in {', '.join(sorted(found))}" if found else "lies nowhere in the release"
+        what = "the folder of a release that `npx prisma migrate` runs in: prisma/schema.prisma"
+        yield Asked("recovery.prisma", f"{what} {there}", "server")

@@ -8,24 +8,47 @@ from pathlib import Path
 _TEXTS = r""""(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|`(?:\\.|[^`\\])*`"""
 _TEXT = re.compile(_TEXTS, re.DOTALL)
 _TOKEN = re.compile(rf"(?P<text>{_TEXTS})|//[^\n]*|/\*.*?\*/", re.DOTALL)
+_MARK = re.compile(rf"{_TEXTS}|[()\[\]{{}}]", re.DOTALL)
+_ENDS = re.compile(rf"{_TEXTS}|[()\[\]{{}};\n]", re.DOTALL)
 _LITERAL = re.compile(r"""(["'`])([^"'`$\\]*)\1""")
 _FAR = 1 << 15  # characters behind a bracket in which its end is looked for
+_LONG, _WIDE = 1 << 19, 4096  # characters that no person has in a file, or a line
 _PAIRS = {"(": ")", "[": "]", "{": "}"}
 
 
 def read(file: Path) -> str:
-    """Give the text of a file with blanks for its comments, so that all else stands where it stood."""
+    """Give the text of a file with blanks for its comments, so that all else stands where it stood.
+
+    Of what no person has written, a bundle, nothing is given.
+    """
     text = file.read_text("utf-8", "replace")
-    return _TOKEN.sub(lambda one: one[0] if one["text"] else _blank(one[0]), text)
+    return "" if bundled(text) else _TOKEN.sub(lambda one: one[0] if one["text"] else _blank(one[0]), text)
+
+
+def bundled(text: str) -> bool:
+    """Whether a program has packed this text: it is no use to look for what a person would have written."""
+    return len(text) > _LONG or max(map(len, text.splitlines()), default=0) > _WIDE
 
 
 def closing(text: str, at: int) -> int:
     """Give where the bracket closes that opens at this place; where the text ends if it does not."""
     depth = 0
-    for place, letter in enumerate(_bare(text[at : at + _FAR]), at):
-        depth += (letter in _PAIRS) - (letter in _PAIRS.values())
+    for mark in _MARK.finditer(text, at, at + _FAR):
+        depth += (mark[0] in _PAIRS) - (mark[0] in _PAIRS.values())
         if depth == 0:
-            return place
+            return mark.start()
+    return len(text)
+
+
+def ended(text: str, at: int) -> int:
+    """Give where the statement ends that begins at this place, on one line but for what stands in brackets."""
+    past = at
+    for mark in _ENDS.finditer(text, at, at + _FAR):
+        if mark.start() < past or mark[0][0] in "\"'`":
+            continue
+        if mark[0] in (";", "\n", *_PAIRS.values()):
+            return mark.start()
+        past = closing(text, mark.start()) + 1
     return len(text)
 
 

@@ -23,6 +23,7 @@ _FUNCTION = re.compile(
 )
 _LEAVES = re.compile(r"(?<![\w$])return\b[^;{}]*;?\s*\}?\s*$")
 _SERVES = re.compile(r"\.\s*listen\s*\(")
+_SIGN = re.compile(r"\S")
 _OTHER = {"true": "false", "false": "true"}
 
 
@@ -64,6 +65,11 @@ def all_of(folder: Path) -> list[Job]:
     for file, text in texts.items():
         places = [at for at in javascript.calls(text, _BEGINS) if not _tidies(text, at)]
         places += [at for at in javascript.calls(text, _AGAIN) if _calls_itself(text, at)]
+        if not text:  # of a bundle nobody can tell what turns its jobs off
+            packed = file.read_text("utf-8", "replace")
+            found += [Job(Line(file, javascript.line(packed, at)), None) for at in javascript.calls(packed, _BEGINS)][
+                :1
+            ]
         for at in sorted(places):
             switch = _switch(guards[file], at) or _elsewhere(file, _function(text, at), texts, guards)
             found.append(Job(Line(file, javascript.line(text, at)), switch))
@@ -93,8 +99,8 @@ def _guards(file: Path, text: str) -> Iterator[_Guard]:
         variable, sign, value = compared.groups()
         met, unmet = (value, _OTHER[value]) if sign.startswith("=") else (_OTHER[value], value)
         line = Line(file, javascript.line(text, found.start()))
-        begin = len(text) - len(text[closes + 1 :].lstrip())
-        ends = javascript.closing(text, begin) if text[begin : begin + 1] == "{" else _statement(text, begin)
+        begin = next((one.start() for one in _SIGN.finditer(text, closes + 1)), len(text))
+        ends = javascript.closing(text, begin) if text[begin : begin + 1] == "{" else javascript.ended(text, begin)
         # Any one of several conditions lets it return; each of several is needed to begin.
         if "&&" not in condition:
             if _LEAVES.search(text[begin : ends + 1]):
@@ -103,14 +109,6 @@ def _guards(file: Path, text: str) -> Iterator[_Guard]:
                 yield _Guard(other.end(), javascript.closing(text, other.end()), Switch(variable, met, line))
         if "||" not in condition:
             yield _Guard(begin, ends, Switch(variable, unmet, line))
-
-
-def _statement(text: str, begin: int) -> int:
-    """Give where a statement without braces ends."""
-    bracket = text.find("(", begin)
-    line = text.find("\n", begin)
-    ends = javascript.closing(text, bracket) if 0 <= bracket < line else line
-    return ends if ends > 0 else len(text)
 
 
 def _end(text: str, at: int) -> int:

@@ -21,15 +21,15 @@ _LONGEST = 300  # seconds after a start in which a line is one of the boot
 _COMPARED = 1 << 18  # bytes at the end of a log
 
 
-def found_url(app: App, ports: Sequence[Port]) -> Line | Asked:
+def found_url(app: App, ports: Sequence[Port], top: Path) -> Line | Asked:
     """Find where the API answers on this machine."""
     found = app.addresses()
     holder = "its process listens" if app.fork else "PM2's daemon listens for it"
-    if app.down:
-        own = [port for port in ports if port.variable == "PORT" and port.value]
-        if len(own) == 1:
-            said = f"the port that the code would take ({own[0].line.file.name}:{own[0].line.line}): it is {app.down}"
-            return Line("api.url", f"http://127.0.0.1:{own[0].value}", said)
+    state = f"it is {app.down}" if app.down else "none of its processes listens"
+    own = [port for port in ports if port.variable == "PORT" and port.value]
+    if not found and len(own) == 1:
+        said = f"the port that the code would take ({own[0].line.within(top)}): {state}"
+        return Line("api.url", f"http://127.0.0.1:{own[0].value}", said)
     values = {port.value: port.variable for port in ports if port.value}
     told = [url for url in found if url.rpartition(":")[2] in values]
     if len(told) == 1:
@@ -39,11 +39,9 @@ def found_url(app: App, ports: Sequence[Port]) -> Line | Asked:
     answers = {url: health.ask(url + HEALTH, app.pids) for url in found}
     if len(well := [url for url, got in answers.items() if got.well and got.pid in app.pids]) == 1:
         return Line("api.url", well[0], f"{holder} there, and it answers 200 on {HEALTH}")
-    state = f"it is {app.down}" if app.down else "none of its processes listens"
     there = f"it listens on {', '.join(found)}" if found else state
-    return Asked(
-        "api.url", f"where {app.name} answers on this machine: {there}", found[0] if found else "http://127.0.0.1:5000"
-    )
+    example = found[0] if found else "http://127.0.0.1:5000"
+    return Asked("api.url", f"where {app.name} answers on this machine: {there}", example)
 
 
 def found_boot(app: App) -> Iterator[Line]:
@@ -70,10 +68,10 @@ def _took(app: App, pid: int) -> float | None:
     return None
 
 
-def found_logs(app: App, home: Path) -> Iterator[Line]:
+def found_logs(app: App, home: Path) -> Iterator[Line | Asked]:
     """Find logs that the API writes itself, and whose newest line PM2's own do not have."""
     known = b"".join(_end(file) for file in app.logs)
-    if not known and not all(log.is_nowhere(file) for file in app.logs):
+    if not known and not any(log.is_nowhere(file) for file in app.logs):
         return  # PM2 may just have turned its own away, and nothing can be compared
     found = list[Path]()
     for file in sorted(_open_logs(app, home), key=lambda one: (-one.stat().st_size, one)):
@@ -82,6 +80,10 @@ def found_logs(app: App, home: Path) -> Iterator[Line]:
         if last and last not in known:
             found.append(file)
             known += text
+    nowhere = [str(file) for file in app.logs if log.is_nowhere(file)]
+    if nowhere and not found:
+        what = f"logs that the API writes itself, if it does: PM2 keeps nothing of what it says ({', '.join(nowhere)})"
+        yield Asked("log.files", what)
     if found:
         shown = [located(file) for file in found]
         yield Line("log.files", shown, "the API holds them open, and PM2's own logs lack their newest line")

@@ -16,7 +16,7 @@ from opslib.runbook.errors import CommandFailed
 CODE = (".js", ".cjs", ".mjs", ".ts")
 OTHERS = ("node_modules", ".git", "test", "tests", "__tests__", "coverage")
 """Folders that hold no code of the API's own, or none that runs in it."""
-BROWSER = ("client", "frontend", "web", "public", "static")
+BROWSER = ("client", "frontend", "public", "static")
 """Such folders at the top of a release."""
 TRIED = (".test", ".spec", ".d")
 """What the name of a file ends in, before its suffix, that only tests or types the code."""

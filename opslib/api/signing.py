@@ -14,6 +14,7 @@ _MODULE = r"""["'`]jsonwebtoken["'`]"""
 _NAMED = re.compile(rf"(?:import|const|let|var)\s+(?:\*\s+as\s+)?(\w+)\s*(?:=\s*require\(|from)\s*{_MODULE}")
 _TAKEN = re.compile(rf"\{{[^{{}}]*\bsign(?:\s*(?::|as)\s*(\w+))?[^{{}}]*\}}\s*(?:=\s*require\(|from)\s*{_MODULE}")
 _OTHERS = r"(?:new\s+)?SignJWT|(?:\w+\.)*jwtService\.sign(?:Async)?"  # jose's and Nest's, which say the rest elsewhere
+_PACKED = re.compile(r"jsonwebtoken|SignJWT|expiresIn")  # in a bundle, whose names are not the code's own
 _SECRET = re.compile(r"jwt_?secret", re.IGNORECASE)
 DEFAULT = "HS256"
 """What jsonwebtoken signs with where nothing is said."""
@@ -60,6 +61,8 @@ def all_of(folder: Path, variables: Mapping[str, str]) -> list[Signing]:
 def _all(folder: Path, variables: Mapping[str, str]) -> Iterator[Signing]:
     for file in release.code(folder):
         text = javascript.read(file)
+        if not text and _PACKED.search(file.read_text("utf-8", "replace")):
+            yield Signing(Line(file, 1), True, {}, (), ())
         known = [rf"{name}\.sign" for name in _NAMED.findall(text)]
         known += [name or "sign" for name in _TAKEN.findall(text)]
         for at in javascript.calls(text, "|".join(known)) if known else ():

@@ -16,9 +16,10 @@ from opslib.api import discovery, pm2_app
 from opslib.deployment import env_file
 from opslib.deployment.line import Asked, Line
 from opslib.propertypulse import PropertyPulse
+from opslib.runbook.procedure import located
 from tests.place import described
 from tests.sandbox import layout, pm2 as prepared
-from tests.sandbox.plain import api, checkout, deployment, layout as plain_layout, pm2 as plain
+from tests.sandbox.plain import api, checkout, deployment, fault, layout as plain_layout, pm2 as plain
 from tests.sandbox.process import wait
 
 HOMES = {"sandbox": layout.PM2_HOME, "plain": plain_layout.PM2_HOME}
@@ -36,6 +37,12 @@ def both(sandbox: None) -> Iterator[None]:
     yield
     if started:
         deployment.stop()
+
+
+@pytest.fixture(autouse=True)
+def path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A login whose PATH has no PM2."""
+    monkeypatch.setenv("PATH", os.defpath)
 
 
 def discovered(name: str, given: Mapping[str, Any] | None = None) -> tuple[dict[str, Line], dict[str, Asked]]:
@@ -118,7 +125,9 @@ def test_three_requests_are_counted_at_most() -> None:
     assert before - left() - 1 <= 3
 
 
-def test_what_only_the_owner_decides_is_asked_for() -> None:
+def test_what_only_the_owner_decides_is_asked_for(tmp_path: Path) -> None:
+    lines, _ = discovered("plain", {"folder": str(tmp_path / "ours")})
+    assert "folder" not in lines and not (tmp_path / "ours").exists()
     lines, asked = discovered("plain")
     assert "fork mode" in asked["api.handover"].what and asked["api.handover"].example == ""
     assert "nothing in the code reads JWT_SECRET" in asked["tokens.claims"].what
@@ -126,6 +135,15 @@ def test_what_only_the_owner_decides_is_asked_for() -> None:
     lines, asked = discovered("sandbox")
     assert "api.handover" not in asked and "folder" not in lines
     assert asked["tokens.claims"].example == '{sub: "0", email: …, role: …, kind: …}'
+
+
+def test_a_log_that_the_api_writes_itself_counts_where_pm2_does_not_have_its_lines() -> None:
+    assert api.ask("/api/payments", b"{", token=api.oncall())[0] == 400
+    file = plain_layout.LOGS / "combined.log"
+    wait(lambda: file.read_text().endswith("}\n"), "the error's line")
+    lines, _ = discovered("plain")
+    assert lines["log.files"].value == [located(file)]
+    assert "log.files" not in discovered("sandbox")[0], "winston's files there hold what PM2's do"
 
 
 def test_a_stopped_app_still_tells_where_it_is() -> None:
@@ -137,6 +155,16 @@ def test_a_stopped_app_still_tells_where_it_is() -> None:
     assert agrees(lines, "plain") >= 9, sorted(lines)
     assert "it is stopped: `pm2 restart propertypulse-api` first" in lines["api.name"].source
     assert "does not answer" in asked["tokens.route"].what and "stopped" in lines["api.url"].source
+
+
+def test_another_process_on_its_port_is_not_asked() -> None:
+    fault.break_("port-taken")
+    try:
+        lines, asked = discovered("plain")
+    finally:
+        fault.mend()
+    assert agrees(lines, "plain") >= 9 and "answers 200" not in lines["api.health"].source
+    assert "does not answer" in asked["tokens.route"].what
 
 
 def test_of_two_apps_it_is_propertypulse_or_whichever_a_person_names(tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ def found(folder: Path, *texts: str) -> list[tuple[int, str, str]]:
         (f"function start() {{\n if (process.env.R !== 'true') return;\n\n\n {TIMER};\n}}", "R", "false"),
         (f'function start() {{\n if (x || process.env.NO_R === "true") return;\n\n\n {TIMER};\n}}', "NO_R", "true"),
         ('\n\n\nif (process.env.R?.toLowerCase() === "true") {\n cron.schedule("* * * * *", send);\n}', "R", "false"),
+        (f'\n\n\n\nfunction start() {{ if (process.env.R === "false") return; {TIMER}; }}', "R", "false"),
+        (f'\n\n\n\nfunction start() {{ if (process.env.R === "true") return {TIMER}; else return; }}', "R", "false"),
         (f'\n\n\nif (x && process.env.R !== "false")\n {TIMER};', "R", "false"),
         (f'\nif (process.env.R === "false") {{\n say("off");\n}} else {{\n {TIMER};\n}}', "R", "false"),
     ],
@@ -45,6 +47,12 @@ def test_what_turns_a_job_off_is_read_from_the_condition(tmp_path: Path, code: s
 )
 def test_what_does_not_turn_it_off_is_not_said_to(tmp_path: Path, code: str) -> None:
     assert found(tmp_path, code) == [(5, "", "")]
+
+
+def test_a_bundle_may_hold_any_job(tmp_path: Path) -> None:
+    code = f'function start() {{ if (process.env.R === "false") return; {TIMER}; }}'
+    assert found(tmp_path, code) == [(1, "R", "false")]
+    assert found(tmp_path, f"{code} {'x' * 5000}") == [(1, "", "")]
 
 
 def test_what_only_tidies_up_is_no_job(tmp_path: Path) -> None:
