@@ -62,7 +62,7 @@ def _table(connection: Connection) -> Line | Asked:
     if len(found) == 1:
         ((table, intents),) = found
         has = f"has Stripe's intents ({', '.join(one.name for one in intents)}), a status and an amount"
-        return Line("database.table", table.name, f"PostgreSQL's catalogue: {table.name} alone {has}")
+        return Line("database.table", table.name, f"{schema.SOURCE}: {table.name} alone {has}")
     names = ", ".join(table.name for table, _ in found) or "none"
     what = f"{TABLE} Those with Stripe's intents, a status and an amount: {names}."
     return Asked("database.table", what, found[0][0].name if found else "payments")

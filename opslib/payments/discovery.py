@@ -19,6 +19,7 @@ from opslib.payments.stripe_rotation import KEY
 from opslib.runbook.errors import RunbookError
 
 MODE = "Whether the keys are of test or live mode."
+PATH = "The path that Stripe delivers events to."
 OWN = "stripe.com"
 DEFAULT: str = Stripe.model_fields["url"].default
 WEBHOOK: str = Stripe.model_fields["webhook"].default
@@ -43,10 +44,14 @@ def discover(environment: Deployment, given: Mapping[str, Any]) -> Iterator[Line
     It reads, and raises nothing for a Stripe or a PostgreSQL that does not answer.
     """
     try:
-        held = env_file.read(environment.api.env_file)
-    except (RunbookError, OSError) as error:
-        yield Asked("stripe.mode", f"{MODE} The .env cannot be read: {error}", "live")
-        return
+        found = list(_found(environment, given))
+    except (RunbookError, OSError) as error:  # the .env or the code cannot be read
+        found = [Asked("stripe.mode", f"{MODE} {error}", "live"), Asked("stripe.webhook", f"{PATH} {error}", WEBHOOK)]
+    yield from found
+
+
+def _found(environment: Deployment, given: Mapping[str, Any]) -> Iterator[Line | Asked]:
+    held = env_file.read(environment.api.env_file)
     url = list(_url(environment, held))
     yield from url
     named = str(given.get("stripe.url") or next((one.value for one in url if isinstance(one, Line)), ""))
@@ -135,7 +140,7 @@ def _webhook(environment: Deployment, account: Account, named: str) -> Generator
         return named
     if len(likely) != 1:
         code, there = [", ".join(sorted(one)) or "none" for one in ({one.path for one in routes}, sent)]
-        what = f"The path that Stripe delivers events to. The code shows {code}, endpoints of the account {there}."
+        what = f"{PATH} The code shows {code}, endpoints of the account {there}."
         yield Asked("stripe.webhook", what, WEBHOOK)
         return ""
     (one,) = likely

@@ -19,7 +19,6 @@ _CHECKS = r"\bconstructEvent(?:Async)?\s*\("
 _NO_PART_OF_IT = re.compile(
     r"(^|[/._-])(tests?|specs?|__tests__|__mocks__|mocks?|fixtures|seeds?|scripts)([/._-]|$)", re.I
 )
-_OF_A_WEBHOOK = re.compile(r"hook|stripe", re.I)
 _TYPE = r"""(\bcase\s+)?["'`]([a-z_0-9]+(?:\.[a-z_0-9]+)+)["'`]"""
 _PATH = re.compile(r"""["'`](/[^"'`$]*)["'`]\s*,""")
 _POST = re.compile(rf"(?:\b(?:app|server|fastify|\w*router)|\))\s*\.post\(\s*(?:{_PATH.pattern})?", re.I)
@@ -65,7 +64,9 @@ def routes(environment: Deployment) -> list[Route]:
         for file, path in _posts(environment, line.file):
             for before in _mounts(environment, file):
                 whole = (before + path).rstrip("/") or "/"
-                if _OF_A_WEBHOOK.search(whole):
+                # What is loaded by a file is used by its other routes too.
+                words = ("hook", "stripe") if file == line.file else ("hook",)
+                if any(word in whole.lower() for word in words):
                     found.setdefault(whole, Route(whole, line))
     return [found[path] for path in sorted(found)]
 
@@ -87,12 +88,14 @@ def _search(environment: Deployment, pattern: str) -> Iterator[tuple[Line, re.Ma
             yield line, match
 
 
-def _posts(environment: Deployment, file: Path) -> list[tuple[Path, str]]:
+def _posts(environment: Deployment, file: Path, deep: int = 0) -> list[tuple[Path, str]]:
     """Give the paths for which a file takes a POST of Stripe's; of one that takes none, those of files that load it."""
     if _POST.search(_text(file)):
         return [(file, path) for path in _stripes(file)]
+    if deep == _DEEPEST:
+        return []
     loading = {line.file for line, match in _search(environment, _LOADED) if _leads(line.file, match[1], file)}
-    return [(one, path) for one in sorted(loading) for path in _stripes(one) if _OF_A_WEBHOOK.search(path)]
+    return [post for one in sorted(loading - {file}) for post in _posts(environment, one, deep + 1)]
 
 
 def _stripes(file: Path) -> list[str]:

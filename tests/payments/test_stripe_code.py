@@ -46,6 +46,16 @@ def code(folder: Path, files: Mapping[str, str]) -> Deployment:
             },
             ["/api/webhooks/stripe"],
         ),
+        (  # in a service that payments use too
+            {
+                "app.js": f"{APP}\napp.use('/api/pay', require('./pay'));\napp.use('/api/hooks', require('./hooks'));",
+                "pay.js": "const service = require('./service');\nrouter.post('/stripe/intent', service.pay);",
+                "hooks.js": "const stripe = require('./controller');\nrouter.post('/stripe', stripe.handle);",
+                "controller.js": "const service = require('./service');",
+                "service.js": f"exports.read = (req) => {{ {CHECK} }};",
+            },
+            ["/api/hooks/stripe"],
+        ),
         (  # two that may be meant
             {"app.js": f"{APP}\napp.post('/v1/hook', h);\napp.post('/v2/hook', (req) => {{ {CHECK} }});"},
             ["/v1/hook", "/v2/hook"],
