@@ -11,7 +11,6 @@ import psycopg
 from stripe import StripeClient
 
 from opslib.database import discovery as database, schema
-from opslib.database.postgres import Connection
 from opslib.database.schema import Column, Table
 from opslib.deployment.deployment import Deployment
 from opslib.deployment.line import Asked, Line
@@ -38,6 +37,7 @@ _LABEL = re.compile(r"'((?:[^']|'')*)'")
 Unit = Literal["minor", "major"]
 UNITS: tuple[Unit, ...] = ("minor", "major")
 Rows = Sequence[Mapping[str, Any]]
+Candidates = Mapping[str, Sequence[Column]]
 UNIT = "What an amount is in: minor (cents) or major (dollars)."
 _ASKED = (
     ("table", "The table of payments.", "payments"),
@@ -53,32 +53,41 @@ def discover(environment: Deployment, account: StripeClient | None) -> Iterator[
     """Give what was found of both tables, and what is to be asked, with an account that can be asked of intents."""
     try:
         with schema.reading(environment) as connection:
-            found = [*_payments(connection, account), *event_table_discovery.discover(connection)]
+            tables = [(table, _candidates(table, intents)) for table, intents in schema.of_payments(connection)]
+            rows = [schema.newest(connection, table, [*_clear(columns).values()]) for table, columns in tables]
+            events = list(event_table_discovery.discover(connection))
     except (RunbookError, OSError, psycopg.Error) as error:
         why = f"PostgreSQL could not be asked: {database.first_line(error)}"
-        events = Asked("stripe.events", f"{event_table_discovery.EVENTS} {why}", event_table_discovery.EXAMPLE)
-        found = [*_unknown(why), events]
-    yield from found
+        yield from _unknown(why)
+        yield Asked("stripe.events", f"{event_table_discovery.EVENTS} {why}", event_table_discovery.EXAMPLE)
+        return
+    if len(tables) == 1:  # Stripe is asked when no transaction is open any more
+        yield from _payments(*tables[0], rows[0], account)
+    else:
+        names = ", ".join(table.name for table, _ in tables) or "none"
+        yield from _unknown(f"Tables with Stripe's intents, a status and an amount: {names}.")
+    yield from events
 
 
 def _unknown(why: str) -> Iterator[Asked]:
     yield from (Asked(f"stripe.payments.{key}", f"{what} {why}", example) for key, what, example in _ASKED)
 
 
-def _payments(connection: Connection, account: StripeClient | None) -> Iterator[Line | Asked]:
-    tables = schema.of_payments(connection)
-    if len(tables) != 1:
-        names = ", ".join(table.name for table, _ in tables) or "none"
-        yield from _unknown(f"Tables with Stripe's intents, a status and an amount: {names}.")
-        return
-    ((table, intents),) = tables
+def _candidates(table: Table, intents: Sequence[Column]) -> Candidates:
+    found = {field: _of_type(field, table.named(*words)) for field, words in WORDS.items()}
+    return {"id": [table.key] if table.key else [], "intent": intents, **found}
+
+
+def _clear(candidates: Candidates) -> dict[str, Column]:
+    """Give the columns that alone may be meant."""
+    return {field: columns[0] for field, columns in candidates.items() if len(columns) == 1}
+
+
+def _payments(table: Table, candidates: Candidates, rows: Rows, account: StripeClient | None) -> Iterator[Line | Asked]:
     yield Line("stripe.payments.table", table.name, f"{schema.SOURCE}: it alone has Stripe's intents")
-    candidates = {"id": [table.key] if table.key else [], "intent": intents}
-    candidates |= {field: _of_type(field, table.named(*words)) for field, words in WORDS.items()}
     for field, columns in candidates.items():
         yield _column(table, field, columns)
-    found = {field: columns[0] for field, columns in candidates.items() if len(columns) == 1}
-    rows = schema.newest(connection, table, [*found.values()])
+    found = _clear(candidates)
     yield _id_type(table, found.get("id"))
     yield _unit(found, rows, account)
     yield from _statuses(found.get("status"), rows)
