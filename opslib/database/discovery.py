@@ -30,11 +30,10 @@ def discover(environment: Deployment, given: Mapping[str, Any]) -> Iterator[Line
         with schema.reading(environment) as connection:
             found = list(_of_server(environment, connection, str(given.get("database.admin", ""))))
     except (RunbookError, OSError, psycopg.Error) as error:
-        why = f"PostgreSQL could not be asked: {first_line(error)}"
         found = [
-            Asked("database.table", f"{TABLE} {why}", "payments"),
-            Asked("database.admin", f"{ADMIN} {why}", _file(environment)),
-            Asked("database.start", f"{START} {why}"),
+            Asked("database.table", f"{TABLE} PostgreSQL could not be asked: {first_line(error)}", "payments"),
+            Asked("database.admin", f"{ADMIN} It could not be tried.", _file(environment)),
+            Asked("database.start", START),
         ]
     yield from found
 
@@ -48,7 +47,7 @@ def _of_server(environment: Deployment, connection: Connection, named: str) -> I
     yield _table(connection)
     yield _admin(environment, connection, named)
     if isinstance(connection, Lent):
-        yield _userlist(environment)
+        yield _userlist(environment, connection)
     server = postmaster.found(connection)
     yield _start(environment, server)
     if server:
@@ -87,8 +86,9 @@ def _admin(environment: Deployment, connection: Connection, named: str) -> Line 
     return Line("database.admin", reference, f"{who}; it logs in as {name} to the API's database, {judged}")
 
 
-def _userlist(environment: Deployment) -> Line | Asked:
-    file, source = pooler.userlist(database_url.parameters(admin.api_url(environment)))
+def _userlist(environment: Deployment, lent: Lent) -> Line | Asked:
+    url = database_url.parameters(admin.api_url(environment))
+    file, source = pooler.userlist(url, here=admin.here(lent))
     if file:
         return Line("database.userlist", file, f"auth_file of {source}")
     return Asked("database.userlist", USERLIST, "/etc/pgbouncer/userlist.txt")

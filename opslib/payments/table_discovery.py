@@ -39,6 +39,7 @@ UNITS: tuple[Unit, ...] = ("minor", "major")
 Rows = Sequence[Mapping[str, Any]]
 Candidates = Mapping[str, Sequence[Column]]
 UNIT = "What an amount is in: minor (cents) or major (dollars)."
+WITHOUT = "Not known, as little as `stripe.payments.table`."
 _ASKED = (
     ("table", "The table of payments.", "payments"),
     ("columns", "Its columns.", "{intent: providerIntentId, paid: paidDate}"),
@@ -59,7 +60,7 @@ def discover(environment: Deployment, account: StripeClient | None) -> Iterator[
     except (RunbookError, OSError, psycopg.Error) as error:
         why = f"PostgreSQL could not be asked: {database.first_line(error)}"
         yield from _unknown(why)
-        yield Asked("stripe.events", f"{event_table_discovery.EVENTS} {why}", event_table_discovery.EXAMPLE)
+        yield Asked("stripe.events", f"{event_table_discovery.EVENTS} {WITHOUT}", event_table_discovery.EXAMPLE)
         return
     if len(tables) == 1:  # Stripe is asked when no transaction is open any more
         yield from _payments(*tables[0], rows[0], account)
@@ -70,7 +71,9 @@ def discover(environment: Deployment, account: StripeClient | None) -> Iterator[
 
 
 def _unknown(why: str) -> Iterator[Asked]:
-    yield from (Asked(f"stripe.payments.{key}", f"{what} {why}", example) for key, what, example in _ASKED)
+    (first, what, example), *others = _ASKED
+    yield Asked(f"stripe.payments.{first}", f"{what} {why}", example)
+    yield from (Asked(f"stripe.payments.{key}", f"{what} {WITHOUT}", example) for key, what, example in others)
 
 
 def _candidates(table: Table, intents: Sequence[Column]) -> Candidates:

@@ -172,7 +172,7 @@ def test_statuses_that_rows_have_are_not_all_there_may_be(found: Discover) -> No
 
 def test_two_tables_of_payments_are_both_named(found: Discover) -> None:
     said = found(table(), table("refunds"))
-    assert "payments, refunds" in asked(said["table"]) and "payments, refunds" in asked(said["unit"])
+    assert "payments, refunds" in asked(said["table"]) and "stripe.payments.table" in asked(said["unit"])
 
 
 def test_a_table_with_intents_is_told_from_one_that_only_sounds_so(found: Discover) -> None:
@@ -224,6 +224,6 @@ def test_the_table_of_events_is_found_or_named_or_is_none(
 def test_a_login_that_fails_is_said_of_each(found: Discover, tmp_path: Path) -> None:
     env_file.edit(tmp_path / ".env", {"DATABASE_URL": "postgresql://propertypulse:hunter2@127.0.0.1:25432/x"})
     said = found(table())
-    assert len(said) == 6
-    assert all("PostgreSQL could not be asked: DATABASE_URL" in asked(one) for one in said.values())
+    assert len(said) == 6 and all(isinstance(one, Asked) for one in said.values())
+    assert "PostgreSQL could not be asked: DATABASE_URL" in asked(said["table"])
     assert "hunter2" not in str(said)
