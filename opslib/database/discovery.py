@@ -1,6 +1,5 @@
 """What an environment's file says of PostgreSQL, as far as the API's login, this machine and an administrator tell."""
 
-import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -96,10 +95,9 @@ def _userlist(environment: Deployment, lent: Lent) -> Line | Asked:
 
 def _start(environment: Deployment, server: psutil.Process | None) -> Line | Asked:
     unit = service.unit(environment, server) if server else ""
-    command = shlex.join(service.start(unit))
-    if unit and service.may_start(environment, unit):
+    if unit and (command := service.start(environment, unit)):
         return Line("database.start", command, f"the server is systemd's {unit}, and you may start that")
-    hint = f" Here it is systemd's {unit}: `{command}`, where sudo asks you for no password." if unit else ""
+    hint = f" Here the server is systemd's {unit}." if unit else ""
     return Asked("database.start", f"{START}{hint}")
 
 

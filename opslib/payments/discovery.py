@@ -45,7 +45,7 @@ def discover(environment: Deployment, given: Mapping[str, Any]) -> Iterator[Line
     """
     try:
         found = list(_found(environment, given))
-    except (RunbookError, OSError) as error:  # the .env or the code cannot be read
+    except (RunbookError, OSError, ValueError) as error:  # .env or code cannot be read, or what was given is none
         found = [Asked("stripe.mode", f"{MODE} {error}", "live"), Asked("stripe.webhook", f"{PATH} {error}", WEBHOOK)]
     yield from found
 
