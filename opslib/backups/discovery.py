@@ -103,7 +103,8 @@ def _at_s3(environment: Deployment, pair: Pair, places: Sequence[Where], named: 
                     "backups.endpoint", where.endpoint, f"{where.variable} of the .env: it knows the credentials"
                 )
             if named or buckets:
-                yield from _of_buckets(environment, s3, buckets, named)
+                at = where.region if where.endpoint else ""
+                yield from _of_buckets(environment, s3, at, buckets, named)
                 return
         break
     yield from _unknown(" ".join(refused) or "No bucket is to be seen.")
@@ -114,8 +115,13 @@ def _unknown(why: str) -> Iterator[Asked]:
     yield Asked("backups.region", f"{REGION} {why}", FIRST)
 
 
-def _of_buckets(environment: Deployment, s3: Any, buckets: Sequence[str], named: str) -> Iterator[Line | Asked]:
-    """Choose the bucket with backups, unless one is named, and say of it what is known."""
+def _of_buckets(
+    environment: Deployment, s3: Any, at: str, buckets: Sequence[str], named: str
+) -> Iterator[Line | Asked]:
+    """Choose the bucket with backups, unless one is named, and say of it what is known.
+
+    `at` is the region for which another maker's S3 has taken a signature: what it calls a location may be none.
+    """
     traces = trace.found(s3, [named] if named else buckets, _database(environment))
     there = [named] if named else sorted({one.bucket for one in traces})
     if len(there) != 1:
@@ -123,14 +129,16 @@ def _of_buckets(environment: Deployment, s3: Any, buckets: Sequence[str], named:
         likely = ", ".join(map(str, traces)) or ", ".join(called) or "none"
         what = f"{BUCKET} Of {len(buckets)} that are to be seen, these may be it: {likely}."
         yield Asked("backups.bucket", what, called[0] if called else EXAMPLE)
-        yield Asked("backups.region", REGION, (_region(s3, called[0]) if len(called) == 1 else "") or FIRST)
+        yield Asked("backups.region", REGION, at or (_region(s3, called[0]) if len(called) == 1 else "") or FIRST)
         return
     (bucket,) = there
     if not named:
         source = f"of {len(buckets)} buckets that are to be seen it alone has {traces[0].what}"
         yield Line("backups.bucket", bucket, source)
     yield from _prefix(traces)
-    if region := _region(s3, bucket):
+    if at:
+        yield Line("backups.region", at, "this S3 takes what is signed for it")
+    elif region := _region(s3, bucket):
         yield Line("backups.region", region, f"S3 says so of {bucket}")
     else:
         yield Asked("backups.region", f"{REGION} S3 does not say.", FIRST)
@@ -147,7 +155,8 @@ def _prefix(traces: Sequence[Trace]) -> Iterator[Line | Asked]:
 def _region(s3: Any, bucket: str) -> str:
     """Give the region of a bucket; nothing if S3 does not say."""
     try:
-        return s3.get_bucket_location(Bucket=bucket)["LocationConstraint"] or FIRST
+        said = s3.get_bucket_location(Bucket=bucket)["LocationConstraint"] or FIRST
+        return "eu-west-1" if said == "EU" else str(said)  # as old buckets have it
     except (BotoCoreError, ClientError):
         return ""
 

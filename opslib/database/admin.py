@@ -109,12 +109,16 @@ def exists(connection: Connection, name: str) -> bool:
 
 def data(connection: Connection) -> Path | None:
     """Give the folder of the data if it lies on this machine and its place may be known, else None."""
-    host, here = connection.info.hostaddr, {"127.0.0.1", "::1", ""}
-    here |= {one.address.split("%")[0] for card in psutil.net_if_addrs().values() for one in card
-             if one.family in (socket.AF_INET, socket.AF_INET6)}  # fmt: skip
     found = connection.execute("SELECT current_setting('data_directory', true) AS place").fetchone()
     place = Path(found["place"]) if found and found["place"] else None
-    return place if place and host in here and os.path.exists(place) else None
+    return place if place and here(connection) and os.path.exists(place) else None
+
+
+def here(connection: Connection) -> bool:
+    """Whether the address that a connection leads to is one of this machine."""
+    own = {one.address.split("%")[0] for card in psutil.net_if_addrs().values() for one in card
+           if one.family in (socket.AF_INET, socket.AF_INET6)}  # fmt: skip
+    return connection.info.hostaddr in {"127.0.0.1", "::1", "", *own}
 
 
 @cache

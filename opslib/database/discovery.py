@@ -1,6 +1,5 @@
 """What an environment's file says of PostgreSQL, as far as the API's login, this machine and an administrator tell."""
 
-import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,11 +29,10 @@ def discover(environment: Deployment, given: Mapping[str, Any]) -> Iterator[Line
         with schema.reading(environment) as connection:
             found = list(_of_server(environment, connection, str(given.get("database.admin", ""))))
     except (RunbookError, OSError, psycopg.Error) as error:
-        why = f"PostgreSQL could not be asked: {first_line(error)}"
         found = [
-            Asked("database.table", f"{TABLE} {why}", "payments"),
-            Asked("database.admin", f"{ADMIN} {why}", _file(environment)),
-            Asked("database.start", f"{START} {why}"),
+            Asked("database.table", f"{TABLE} PostgreSQL could not be asked: {first_line(error)}", "payments"),
+            Asked("database.admin", f"{ADMIN} It could not be tried.", _file(environment)),
+            Asked("database.start", START),
         ]
     yield from found
 
@@ -48,7 +46,7 @@ def _of_server(environment: Deployment, connection: Connection, named: str) -> I
     yield _table(connection)
     yield _admin(environment, connection, named)
     if isinstance(connection, Lent):
-        yield _userlist(environment)
+        yield _userlist(environment, connection)
     server = postmaster.found(connection)
     yield _start(environment, server)
     if server:
@@ -62,7 +60,7 @@ def _table(connection: Connection) -> Line | Asked:
     if len(found) == 1:
         ((table, intents),) = found
         has = f"has Stripe's intents ({', '.join(one.name for one in intents)}), a status and an amount"
-        return Line("database.table", table.name, f"PostgreSQL's catalogue: {table.name} alone {has}")
+        return Line("database.table", table.name, f"{schema.SOURCE}: {table.name} alone {has}")
     names = ", ".join(table.name for table, _ in found) or "none"
     what = f"{TABLE} Those with Stripe's intents, a status and an amount: {names}."
     return Asked("database.table", what, found[0][0].name if found else "payments")
@@ -87,8 +85,9 @@ def _admin(environment: Deployment, connection: Connection, named: str) -> Line 
     return Line("database.admin", reference, f"{who}; it logs in as {name} to the API's database, {judged}")
 
 
-def _userlist(environment: Deployment) -> Line | Asked:
-    file, source = pooler.userlist(database_url.parameters(admin.api_url(environment)))
+def _userlist(environment: Deployment, lent: Lent) -> Line | Asked:
+    url = database_url.parameters(admin.api_url(environment))
+    file, source = pooler.userlist(url, here=admin.here(lent))
     if file:
         return Line("database.userlist", file, f"auth_file of {source}")
     return Asked("database.userlist", USERLIST, "/etc/pgbouncer/userlist.txt")
@@ -96,10 +95,9 @@ def _userlist(environment: Deployment) -> Line | Asked:
 
 def _start(environment: Deployment, server: psutil.Process | None) -> Line | Asked:
     unit = service.unit(environment, server) if server else ""
-    command = shlex.join(service.start(unit))
-    if unit and service.may_start(environment, unit):
+    if unit and (command := service.start(environment, unit)):
         return Line("database.start", command, f"the server is systemd's {unit}, and you may start that")
-    hint = f" Here it is systemd's {unit}: `{command}`, where sudo asks you for no password." if unit else ""
+    hint = f" Here the server is systemd's {unit}." if unit else ""
     return Asked("database.start", f"{START}{hint}")
 
 

@@ -13,12 +13,15 @@ PORT = "6432"
 """Where it listens unless it was told otherwise."""
 
 
-def userlist(url: Mapping[str, str]) -> tuple[str, str]:
-    """Give the file of the pooler that these parameters of a URL lead to, and who says so; nothing if nobody does."""
-    for file, source in ((_said(url), "SHOW CONFIG of PgBouncer"), (_written(url["port"]), str(SETTINGS))):
-        if file:
-            return file, source
-    return "", ""
+def userlist(url: Mapping[str, str], *, here: bool) -> tuple[str, str]:
+    """Give the file of the pooler that these parameters of a URL lead to, and who says so; nothing if nobody does.
+
+    Only of one that is `here` are the settings to be read.
+    """
+    if file := _said(url):
+        return file, "SHOW CONFIG of PgBouncer"
+    file = _written(url["port"]) if here else ""
+    return file, str(SETTINGS)
 
 
 def _said(url: Mapping[str, str]) -> str:

@@ -15,6 +15,7 @@ from opslib.database import admin, postgres
 from opslib.database.postgres import Connection
 from opslib.deployment.deployment import Deployment
 
+SOURCE = "PostgreSQL's catalogue"
 NUMBER = ("smallint", "integer", "bigint", "numeric", "double precision", "real")
 TEXT = ("text", "character varying", "character", "citext")
 INTENT = "^pi_[A-Za-z0-9]+$"
@@ -77,6 +78,12 @@ def word(name: str) -> str:
     return name.replace("_", "").lower()
 
 
+def shown(table: Table, column: Column) -> str:
+    """Say what the catalogue has of a column."""
+    unique = ", each value once" if column.unique else ""
+    return f"{SOURCE}: {table.name}.{column.name} is {column.type}{unique}"
+
+
 @contextlib.contextmanager
 def reading(environment: Deployment) -> Iterator[Connection]:
     """Log in as the API, and read only. Raise RunbookError, or psycopg.Error where a statement fails."""
@@ -136,7 +143,7 @@ def _has_amount(table: Table) -> bool:
 
 
 def _has_status(table: Table) -> bool:
-    return any(one.word.endswith(("status", "state")) for one in table.columns)
+    return any(one.word.endswith("status") for one in table.columns)
 
 
 def _column(row: dict[str, Any]) -> Column:

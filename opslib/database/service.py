@@ -1,6 +1,9 @@
-"""PostgreSQL as a service of systemd: its unit, and whether this user may start it without being asked."""
+"""PostgreSQL as a service of systemd: its unit, and the command with which this user may start it unasked."""
 
 import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 
@@ -11,6 +14,9 @@ from opslib.runbook.errors import CommandFailed
 SUDOERS = ("sudo", "wheel", "admin")
 """Groups whose members sudo can be asked about; it mails its administrator about others who ask."""
 SECONDS = 5
+
+_AS_ROOT = re.compile(r"\s+\((?:ALL|root)\b[^)]*\)\s+(?P<rest>.+)")
+_TAGS = re.compile(r"(?P<tags>(?:[A-Z_]+:\s*)*)(?P<command>.*)")
 
 
 def unit(environment: Deployment, server: psutil.Process) -> str:
@@ -25,18 +31,39 @@ def unit(environment: Deployment, server: psutil.Process) -> str:
     return mine[0] if len(mine) == 1 else ""
 
 
-def start(name: str) -> list[str]:
-    """Give the command that starts a unit."""
-    return [*([] if os.getuid() == 0 else ["sudo", "-n"]), "systemctl", "start", name]
+def start(environment: Deployment, unit: str) -> str:
+    """Give the command that starts a unit and asks for no password; nothing if that is not sure.
 
-
-def may_start(environment: Deployment, name: str) -> bool:
-    """Whether this user may, as far as sudo can be asked without carrying it out."""
+    It is not carried out.
+    """
     if os.getuid() == 0:
-        return True
+        return f"systemctl start {unit}"
     try:
         groups = program.run(["id", "-nG"], env=environment.variables, seconds=SECONDS).split()
-        asked = ["sudo", "-n", "-l", "systemctl", "start", name]
-        return bool({*groups} & {*SUDOERS} and program.run(asked, env=environment.variables, seconds=SECONDS))
+        if not {*groups} & {*SUDOERS}:
+            return ""
+        listed = program.run(["sudo", "-n", "-l"], env=environment.variables, seconds=SECONDS)
     except CommandFailed:
-        return False
+        return ""
+    for name in (unit, unit.removesuffix(".service")):
+        # The last entry counts.
+        free = [without for without, command in _entries(listed) if command in ("ALL", f"systemctl start {name}")]
+        if free and free[-1]:
+            return f"sudo -n systemctl start {name}"
+    return ""
+
+
+def _entries(listed: str) -> Iterator[tuple[bool, str]]:
+    """Give what sudo lists as root's commands, in order: whether without a password, and the command without its path.
+
+    A tag counts for what follows it in its line.
+    """
+    for line in filter(None, map(_AS_ROOT.fullmatch, listed.splitlines())):
+        without = False
+        for one in line["rest"].split(", "):
+            match = _TAGS.fullmatch(one)
+            assert match
+            if tags := re.findall(r"\b(?:NO)?PASSWD\b", match["tags"]):
+                without = tags[-1] == "NOPASSWD"
+            command, _, words = match["command"].partition(" ")
+            yield without, f"{Path(command).name} {words}".strip()

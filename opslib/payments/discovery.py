@@ -8,17 +8,18 @@ from urllib.parse import urlsplit
 
 from stripe import StripeClient, WebhookEndpoint
 
-from opslib.api import release
 from opslib.deployment import env_file
 from opslib.deployment.deployment import Deployment
 from opslib.deployment.line import Asked, Line
 from opslib.payments import stripe_account, stripe_code, table_discovery, webhook_endpoint
 from opslib.payments.settings import Stripe
 from opslib.payments.stripe_account import BAD_KEY, NOT_PERMITTED, ask
+from opslib.payments.stripe_code import Code
 from opslib.payments.stripe_rotation import KEY
 from opslib.runbook.errors import RunbookError
 
 MODE = "Whether the keys are of test or live mode."
+PATH = "The path that Stripe delivers events to."
 OWN = "stripe.com"
 DEFAULT: str = Stripe.model_fields["url"].default
 WEBHOOK: str = Stripe.model_fields["webhook"].default
@@ -43,11 +44,15 @@ def discover(environment: Deployment, given: Mapping[str, Any]) -> Iterator[Line
     It reads, and raises nothing for a Stripe or a PostgreSQL that does not answer.
     """
     try:
-        held = env_file.read(environment.api.env_file)
-    except (RunbookError, OSError) as error:
-        yield Asked("stripe.mode", f"{MODE} The .env cannot be read: {error}", "live")
-        return
-    url = list(_url(environment, held))
+        found = list(_found(environment, given))
+    except (RunbookError, OSError, ValueError) as error:  # .env or code cannot be read, or what was given is none
+        found = [Asked("stripe.mode", f"{MODE} {error}", "live"), Asked("stripe.webhook", f"{PATH} {error}", WEBHOOK)]
+    yield from found
+
+
+def _found(environment: Deployment, given: Mapping[str, Any]) -> Iterator[Line | Asked]:
+    held, code = env_file.read(environment.api.env_file), stripe_code.read(environment)
+    url = list(_url(code, held))
     yield from url
     named = str(given.get("stripe.url") or next((one.value for one in url if isinstance(one, Line)), ""))
     mode = _mode(held)
@@ -60,11 +65,11 @@ def discover(environment: Deployment, given: Mapping[str, Any]) -> Iterator[Line
         part = Stripe(mode=mode.value, reader=str(given.get("stripe.reader", "")), url=named or DEFAULT)
         environment = environment.model_copy(update={"stripe": part})
         account = yield from _account(environment, held[KEY])
-    path = yield from _webhook(environment, account, str(given.get("stripe.webhook", "")))
+    path = yield from _webhook(code, account, str(given.get("stripe.webhook", "")))
     endpoint = _endpoint(environment, account, path)
     yield endpoint
     named = str(given.get("stripe.endpoint") or (endpoint.value if isinstance(endpoint, Line) else ""))
-    yield _handles(environment, next((one for one in account.endpoints or () if one.id == named), None))
+    yield _handles(code, next((one for one in account.endpoints or () if one.id == named), None))
     yield from table_discovery.discover(environment, account.client)
 
 
@@ -77,11 +82,11 @@ def _mode(held: Mapping[str, str]) -> Line | Asked:
     return Asked("stripe.mode", what, "live")
 
 
-def _url(environment: Deployment, held: Mapping[str, str]) -> Iterator[Line | Asked]:
+def _url(code: Code, held: Mapping[str, str]) -> Iterator[Line | Asked]:
     """Find where the API finds Stripe, if not at Stripe's own address: no key is sent anywhere else to try."""
-    named = {key: value for key, value in held.items() if _BASE.fullmatch(key) and release.naming(environment, key)}
+    named = {key: value for key, value in held.items() if _BASE.fullmatch(key) and code.names(key)}
     named = {key: value for key, value in named.items() if not _own(value)}
-    written = {host: file for host, file in stripe_code.hosts(environment).items() if not _own(host)}
+    written = {host: file for host, file in code.hosts.items() if not _own(host)}
     if len(named) == 1 and not written:
         ((key, value),) = named.items()
         if (parts := urlsplit(value)).scheme in ("http", "https") and parts.hostname and not parts.username:
@@ -126,20 +131,19 @@ def _reader(why: str) -> Asked:
     return Asked("stripe.reader", f"{what} The one at hand could not {why}")
 
 
-def _webhook(environment: Deployment, account: Account, named: str) -> Generator[Line | Asked, None, str]:
+def _webhook(code: Code, account: Account, named: str) -> Generator[Line | Asked, None, str]:
     """Find the path in the code, and the one endpoint of the account that has it."""
-    routes = stripe_code.routes(environment)
     sent = {_path(one) for one in account.endpoints or ()}
-    likely = [one for one in routes if one.path in sent] if len(routes) > 1 else routes
+    likely = [one for one in code.routes if one.path in sent] if len(code.routes) > 1 else code.routes
     if named:
         return named
     if len(likely) != 1:
-        code, there = [", ".join(sorted(one)) or "none" for one in ({one.path for one in routes}, sent)]
-        what = f"The path that Stripe delivers events to. The code shows {code}, endpoints of the account {there}."
+        shown, there = [", ".join(sorted(one)) or "none" for one in ({one.path for one in code.routes}, sent)]
+        what = f"{PATH} The code shows {shown}, endpoints of the account {there}."
         yield Asked("stripe.webhook", what, WEBHOOK)
         return ""
     (one,) = likely
-    source = f"the code checks Stripe's signatures there ({stripe_code.shown(environment, one.at)})"
+    source = f"the code checks Stripe's signatures there ({code.shown(one.at)})"
     if account.endpoints is not None and one.path not in sent:
         source += "; no endpoint of the account has that path"
     yield Line("stripe.webhook", one.path, source)
@@ -161,8 +165,8 @@ def _endpoint(environment: Deployment, account: Account, path: str) -> Line | As
     return Asked("stripe.endpoint", f"{what} {which} there are: {listed}.", "we_..." if len(there) > 1 else "")
 
 
-def _handles(environment: Deployment, endpoint: WebhookEndpoint | None) -> Line | Asked:
-    found = stripe_code.handled(environment)
+def _handles(code: Code, endpoint: WebhookEndpoint | None) -> Line | Asked:
+    found = code.handled
     if 0 < len(found) <= MOST:
         lines = ", ".join(dict.fromkeys(str(line.file.name) for line in found.values()))
         sent = set(endpoint.enabled_events) if endpoint else {"*"}

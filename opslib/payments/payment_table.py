@@ -18,14 +18,14 @@ TYPES = {
 }
 """The types that an id may be of, by what the environment's file calls them."""
 _TEXT = (*TYPES["text"], "citext")
-_TIME = ("timestamp without time zone", "timestamp with time zone", "date")
+TIME = ("timestamp without time zone", "timestamp with time zone", "date")
 OF = {
     "intent": _TEXT,
     "amount": (*TYPES["integer"], "numeric", "double precision", "real"),
     "currency": _TEXT,
-    "paid": _TIME,
-    "created": _TIME,
-    "updated": _TIME,
+    "paid": TIME,
+    "created": TIME,
+    "updated": TIME,
 }
 """The types that the other columns may be of."""
 

@@ -11,11 +11,10 @@ import psycopg
 from stripe import StripeClient
 
 from opslib.database import discovery as database, schema
-from opslib.database.postgres import Connection
 from opslib.database.schema import Column, Table
 from opslib.deployment.deployment import Deployment
 from opslib.deployment.line import Asked, Line
-from opslib.payments import intent, payment, payment_table
+from opslib.payments import event_table_discovery, intent, payment, payment_table
 from opslib.payments.payment import INTENT
 from opslib.payments.settings import Payments
 from opslib.payments.stripe_account import ask
@@ -26,7 +25,7 @@ ASKED = 3
 WORDS: Mapping[str, Sequence[str]] = {
     "amount": ("amount", "amountcents", "amountincents", "amountminor"),
     "currency": ("currency", "currencycode"),
-    "status": ("status", "paymentstatus", "state"),
+    "status": ("status", "paymentstatus"),
     "paid": ("paiddate", "paidat", "paidon", "datepaid"),
     "created": ("createdat", "created", "createdon", "createddate"),
     "updated": ("updatedat", "updated", "updatedon", "updateddate", "modifiedat"),
@@ -34,53 +33,64 @@ WORDS: Mapping[str, Sequence[str]] = {
 """What a column is called, in whatever spelling."""
 EXAMPLES = {"intent": "provider_intent_id", "paid": "paid_date", "created": "created_at", "updated": "updated_at"}
 OPEN, PAID, REFUNDED = ("PENDING", "PROCESSING", "FAILED", "OVERDUE"), ("PAID", "SUCCEEDED"), ("REFUNDED",)
-RECEIVED = (("receivedat", "received"), ("processedat", "handledat"), ("createdat", "created"))
-"""What the time is called at which an event came, the surest first."""
-EVENT = "^evt_[A-Za-z0-9_]+$"
-_EVENTS = re.compile(r"(stripe|webhook|processed)\w*event")
 _LABEL = re.compile(r"'((?:[^']|'')*)'")
 Unit = Literal["minor", "major"]
 UNITS: tuple[Unit, ...] = ("minor", "major")
-CATALOGUE = "PostgreSQL's catalogue"
 Rows = Sequence[Mapping[str, Any]]
+Candidates = Mapping[str, Sequence[Column]]
+UNIT = "What an amount is in: minor (cents) or major (dollars)."
+WITHOUT = "Not known, as little as `stripe.payments.table`."
+_ASKED = (
+    ("table", "The table of payments.", "payments"),
+    ("columns", "Its columns.", "{intent: providerIntentId, paid: paidDate}"),
+    ("id_type", "Of what type its ids are: integer, text or uuid.", "text"),
+    ("unit", UNIT, "minor"),
+    ("statuses", "What the status of a payment may be.", "{open: [PENDING], paid: PAID, refunded: REFUNDED}"),
+)
+"""What is to be asked where nothing of the table is known."""
 
 
 def discover(environment: Deployment, account: StripeClient | None) -> Iterator[Line | Asked]:
     """Give what was found of both tables, and what is to be asked, with an account that can be asked of intents."""
     try:
         with schema.reading(environment) as connection:
-            found = [*_payments(connection, account), *_events(connection)]
+            tables = [(table, _candidates(table, intents)) for table, intents in schema.of_payments(connection)]
+            rows = [schema.newest(connection, table, [*_clear(columns).values()]) for table, columns in tables]
+            events = list(event_table_discovery.discover(connection))
     except (RunbookError, OSError, psycopg.Error) as error:
         why = f"PostgreSQL could not be asked: {database.first_line(error)}"
-        found = [Asked(f"stripe.{key}", f"{what} {why}", example) for key, what, example in _ALL]
-    yield from found
-
-
-_ALL = (
-    ("payments.table", "The table of payments.", "payments"),
-    ("payments.columns", "Its columns.", "{intent: providerIntentId, paid: paidDate}"),
-    ("payments.id_type", "Of what type its ids are: integer, text or uuid.", "text"),
-    ("payments.unit", "What an amount is in: minor (cents) or major (dollars).", "minor"),
-    ("payments.statuses", "What the status of a payment may be.", "{open: [PENDING], paid: PAID, refunded: REFUNDED}"),
-    ("events", "The table of the events that the API has taken, or null.", "null"),
-)
-
-
-def _payments(connection: Connection, account: StripeClient | None) -> Iterator[Line | Asked]:
-    tables = schema.of_payments(connection)
-    if len(tables) != 1:
-        names = ", ".join(table.name for table, _ in tables) or "none"
-        why = f"Those with Stripe's intents, a status and an amount: {names}."
-        yield from (Asked(f"stripe.{key}", f"{what} {why}", example) for key, what, example in _ALL[:-1])
+        yield from _unknown(why)
+        yield Asked("stripe.events", f"{event_table_discovery.EVENTS} {WITHOUT}", event_table_discovery.EXAMPLE)
         return
-    ((table, intents),) = tables
-    yield Line("stripe.payments.table", table.name, f"{CATALOGUE}: it alone has Stripe's intents")
-    candidates = {"id": [table.key] if table.key else [], "intent": intents}
-    candidates |= {field: _of_type(field, table.named(*words)) for field, words in WORDS.items()}
+    if len(tables) == 1:  # Stripe is asked when no transaction is open any more
+        yield from _payments(*tables[0], rows[0], account)
+    else:
+        names = ", ".join(table.name for table, _ in tables) or "none"
+        yield from _unknown(f"Tables with Stripe's intents, a status and an amount: {names}.")
+    yield from events
+
+
+def _unknown(why: str) -> Iterator[Asked]:
+    (first, what, example), *others = _ASKED
+    yield Asked(f"stripe.payments.{first}", f"{what} {why}", example)
+    yield from (Asked(f"stripe.payments.{key}", f"{what} {WITHOUT}", example) for key, what, example in others)
+
+
+def _candidates(table: Table, intents: Sequence[Column]) -> Candidates:
+    found = {field: _of_type(field, table.named(*words)) for field, words in WORDS.items()}
+    return {"id": [table.key] if table.key else [], "intent": intents, **found}
+
+
+def _clear(candidates: Candidates) -> dict[str, Column]:
+    """Give the columns that alone may be meant."""
+    return {field: columns[0] for field, columns in candidates.items() if len(columns) == 1}
+
+
+def _payments(table: Table, candidates: Candidates, rows: Rows, account: StripeClient | None) -> Iterator[Line | Asked]:
+    yield Line("stripe.payments.table", table.name, f"{schema.SOURCE}: it alone has Stripe's intents")
     for field, columns in candidates.items():
         yield _column(table, field, columns)
-    found = {field: columns[0] for field, columns in candidates.items() if len(columns) == 1}
-    rows = schema.newest(connection, table, [*found.values()])
+    found = _clear(candidates)
     yield _id_type(table, found.get("id"))
     yield _unit(found, rows, account)
     yield from _statuses(found.get("status"), rows)
@@ -94,7 +104,7 @@ def _of_type(field: str, columns: list[Column]) -> list[Column]:
 def _column(table: Table, field: str, columns: Sequence[Column]) -> Line | Asked:
     key = f"stripe.payments.columns.{field}"
     if len(columns) == 1:
-        return Line(key, columns[0].name, f"{CATALOGUE}: {table.name}.{columns[0].name} is {columns[0].type}")
+        return Line(key, columns[0].name, schema.shown(table, columns[0]))
     names = ", ".join(one.name for one in columns) or "none"
     what = f"The column of {table.name} with the {field} of a payment. Those that may be it: {names}."
     return Asked(key, what, EXAMPLES.get(field, field))
@@ -103,26 +113,33 @@ def _column(table: Table, field: str, columns: Sequence[Column]) -> Line | Asked
 def _id_type(table: Table, id: Column | None) -> Line | Asked:
     kind = next((kind for kind, types in payment_table.TYPES.items() if id and id.type in types), "")
     if id and kind:
-        return Line("stripe.payments.id_type", kind, f"{CATALOGUE}: {table.name}.{id.name} is {id.type}")
+        return Line("stripe.payments.id_type", kind, schema.shown(table, id))
     return Asked("stripe.payments.id_type", "Of what type the ids of payments are: integer, text or uuid.", "text")
 
 
 def _unit(found: Mapping[str, Column], rows: Rows, account: StripeClient | None) -> Line | Asked:
     """Tell cents from dollars: by an intent that Stripe is asked of, else by fractions and by the type."""
-    key, what = "stripe.payments.unit", "What an amount is in: minor (cents) or major (dollars)."
+    key = "stripe.payments.unit"
     if not {"intent", "amount"} <= found.keys():
-        return Asked(key, what, "minor")
+        return Asked(key, UNIT, "minor")
     amount = found["amount"]
     written = {row[found["intent"].name]: row[amount.name] for row in rows}
     known = {name: text for name, text in written.items() if name and text and INTENT.fullmatch(name)}
-    unit, said = _proven(dict(islice(known.items(), ASKED)), account)
-    if unit:
-        return Line(key, unit, said)
-    if not said and amount.type in payment_table.TYPES["integer"]:
-        return Line(key, "minor", f"{CATALOGUE}: {amount.name} is {amount.type}; Stripe could not be asked of a row")
-    if not said and any(map(_fraction, known.values())):
+    fractions = any(map(_fraction, known.values()))
+    said = _compared(dict(islice(known.items(), ASKED)), account)
+    told = [one for one in said if one[1]]
+    units = {unit for _, unit in told}
+    if len(units) == 1 and not (fractions and "minor" in units) and len(told) * 2 > len(said):
+        return Line(key, told[0][1], f"a row has {told[0][0]} in minor units")
+    if said:
+        why = f"Rows do not agree: {'; '.join(text for text, _ in said)}{'; some have fractions' if fractions else ''}."
+        return Asked(key, f"{UNIT} {why}", "minor")
+    if amount.type in payment_table.TYPES["integer"]:
+        source = f"{schema.SOURCE}: {amount.name} is {amount.type}; Stripe could not be asked of a row"
+        return Line(key, "minor", source)
+    if fractions:
         return Line(key, "major", f"{amount.name} is {amount.type}, and some have fractions")
-    return Asked(key, f"{what} {said or f'{amount.name} is {amount.type}, and no row tells.'}", "minor")
+    return Asked(key, f"{UNIT} {amount.name} is {amount.type}, and no row tells.", "minor")
 
 
 def _fraction(written: str) -> bool:
@@ -131,12 +148,12 @@ def _fraction(written: str) -> bool:
     return isinstance(amount, Decimal) and amount.is_finite()
 
 
-def _proven(written: Mapping[str, str], account: StripeClient | None) -> tuple[Unit | None, str]:
-    """Compare amounts of rows with those of their intents; give the unit in which they agree, and how that is known.
+def _compared(written: Mapping[str, str], account: StripeClient | None) -> list[tuple[str, Unit | Literal[""]]]:
+    """Compare amounts of rows with those of their intents, where Stripe knows these: in which unit they are the same.
 
-    Without a unit it says what contradicts both; nothing, if Stripe did not tell.
+    "" where they are in none; a row is left out that is the same in both.
     """
-    contradicts = ""
+    found: list[tuple[str, Unit | Literal[""]]] = []
     for name, text in written.items() if account else ():
         assert account
         there, problem = ask(partial(intent.retrieve, account, name))
@@ -144,11 +161,10 @@ def _proven(written: Mapping[str, str], account: StripeClient | None) -> tuple[U
             break
         if there is None or not there.amount:
             continue
-        agree = [unit for unit in UNITS if payment.minor(text, there.currency, Payments(unit=unit)) == there.amount]
-        if len(agree) == 1:
-            return agree[0], f"a row has {text} where Stripe has {there.amount} {there.currency} in minor units"
-        contradicts = contradicts or ("" if agree else f"A row has {text}, its intent {there.amount} {there.currency}.")
-    return None, contradicts
+        same = [unit for unit in UNITS if payment.minor(text, there.currency, Payments(unit=unit)) == there.amount]
+        if len(same) < len(UNITS):
+            found.append((f"{text} where Stripe has {there.amount} {there.currency}", same[0] if same else ""))
+    return found
 
 
 def _statuses(status: Column | None, rows: Rows) -> Iterator[Line | Asked]:
@@ -158,7 +174,7 @@ def _statuses(status: Column | None, rows: Rows) -> Iterator[Line | Asked]:
     seen = sorted({row[status.name] for row in rows if row[status.name]}) if status and not may else []
     open, paid, refunded = ([one for one in may or seen if one.upper() in words] for words in (OPEN, PAID, REFUNDED))
     told = f"a status may be {', '.join(may)}" if may else f"rows have {', '.join(seen) or 'no status'}"
-    source = f"{CATALOGUE}: {told}" if may else told
+    source = f"{schema.SOURCE}: {told}" if may else told
     if may and open:
         yield Line(f"{key}.open", open, source)
     else:
@@ -178,46 +194,3 @@ def _checked(status: Column) -> list[str]:
     """Give what a CHECK lists, as PostgreSQL writes `IN (…)`."""
     lists = [check for check in status.checks if " = ANY (" in check]
     return [label.replace("''", "'") for label in _LABEL.findall(lists[0])] if len(lists) == 1 else []
-
-
-def _events(connection: Connection) -> Iterator[Line | Asked]:
-    """Find the table of delivered events: by ids of Stripe's in a unique column, else by its name."""
-    sure, likely = [], []
-    for table in schema.tables(connection):
-        texts = [one for one in table.columns if one.type in schema.TEXT]
-        held = schema.holding(connection, table, texts, EVENT)
-        ids = [one for one in texts if held[one.name]]
-        named = not ids and bool(_EVENTS.search(schema.word(table.name)))
-        ids = ids or [one for one in texts if named and one.unique and held[one.name] is None]
-        if len(ids) == 1 and ids[0].unique:
-            sure.append((table, ids[0]))
-        elif ids or named:
-            likely.append(table.name)
-    if len(sure) == 1 and not likely:
-        yield from _event_table(*sure[0])
-    elif sure or likely:
-        names = ", ".join([*(table.name for table, _ in sure), *likely])
-        what = f"The table of the events that the API has taken, or null. Those that may be it: {names}."
-        yield Asked("stripe.events", what, "{table: webhook_events, id: id, received: received_at}")
-    else:
-        yield Line(
-            "stripe.events", None, f"{CATALOGUE}: no table holds ids of Stripe's events, nor is called as if it did"
-        )
-
-
-def _event_table(table: Table, id: Column) -> Iterator[Line | Asked]:
-    yield Line("stripe.events.table", table.name, f"{CATALOGUE}: it alone notes Stripe's events")
-    yield Line("stripe.events.id", id.name, f"{CATALOGUE}: {table.name}.{id.name} is unique")
-    ranked = (_of_type("created", table.named(*words)) for words in RECEIVED)
-    times = next(filter(None, ranked), [])
-    if len(times) == 1:
-        yield Line(
-            "stripe.events.received", times[0].name, f"{CATALOGUE}: {table.name}.{times[0].name} is {times[0].type}"
-        )
-    else:
-        names = ", ".join(one.name for one in times) or "none"
-        yield Asked(
-            "stripe.events.received",
-            f"The column with the time at which an event came. Likely: {names}.",
-            "received_at",
-        )

@@ -6,21 +6,21 @@ from pathlib import Path
 import pytest
 
 from opslib import propertypulse
-from opslib.deployment.deployment import Deployment
 from opslib.payments import stripe_code
+from opslib.payments.stripe_code import Code
 
 CHECK = "const event = stripe.webhooks.constructEvent(req.body, req.headers['stripe-signature'], secret);"
 ROUTER = f"router.post('/', raw, (req) => {{ {CHECK} }});"
 APP = "const app = express();"
 
 
-def code(folder: Path, files: Mapping[str, str]) -> Deployment:
-    """The stand-in, with other code."""
+def code(folder: Path, files: Mapping[str, str]) -> Code:
+    """What a release of these files is."""
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     known = propertypulse.load("sandbox")
-    return known.model_copy(update={"api": known.api.model_copy(update={"release": folder})})
+    return stripe_code.read(known.model_copy(update={"api": known.api.model_copy(update={"release": folder})}))
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,16 @@ def code(folder: Path, files: Mapping[str, str]) -> Deployment:
             },
             ["/api/webhooks/stripe"],
         ),
+        (  # in a service that payments use too
+            {
+                "app.js": f"{APP}\napp.use('/api/pay', require('./pay'));\napp.use('/api/hooks', require('./hooks'));",
+                "pay.js": "const service = require('./service');\nrouter.post('/stripe/intent', service.pay);",
+                "hooks.js": "const stripe = require('./controller');\nrouter.post('/stripe', stripe.handle);",
+                "controller.js": "const service = require('./service');",
+                "service.js": f"exports.read = (req) => {{ {CHECK} }};",
+            },
+            ["/api/hooks/stripe"],
+        ),
         (  # two that may be meant
             {"app.js": f"{APP}\napp.post('/v1/hook', h);\napp.post('/v2/hook', (req) => {{ {CHECK} }});"},
             ["/v1/hook", "/v2/hook"],
@@ -61,11 +71,11 @@ def code(folder: Path, files: Mapping[str, str]) -> Deployment:
     ],
 )
 def test_the_path_is_read_off_the_code_or_is_not_known(tmp_path: Path, files: dict[str, str], paths: list[str]) -> None:
-    assert [one.path for one in stripe_code.routes(code(tmp_path, files))] == paths
+    assert [one.path for one in code(tmp_path, files).routes] == paths
 
 
 def test_the_types_are_those_that_the_code_tells_from_others(tmp_path: Path) -> None:
-    environment = code(
+    found = code(
         tmp_path,
         {
             "hooks.js": f"{CHECK}\nconst EFFECTS = {{ 'charge.refunded': refund }};\n// case 'charge.failed':\n"
@@ -75,9 +85,8 @@ def test_the_types_are_those_that_the_code_tells_from_others(tmp_path: Path) -> 
             "hooks.test.js": f"{CHECK}\nsend('payment_intent.canceled');",
         },
     )
-    found = stripe_code.handled(environment)
-    assert [*found] == ["charge.refunded", "invoice.paid", "payment_intent.succeeded"]
-    assert stripe_code.shown(environment, found["invoice.paid"]) == "hooks.js:5"
+    assert [*found.handled] == ["charge.refunded", "invoice.paid", "payment_intent.succeeded"]
+    assert found.shown(found.handled["invoice.paid"]) == "hooks.js:5"
 
 
 def test_a_host_is_the_clients_own_and_not_another_in_its_file(tmp_path: Path) -> None:
@@ -85,4 +94,4 @@ def test_a_host_is_the_clients_own_and_not_another_in_its_file(tmp_path: Path) -
         "const stripe = new Stripe(process.env.STRIPE_SECRET_KEY, { apiVersion: latest(), host: 'stripe.local' });\n"
         "const mail = createTransport({ host: 'smtp.example.com' });"
     )
-    assert stripe_code.hosts(code(tmp_path, {"server.js": text})) == {"stripe.local": "server.js"}
+    assert code(tmp_path, {"server.js": text}).hosts == {"stripe.local": "server.js"}

@@ -96,9 +96,26 @@ def test_what_stripe_has_of_a_row_decides_the_unit(found: Discover, amount: str,
     assert value(said["unit"]) == unit
 
 
-def test_a_row_that_contradicts_both_units_is_shown(found: Discover) -> None:
-    said = asked(found(table(), row(intent(1500), "1499"), stripe=True)["unit"])
-    assert "A row has 1499, its intent 1500 usd" in said
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ([("1499", 1500)], "1499 where Stripe has 1500 usd"),
+        ([("1500", 1500), ("15", 1500)], "1500 where Stripe has 1500 usd; 15 where"),
+        ([("1500", 1500), ("17.5", None)], "some have fractions"),  # cents for dollars, once
+        ([("15", 1500), ("14", 1500)], "Rows do not agree"),
+    ],
+)
+def test_rows_that_contradict_each_other_are_shown(
+    found: Discover, rows: list[tuple[str, int | None]], says: str
+) -> None:
+    made = [row(intent(cents) if cents else "pi_1", written, id=f"c{number}")
+            for number, (written, cents) in enumerate(reversed(rows))]  # fmt: skip
+    assert says in asked(found(table(amount="double precision"), *made, stripe=True)["unit"])
+
+
+def test_one_odd_row_among_three_is_outvoted(found: Discover) -> None:
+    rows = [row(intent(1500), written, id=f"c{written}") for written in ("15", "15.00", "14")]
+    assert value(found(table(amount="double precision"), *rows, stripe=True)["unit"]) == "major"
 
 
 def test_a_currency_without_decimals_tells_nothing_and_the_next_row_does(found: Discover) -> None:
@@ -155,7 +172,7 @@ def test_statuses_that_rows_have_are_not_all_there_may_be(found: Discover) -> No
 
 def test_two_tables_of_payments_are_both_named(found: Discover) -> None:
     said = found(table(), table("refunds"))
-    assert "payments, refunds" in asked(said["table"]) and "payments, refunds" in asked(said["unit"])
+    assert "payments, refunds" in asked(said["table"]) and "stripe.payments.table" in asked(said["unit"])
 
 
 def test_a_table_with_intents_is_told_from_one_that_only_sounds_so(found: Discover) -> None:
@@ -178,6 +195,10 @@ def test_two_columns_that_may_be_meant_are_both_named(found: Discover) -> None:
             ["CREATE TABLE inbox (id serial PRIMARY KEY, evt text UNIQUE, created_at date, received_at date)",
              "INSERT INTO inbox VALUES (1, 'evt_1')"],
             ("inbox", "evt", "received_at"),
+        ),
+        (
+            ["CREATE TABLE failed_webhooks (id text PRIMARY KEY)", "INSERT INTO failed_webhooks VALUES ('evt_1')"],
+            "failed_webhooks",
         ),
         (["CREATE TABLE webhook_events (id serial PRIMARY KEY, kind text)"], "webhook_events"),
         (["CREATE TABLE log (id serial PRIMARY KEY, evt text)", "INSERT INTO log VALUES (1, 'evt_1')"], "log"),
@@ -203,6 +224,6 @@ def test_the_table_of_events_is_found_or_named_or_is_none(
 def test_a_login_that_fails_is_said_of_each(found: Discover, tmp_path: Path) -> None:
     env_file.edit(tmp_path / ".env", {"DATABASE_URL": "postgresql://propertypulse:hunter2@127.0.0.1:25432/x"})
     said = found(table())
-    assert len(said) == 6
-    assert all("PostgreSQL could not be asked: DATABASE_URL" in asked(one) for one in said.values())
+    assert len(said) == 6 and all(isinstance(one, Asked) for one in said.values())
+    assert "PostgreSQL could not be asked: DATABASE_URL" in asked(said["table"])
     assert "hunter2" not in str(said)
