@@ -146,4 +146,4 @@ class Replay:
         return found.pending_webhooks > 0
 
     def _mark(self) -> None:
-        self._marks = delivery_trace.mark(self.workers)
+        self._marks = delivery_trace.mark(self.environment, self.workers)

@@ -428,7 +428,7 @@ def test_a_time_before_a_line_in_any_format_is_no_part_of_it(file: Path, stamp: 
     (event,) = log.read([log.Position(file, 0, 0)]).events
     assert (event.time, event.level, event.means, event.said["to"]) == (stamp, "error", "mail failed", "a@b.example")
     assert len(log.errors(log.since([log.Position(file, 0, 0)]))) == 1
-    assert [one["message"] for one in log.fields([log.Position(file, 0, 0)])] == ["Email send failed"]
+    assert event.said["message"] == "Email send failed"
     if stamp.startswith("2026-11-28") and ":" in stamp:
         assert event.at is not None and event.at.year == 2026
 

@@ -53,7 +53,7 @@ class Api:
 
         return Cursor(found)
 
-    def mark(self, paths: object) -> list[object]:
+    def mark(self, environment: object, workers: object) -> list[object]:
         self.logged = []
         return []
 
