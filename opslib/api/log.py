@@ -25,7 +25,7 @@ LIMIT_ENTRIES = 50
 TEXT_LENGTH = 300
 
 LOST = "lost"
-"""The level of the entry which says that a file no longer holds the place from which it was to be read."""
+"""The level of the entry which says that a file does not hold what was to be read: an error may have been among it."""
 
 _File = BufferedReader | gzip.GzipFile
 _PROBE = 1 << 14
@@ -128,7 +128,7 @@ def since(positions: Iterable[Position], *, limit: int = LIMIT_ENTRIES) -> list[
     for position in positions:
         name = position.path.name
         if _is_nowhere(position.path):
-            found.append(Entry(name, "", "", f"(PM2 keeps nothing: its log is {position.path})"))
+            found.append(Entry(name, "", LOST, f"(PM2 keeps nothing: its log is {position.path})"))
             continue
         with ExitStack() as files:
             streams, whole = _streams(position, files)

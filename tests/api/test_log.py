@@ -57,6 +57,11 @@ def test_a_line_half_written_at_the_mark_is_given_whole(file: Path, before: str)
     assert [(entry.level, entry.text) for entry in log.since(position)] == [("error", "whole")]
 
 
+def test_that_a_log_is_kept_nowhere_is_not_the_same_as_no_error() -> None:
+    (one,) = log.errors(log.since(log.mark([Path("/dev/null")])))
+    assert "PM2 keeps nothing" in one.text
+
+
 def test_a_file_to_come_is_read_from_its_beginning(tmp_path: Path) -> None:
     position = log.mark([tmp_path / "later.log"])
     assert log.since(position) == []
