@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from opslib.api import log, poll
-from opslib.api.log import Position
+from opslib.api.log_event import Event
 from opslib.api.pm2 import Worker
-from opslib.api.settings import Tokens
+from opslib.api.settings import Log, Tokens
 from opslib.deployment import env_file
 from opslib.deployment.deployment import Deployment
 from opslib.runbook.answer import Answer
@@ -24,6 +24,8 @@ LIFE = 60
 MARK = "canary=opslib"
 """What the address of each of our requests ends in, by which the API's log tells them from others."""
 
+WITHIN = 2
+"""Seconds that PM2 may take to write what it is told."""
 SOME = 5
 """How many tokens more may be refused than before, as somebody always tries an odd one."""
 
@@ -94,44 +96,61 @@ def prove(environment: Deployment, expected: dict[str, tuple[str, int]], *, with
     return Answer(False if wrong else None if again else True, rows, said if again else "")
 
 
-def refused(workers: Sequence[Worker], *, minutes: float = 0) -> Counter[str]:
-    """Count the tokens of others that the API refused, by reason, from the workers' logs.
+def refused(environment: Deployment, workers: Sequence[Worker], *, minutes: float = 0) -> Counter[str]:
+    """Count the tokens that the API refused, by reason, from its logs; ours are left out where a line tells of which.
 
-    Since these workers were listed, or over the last `minutes` before now.
+    Since these workers were listed, or over the last `minutes` before now, of which a line without a time is not.
     """
-    marks = [position for worker in workers for position in worker.logs]
-    if minutes:
-        marks = [Position(mark.path, 0, 0) for mark in marks]
-    after = (datetime.now(UTC) - timedelta(minutes=minutes)).isoformat() if minutes else ""
+    after = datetime.now(UTC) - timedelta(minutes=minutes)
     counts = Counter[str](dict.fromkeys(_REASONS, 0))
-    for said in log.fields(marks):
-        reason = str(said.get("reason", ""))
-        if MARK in str(said.get("path", "")) or str(said.get("timestamp", "")) < after:
-            continue
-        counts.update(known for known in _REASONS if known in reason)
+    for one in _logged(environment, workers, whole=minutes > 0).events:
+        if MARK not in str(one.said.get("path", "")) and (not minutes or (one.at and one.at >= after)):
+            counts.update(_why(one))
     return counts
 
 
-def told(workers: Sequence[Worker]) -> Answer:
+def told(environment: Deployment, workers: Sequence[Worker]) -> Answer:
     """Whether the logs say why the API refused a token of ours since these workers were listed.
 
-    Where they do not, nothing can be said of those of others either: no line is not the same as no refusal.
+    Where they do not, nothing can be said of those of others either: no line is not the same as no refusal. Nor can it
+    where they do not say of which request.
     """
-    marks = [position for worker in workers for position in worker.logs]
-    ends = time.monotonic() + 2  # PM2 writes what it is told a moment later
+    ends = time.monotonic() + WITHIN
     while True:
-        found = any(said.get("reason") and MARK in str(said.get("path", "")) for said in log.fields(marks))
-        if found or time.monotonic() > ends:
-            said = "no line with a `reason` and a `path` as JSON tells of our own tokens that it refused"
-            return Answer(found or None, "yes, as JSON with a `reason`" if found else f"cannot tell: {said}")
+        reading = _logged(environment, workers)
+        why = [one for one in reading.events if _why(one) or one.said.get("reason")]
+        if any(MARK in str(one.said.get("path", "")) for one in why):
+            return Answer(True, "yes, as JSON with a `reason`")
+        if time.monotonic() > ends:
+            break
         time.sleep(0.1)
+    if why:
+        said = f"the log says why, of {len(why)} tokens since this began, and not of which request: ours are among them"
+    elif reading.recognised or not (reading.events or reading.nowhere):
+        said = "no line tells of our own tokens that it refused"
+    else:
+        said = reading.legible.otherwise
+    return Answer(None, f"cannot tell: {said}")
 
 
-def calm(workers: Sequence[Worker], before: Counter[str]) -> Answer:
+def calm(environment: Deployment, workers: Sequence[Worker], before: Counter[str]) -> Answer:
     """Whether hardly more tokens were refused for their signature since these workers were listed than `before`."""
-    now = refused(workers)
+    now = refused(environment, workers)
     rows = [{"refused": "before", **before}, {"refused": "in this run", **now}]
     return Answer(now["invalid signature"] <= before.total() + SOME, rows, "People are being logged out.")
+
+
+def _logged(environment: Deployment, workers: Sequence[Worker], *, whole: bool = False) -> log.Reading:
+    """Read what the API has logged since these workers were listed, or all that it keeps."""
+    known = environment.find(Log) or Log()
+    marks = [position for worker in workers for position in worker.logs]
+    return log.read(log.beginnings(marks, known) if whole else marks, known)
+
+
+def _why(one: Event) -> list[str]:
+    """Give for which of the known reasons a token was refused, if that is what an event tells."""
+    text = f"{one.text} {one.said.get('error', '')}" if one.means == "not authenticated" else ""
+    return [known for known in _REASONS if known in f"{one.said.get('reason', '')} {text}"]
 
 
 def _asked(

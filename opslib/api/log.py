@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from io import BufferedReader
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from opslib.api import log_event
 from opslib.api.log_event import Event
@@ -26,7 +25,7 @@ LIMIT_ENTRIES = 50
 TEXT_LENGTH = 300
 
 LOST = "lost"
-"""The level of the entry which says that a file no longer holds the place from which it was to be read."""
+"""The level of the entry which says that a file does not hold what was to be read: an error may have been among it."""
 
 _File = BufferedReader | gzip.GzipFile
 _PROBE = 1 << 14
@@ -112,6 +111,12 @@ def mark(paths: Iterable[Path]) -> list[Position]:
     return [_position(path) for path in dict.fromkeys(paths)]
 
 
+def beginnings(positions: Iterable[Position], known: Log) -> list[Position]:
+    """Give the beginnings of the same files as they are now, and of those besides that the API writes itself."""
+    paths = [*(position.path for position in positions), *known.files]
+    return [Position(path, 0, 0) for path in dict.fromkeys(paths)]
+
+
 def since(positions: Iterable[Position], *, limit: int = LIMIT_ENTRIES) -> list[Entry]:
     """Give the last entries written since those positions, at most `limit` a file, equal neighbours once.
 
@@ -123,7 +128,7 @@ def since(positions: Iterable[Position], *, limit: int = LIMIT_ENTRIES) -> list[
     for position in positions:
         name = position.path.name
         if is_nowhere(position.path):
-            found.append(Entry(name, "", "", f"(PM2 keeps nothing: its log is {position.path})"))
+            found.append(Entry(name, "", LOST, f"(PM2 keeps nothing: its log is {position.path})"))
             continue
         with ExitStack() as files:
             streams, whole = _streams(position, files)
@@ -147,11 +152,6 @@ def causes(positions: Iterable[Position], *, limit: int = 6) -> list[Entry]:
     entries = since(positions, limit=LIMIT_BYTES)
     told = [one for one in entries if one.level.lower() in _SEVERE or (not one.level and _ERROR.search(one.text))]
     return (told or errors(entries) or entries)[-limit:]
-
-
-def fields(positions: Iterable[Position]) -> Iterator[dict[str, Any]]:
-    """Give the JSON entries written since those positions with all fields: to be counted, as they hold secrets."""
-    return (one.said for position in positions for one in _of(position) if one.said)
 
 
 def errors(entries: Iterable[Entry]) -> list[Entry]:

@@ -194,8 +194,7 @@ def _webhook(one: dict[str, Any]) -> Webhook:
 
 
 def _read(workers: Iterable[Worker], known: Log) -> log.Reading:
-    paths = [*(position.path for worker in workers for position in worker.logs), *known.files]
-    return log.read((log.Position(path, 0, 0) for path in dict.fromkeys(paths)), known)
+    return log.read(log.beginnings((position for worker in workers for position in worker.logs), known), known)
 
 
 def _reason(one: Event) -> str:

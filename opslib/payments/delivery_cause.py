@@ -28,6 +28,7 @@ class Cause(StrEnum):
     IGNORED = "handler ignores the type"
     TAKEN = "taken here, not known to Stripe"
     NO_TRACE = "no trace at the API"
+    UNTOLD = "cannot be told from the log"
 
 
 FROM_ANYBODY = frozenset({Cause.NO_BODY, Cause.NO_SIGNATURE, Cause.GARBLED})
@@ -68,5 +69,6 @@ NEXT = {
     Cause.IGNORED: Mend(do="nothing, or let the release handle the type"),
     Cause.TAKEN: Mend(do="nothing: an answer was lost, or another endpoint does not take it"),
     Cause.NO_TRACE: Mend("replay_stripe_events"),
+    Cause.UNTOLD: Mend("replay_stripe_events"),
 }
 """What to do about each."""

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from opslib.api.pm2 import Worker
 from opslib.payments.delivery_cause import FROM_ANYBODY, NEXT, Cause
 from opslib.payments.delivery_trace import Trace
+from opslib.runbook.answer import Answer
 from opslib.runbook.finding import Finding, Severity
 
 AFTER = 3600
@@ -50,15 +51,18 @@ def nearest(failures: Sequence[Trace], created: float, *, skew: float = 0) -> Ca
     return Cause.NO_TRACE
 
 
-def judge(now: Sequence[Cause], found: Sequence[Trace], *, lacks: Sequence[str], skew: float = 0) -> Judge:
+def judge(
+    now: Sequence[Cause], found: Sequence[Trace], *, lacks: Sequence[str], skew: float = 0, told: bool = True
+) -> Judge:
     """Make what says of an event why the API has it not; the endpoint `lacks` these types.
 
     What was logged just after it counts first. Where nothing was, it is laid to what stands now, if that leaves no
-    trace or the logs do not reach back so far.
+    trace or the logs do not reach back so far. `told` is whether the logs can be read; what has no time is about none.
     """
     unable = [cause for cause in now if cause not in (Cause.DISABLED, Cause.NOT_ENABLED, Cause.OPEN)]
     failures = [trace for trace in found if trace.cause]
-    began = found[0].at - skew if found else math.inf
+    told = told and all(trace.at for trace in failures)
+    began = min((trace.at for trace in found if trace.at), default=math.inf) - skew
 
     def why(created: float, kind: str, sent: bool) -> Cause:
         if not sent and Cause.DISABLED in now:
@@ -67,7 +71,9 @@ def judge(now: Sequence[Cause], found: Sequence[Trace], *, lacks: Sequence[str],
             return Cause.NOT_ENABLED if kind in lacks else Cause.NO_TRACE
         traced = nearest(failures, created, skew=skew)
         silent = created < began or (unable and unable[0] in TRACELESS)
-        return unable[0] if traced is Cause.NO_TRACE and unable and silent else traced
+        if traced is not Cause.NO_TRACE:
+            return traced
+        return unable[0] if unable and silent else traced if told else Cause.UNTOLD
 
     return why
 
@@ -95,6 +101,19 @@ def missing(counts: Mapping[str, int], *, young: int, minutes: float) -> list[Fi
     return found
 
 
+def unread(told: Answer) -> list[Finding]:
+    """Give that the logs cannot be read, if they hold something: then nobody can say why a delivery has failed."""
+    if told or not (told.evidence["entries"] or told.evidence["kept nowhere"]):
+        return []
+    what = "why deliveries have failed cannot be told"
+    return [Finding(what, do=told.otherwise, severity=Severity.NOTICE)]
+
+
+def said(found: Sequence[Trace], told: Answer) -> list[dict[str, object]] | str:
+    """Give the errors of the handler, or say that there are none; without logs that can be read, why nobody knows."""
+    return errors(found) or told.otherwise or "no error is in the logs"
+
+
 def errors(found: Sequence[Trace]) -> list[dict[str, object]]:
     """Give the errors of the handler, each once, the most frequent first."""
     counts = Counter(trace.said for trace in found if trace.cause is Cause.APP_ERROR)
@@ -110,7 +129,7 @@ def table(counts: Mapping[str, int], now: Sequence[Cause], traces: Sequence[Trac
         if not (cause in now or told or events):
             continue
         kinds = ", ".join(sorted({trace.type for trace in told if trace.type}))
-        last = datetime.fromtimestamp(int(told[-1].at), UTC) if told else None
+        last = datetime.fromtimestamp(int(told[-1].at), UTC) if told and told[-1].at else None
         row = {"cause": cause, "stands now": cause in now, "events": events, "in the log": len(told), "last": last}
         rows.append({**row, "types": kinds, "next": NEXT[cause]})
     return rows

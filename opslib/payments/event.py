@@ -118,13 +118,16 @@ def deliver(stripe: StripeClient, target: WebhookEndpoint, since: float, *, newe
 def harmless(environment: Deployment, stripe: StripeClient, reception: Reception) -> str:
     """Give an event that the API has taken before, else one that it does not act on, else of a payment that is paid.
 
+    Of those that it does not act on one that Stripe has not delivered, as of that Stripe tells whether it is taken.
     Raise RunbookError if Stripe has neither, or does not say.
     """
     for name in reception.latest(PROBE):
         if ask(partial(stripe.v1.events.retrieve, name))[0] is not None:
             return name
     acted_on = settings(environment).handles
-    for event in islice(listed(stripe, since=time.time() - KEPT), LOOKED):
+    since = time.time() - KEPT
+    first = () if reception.noted else islice(listed(stripe, since=since, undelivered=True), LOOKED)
+    for event in (*(one for one in first if one.type not in acted_on), *islice(listed(stripe, since=since), LOOKED)):
         if event.type not in acted_on:
             return str(event.id)
         intent = str(event.data.object.id) if event.type == SUCCEEDED else ""

@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Context, Decimal
 
-from opslib.database import admin as database, database_url, postgres
+from opslib.database import admin
 from opslib.database.postgres import Connection
-from opslib.database.settings import Database
-from opslib.deployment import secret_reference
 from opslib.deployment.deployment import Deployment
 from opslib.payments import payment_table
 from opslib.payments.settings import Payments
@@ -60,18 +58,15 @@ class Payment:
 
 
 def connect(environment: Deployment, *, within: float = 10) -> Connection:
-    """Log in as the administrator that the environment names, in UTC and in the schema that the API works in.
+    """Log in as the administrator that the environment names, in the schema that the API works in.
 
-    Not as the API: what notes a repair must not be the API's to change. Raise LoginFailed, BadEnvironment.
+    Not as the API: what notes a repair must not be the API's to change. In UTC: a row is compared as JSON, in which a
+    time is written in the session's zone. Raise LoginFailed, also if it leads through a pooler, and BadEnvironment.
     """
-    name = "the administrator's URL"
-    connection = postgres.connect(secret_reference.resolve(environment.part(Database).admin, name), name, within=within)
-    # A row is compared as JSON, in which a time is written in the session's zone.
-    connection.execute("SET timezone = 'UTC'")
-    # A run that hangs between two statements must not hold a row that the API wants.
-    connection.execute("SET idle_in_transaction_session_timeout = '45s'")
-    schema = database_url.schema(database.api_url(environment))
-    connection.execute("SELECT set_config('search_path', quote_ident(%s), false)", [schema])
+    connection = admin.connect(environment, within=within)
+    # A run that hangs, in a statement or between two, must not hold a row that the API wants.
+    for limit, seconds in (("statement_timeout", 30), ("idle_in_transaction_session_timeout", 45)):
+        connection.execute(f"SET {limit} = '{seconds}s'".encode())
     return connection
 
 

@@ -15,6 +15,7 @@ from opslib.runbook.answer import Answer
 SUCCEEDED = "payment_intent.succeeded"
 TAKEN = "SELECT {id}::text AS id FROM {events} WHERE {id} = ANY(%s)"
 LATEST = "SELECT {id}::text AS id FROM {events} WHERE {id} <> %s ORDER BY {received} DESC LIMIT 5"
+PAYMENT = "SELECT {id}::text AS id FROM {table} WHERE {intent} = %s"
 PAYMENTS = "SELECT {intent} AS intent, {status}::text AS status FROM {table} WHERE {intent} = ANY(%s)"
 
 
@@ -67,6 +68,11 @@ class Reception:
         """Give the status of the payment of each of these intents that has one."""
         found = self.database.execute(payment_table.fill(self.stripe.payments, PAYMENTS), [[*intents]])
         return {row["intent"]: row["status"] for row in found}
+
+    def payment(self, intent: str) -> str:
+        """Give the id of the payment that an intent has; empty if it has none."""
+        row = self.database.execute(payment_table.fill(self.stripe.payments, PAYMENT), [intent]).fetchone()
+        return str(row["id"]) if row else ""
 
     def settled(self, state: str) -> bool:
         """Whether a payment of this status is paid, or was."""

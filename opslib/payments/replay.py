@@ -118,7 +118,10 @@ class Replay:
             if failures and not self._has(event, answer):
                 return f"{failures[-1].cause}: {failures[-1].said}"
             if time.monotonic() > ends or answer not in ("", webhook_route.TAKEN, webhook_route.REFUSED, "HTTP 500"):
-                return f"{answer or missing}, and the API's log has no error of it"
+                logs = delivery_trace.beginnings(self.environment, self.workers)
+                told = delivery_trace.legible(self.environment, logs)
+                said = f". {told.otherwise}" if told.otherwise else ", and the API's log has no error of it"
+                return f"{answer or missing}{said}"
             time.sleep(0.05)
         return ""
 
@@ -146,4 +149,4 @@ class Replay:
         return found.pending_webhooks > 0
 
     def _mark(self) -> None:
-        self._marks = delivery_trace.mark(self.workers)
+        self._marks = delivery_trace.mark(self.environment, self.workers)

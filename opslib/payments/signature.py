@@ -103,7 +103,7 @@ def probe(environment: Deployment, secret: str, workers: Sequence[Worker], *, go
     With `good_only`, or where it takes none of them, those that it must take: the others leave errors in its log.
     """
     made = cases(environment, secret)
-    marks = delivery_trace.mark(workers)
+    marks = delivery_trace.mark(environment, workers)
     begun = time.time()
     good = webhook_route.asked(environment, [case for case in made if case.takes], [one.pid for one in workers])
     ended = time.time()

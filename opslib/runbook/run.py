@@ -235,7 +235,7 @@ class Run:
         self._open()
         if not self.applies or not asked:
             self._reach()
-            self._show(step("verify", title, None, note="not asked" if self.applies else "asked after the change"))
+            self._show(step("verify", title, None, note="asked after the change" if asked else "not asked"))
             return
         ends = time.monotonic() + within
         display = Display()

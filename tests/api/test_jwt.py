@@ -193,20 +193,48 @@ def test_refusals_are_counted_by_reason_without_our_own(tmp_path: Path, monkeypa
     invalid, expired = "JsonWebTokenError: invalid signature", "TokenExpiredError: jwt expired"
     file.write_text(said(invalid, minutes=30) + said(expired, minutes=5) + "no JSON\n[1]\n")
     one = worker(1, file, tmp_path / "none.log")
-    before = jwt.refused([one], minutes=15)
+    before = jwt.refused(environment(), [one], minutes=15)
     assert before == {"invalid signature": 0, "jwt expired": 1}
     with file.open("a") as more:
         more.write(said(invalid) * 2 + said(invalid, f"/api?{jwt.MARK}") + said(expired) + said("jwt malformed"))
-    assert jwt.refused([one]) == {"invalid signature": 2, "jwt expired": 1}
-    assert jwt.calm([one], before)
+    assert jwt.refused(environment(), [one]) == {"invalid signature": 2, "jwt expired": 1}
+    assert jwt.calm(environment(), [one], before)
     monkeypatch.setattr(jwt, "SOME", 0)
-    assert not jwt.calm([one], before)
+    assert not jwt.calm(environment(), [one], before)
 
 
-def test_a_log_without_reasons_tells_nothing(tmp_path: Path) -> None:
+PLAIN = "❌ Authentication error: JsonWebTokenError: invalid signature\n    at verify (x.js:1)\n"
+
+
+def test_plain_lines_count_though_they_do_not_tell_of_whose_token(tmp_path: Path) -> None:
+    file, now = tmp_path / "out.log", datetime.now(UTC)
+    stamps = [(now - timedelta(minutes=minutes)).isoformat() for minutes in (30, 5)]
+    file.write_text("".join(f"{at}: {line}\n" for at in stamps for line in PLAIN.splitlines()))
+    one = worker(1, file)
+    assert jwt.refused(environment(), [one], minutes=15) == {"invalid signature": 1, "jwt expired": 0}
+    with file.open("a") as more:
+        more.write(PLAIN * 2 + "❌ Authentication error: TokenExpiredError: jwt expired\n❌ No token provided\n")
+    assert jwt.refused(environment(), [one]) == {"invalid signature": 2, "jwt expired": 1}
+    told = jwt.told(environment(), [one])
+    assert told.ok is None and "of 3 tokens" in told.evidence and "not of which request" in told.evidence
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("401 bad token\n", "The logs cannot be read: none of 1 entries is known"),
+        ("", "no line tells of our own tokens"),
+        ("🔔 Processing due reminders...\n", "no line tells of our own tokens"),
+    ],
+)
+def test_what_the_log_does_not_tell_cannot_be_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, said: str
+) -> None:
+    monkeypatch.setattr(jwt, "WITHIN", 0)
     file = tmp_path / "out.log"
-    plain, structured = worker(1, file), worker(1, tmp_path / "other.log")
-    file.write_text("❌ Authentication error: JsonWebTokenError: invalid signature\n")
-    assert jwt.told([plain]).ok is None
-    (tmp_path / "other.log").write_text(json.dumps({"path": f"/api?{jwt.MARK}", "reason": "invalid signature"}) + "\n")
-    assert jwt.told([structured])
+    one = worker(1, file)
+    file.write_text(text)
+    told = jwt.told(environment(), [one])
+    assert told.ok is None and said in told.evidence
+    file.write_text(json.dumps({"path": f"/api?{jwt.MARK}", "reason": "invalid signature"}) + "\n")
+    assert jwt.told(environment(), [one])

@@ -18,6 +18,7 @@ from opslib.database.login import Login
 from opslib.database.postgres import Lent, LoginFailed
 from opslib.database.statement_plan import plan, prepared
 from opslib.deployment import env_file
+from opslib.payments import payment
 from opslib.runbook.errors import RunbookError
 from tests.database.pooler import Pooler, needed, pooler, sessions
 from tests.drills.slow_query import slow
@@ -104,8 +105,9 @@ def test_an_administrator_who_comes_through_a_pooler_is_refused_in_words(
     there = between.url(Credentials.load().postgres_url)
     before = sessions(there)
     monkeypatch.setattr(admin, "resolve", lambda *_: there)
-    with pytest.raises(LoginFailed, match="leads through a pooler; name PostgreSQL itself"):
-        admin.connect(ENV)
+    for connect in (admin.connect, payment.connect):
+        with pytest.raises(LoginFailed, match="leads through a pooler; name PostgreSQL itself"):
+            connect(ENV)
     assert sessions(there) == before
 
 

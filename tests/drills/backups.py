@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import re
 import resource
 import signal
 import subprocess
@@ -166,20 +165,3 @@ def kill(whom: str, until: str, later: float, *arguments: str, name: str = "back
         assert process.stdout
         process.stdout.read()
         psutil.wait_procs(kernels, timeout=20)
-
-
-def elsewhere(folder: Path, **settings: str) -> Path:
-    """A root whose sandbox differs in these lines, whatever part they stand in."""
-    folder.mkdir(parents=True, exist_ok=True)
-    os.symlink(ROOT / "notebooks", folder / "notebooks")
-    (folder / "parameters").mkdir()
-    text = (ROOT / "parameters/sandbox.yaml").read_text().replace(" tests/", f" {ROOT}/tests/")
-    text = text.replace("file:tests/", f"file:{ROOT}/tests/")
-    before, part, after = text.partition("\nbackups:")
-    for name, value in settings.items():
-        after, count = re.subn(rf"(?m)^  {name}: .*$", f"  {name}: {value}", after, count=1)
-        if not count:
-            before, count = re.subn(rf"(?m)^  {name}: .*$", f"  {name}: {value}", before)
-        assert count == 1, name
-    (folder / "parameters/sandbox.yaml").write_text(before + part + after)
-    return folder

@@ -19,7 +19,8 @@ from opslib.database import admin
 from tests import leaks, sandbox
 from tests.aws_front import Front, How
 from tests.drills import backups
-from tests.drills.backups import begun, elsewhere, existing, older, run, sandbox_environment, strays
+from tests.drills.backups import begun, existing, older, run, sandbox_environment, strays
+from tests.place import elsewhere
 from tests.sandbox import postgres
 from tests.sandbox.credentials import Credentials
 
@@ -181,7 +182,7 @@ def test_full_disk_leaves_no_half(largest: int, ends: tuple[int, str], kept: int
 def test_s3_that_fails_midway_leaves_a_proven_backup_here_and_says_so(tmp_path: Path) -> None:
     with Front() as front:
         front.fail("PUT propertypulse-backups partNumber", "500", 99, after=2)
-        code, made, text = run(root=elsewhere(tmp_path / "a", endpoint=front.url))
+        code, made, text = run(root=elsewhere(tmp_path / "a", backups={"endpoint": front.url}))
         assert front.calls["PUT propertypulse-backups partNumber"] > 3
     assert (code, outcome(made)) == (3, "needs-person"), text
     assert "on this machine only" in text
@@ -211,7 +212,7 @@ def test_s3_that_fails_midway_leaves_a_proven_backup_here_and_says_so(tmp_path: 
 def test_s3_that_fails_in_passing_costs_nothing(tmp_path: Path, call: str, how: How, times: int) -> None:
     with Front() as front:
         front.fail(call, how, times)
-        code, made, text = run(root=elsewhere(tmp_path / "a", endpoint=front.url))
+        code, made, text = run(root=elsewhere(tmp_path / "a", backups={"endpoint": front.url}))
         assert front.calls[call] > times
     assert (code, outcome(made)) == (0, "applied"), text
     assert [len(one.where) for one in existing()] == [2]
@@ -223,7 +224,7 @@ def test_upload_that_cannot_be_aborted_is_aborted_by_the_next_run(tmp_path: Path
     with Front() as front:
         front.fail("PUT propertypulse-backups partNumber", "denied", 99, after=1)
         front.fail("DELETE propertypulse-backups uploadId", "500", 99)
-        code, made, text = run(root=elsewhere(tmp_path / "a", endpoint=front.url))
+        code, made, text = run(root=elsewhere(tmp_path / "a", backups={"endpoint": front.url}))
     assert (code, outcome(made)) == (3, "needs-person"), text
     (left,) = strays()
     assert "abort_multipart_upload" in left
@@ -234,7 +235,7 @@ def test_upload_that_cannot_be_aborted_is_aborted_by_the_next_run(tmp_path: Path
 
 
 def test_without_s3_it_changes_nothing_unless_that_is_accepted(tmp_path: Path) -> None:
-    root = elsewhere(tmp_path / "a", endpoint="http://127.0.0.1:9")
+    root = elsewhere(tmp_path / "a", backups={"endpoint": "http://127.0.0.1:9"})
     code, made, text = run(root=root)
     assert (code, outcome(made)) == (1, "failed"), text
     assert existing() == []
@@ -247,7 +248,7 @@ def test_without_s3_it_changes_nothing_unless_that_is_accepted(tmp_path: Path) -
 
 @pytest.mark.parametrize(("setting", "value"), [("bucket", "no-such-bucket"), ("credentials", "file:/nowhere.json")])
 def test_wrong_bucket_and_wrong_credentials_change_nothing(tmp_path: Path, setting: str, value: str) -> None:
-    code, made, text = run(root=elsewhere(tmp_path / "a", **{setting: value}))
+    code, made, text = run(root=elsewhere(tmp_path / "a", backups={setting: value}))
     assert code in (1, 4), text
     assert "404" in json.dumps(made) or "cannot be read" in text
     assert existing() == []
@@ -259,7 +260,7 @@ def test_wrong_bucket_and_wrong_credentials_change_nothing(tmp_path: Path, setti
 def test_damage_on_the_way_is_found_when_it_is_proven(tmp_path: Path, how: How, said: str) -> None:
     with Front() as front:
         front.fail("GET propertypulse-backups range", how, 1, after=2)
-        code, made, text = run(root=elsewhere(tmp_path / "a", endpoint=front.url))
+        code, made, text = run(root=elsewhere(tmp_path / "a", backups={"endpoint": front.url}))
     assert (code, outcome(made)) == (3, "needs-person"), text
     assert said in text
     (one,) = existing()
@@ -335,7 +336,7 @@ def test_every_special_character_and_prisma_parameters(tmp_path: Path) -> None:
         query = "schema=public&connection_limit=5&pool_timeout=10&pgbouncer=true&sslmode=prefer"
         reference.write_text(f"postgresql://{user}:{password}@{url}?{query}")
         reference.chmod(0o600)
-        code, made, text = run(root=elsewhere(tmp_path / "a", admin=f"file:{reference}"))
+        code, made, text = run(root=elsewhere(tmp_path / "a", database={"admin": f"file:{reference}"}))
     finally:
         with postgres.connect_admin(credentials) as superuser:
             superuser.execute(sql.SQL("DROP ROLE {}").format(name))
@@ -366,7 +367,7 @@ def test_policy_deletes_by_name_what_no_rule_keeps_and_never_the_last_proven_one
         older(one, timedelta(days=night))
         older(one, timedelta(days=night, minutes=5))
     rules = {"keep_last": 2, "keep_daily": 5, "keep_weekly": 3, "keep_monthly": 2, "keep_yearly": 1}
-    root = elsewhere(tmp_path / "a", **{rule: str(count) for rule, count in rules.items()})
+    root = elsewhere(tmp_path / "a", backups=rules)
     policy = store.settings(sandbox_environment()).model_copy(update=rules)
     for many in (True, False):
         before = existing()
@@ -414,7 +415,7 @@ def test_a_backup_that_took_long_and_has_another_size_is_found_and_what_to_do_wo
     code, made, text = run()
     assert (code, outcome(made)) == (0, "applied"), text
     backups.fill(2)
-    code, made, text = run(root=elsewhere(tmp_path / "a", longest_minutes="0.001"))
+    code, made, text = run(root=elsewhere(tmp_path / "a", backups={"longest_minutes": 0.001}))
     assert (code, outcome(made)) == (5, "applied"), text
     new = existing()[0]
     assert new.proven and new.took and new.took > 0.06

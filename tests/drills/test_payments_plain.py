@@ -1,24 +1,29 @@
 """Drills of payments and webhooks on an API that nobody has prepared: dollars, quoted names, no table of events."""
 
 import json
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from opslib import propertypulse
-from opslib.payments import payment, payment_table, stripe_account
+from opslib.deployment import env_file
+from opslib.payments import event, payment, payment_table, stripe_account
 from opslib.runbook.procedure import root
 from tests import place
 from tests.drills import plain_payments as payments
-from tests.drills.payments import KINDS
+from tests.drills.payments import KINDS, Kind
 from tests.drills.plain_payments import MORE, Made, make
+from tests.drills.stripe_agreement import dashboard
 from tests.sandbox.plain import fault, pm2
+from tests.sandbox.plain.account import ENDPOINT
 
+ENV = propertypulse.load("plain")
 REASON = "drill: the tenant has paid"
 BY_NAME = {kind.name: kind for kind in (*KINDS, *MORE)}
 
@@ -138,10 +143,63 @@ def test_without_a_table_of_events_the_missing_ones_are_found_and_sent_again(way
     assert outcome == "applied" and "0 changes" in shown, shown
 
 
+@pytest.fixture
+def happened() -> Iterator[Callable[[int], str]]:
+    """Make an event of a type that the API does not act on, sent so often; give its id."""
+    prefix = f"evt_plaindrill{time.time_ns()}"
+
+    def make(attempts: int) -> str:
+        about = {"id": "pi_none", "object": "payment_intent", "status": "canceled", "amount": 1}
+        one = {"id": f"{prefix}{attempts}", "object": "event", "type": "payment_intent.payment_failed"}
+        made = one | {"created": int(time.time()), "data": {"object": about}}
+        dashboard("events", events=[made], attempts=attempts)
+        return str(one["id"])
+
+    yield make
+    dashboard("events/forget", prefix=prefix)
+
+
 @pytest.mark.long
-def test_an_event_sent_again_whose_end_nobody_tells_is_not_called_failed() -> None:
-    outcome, _, shown = ended("resend_stripe_event")
+def test_an_event_sent_again_whose_end_nobody_tells_is_not_called_failed(happened: Callable[[int], str]) -> None:
+    outcome, _, shown = ended("resend_stripe_event", "-p", "event_id", happened(1))
     assert outcome == "needs-person" and "The API does not say which events it takes" in shown, shown
+
+
+@pytest.mark.long
+def test_that_an_event_sent_again_was_taken_stripe_tells_if_it_had_not_delivered_it(
+    happened: Callable[[int], str],
+) -> None:
+    name = happened(0)
+    outcome, record, shown = ended("resend_stripe_event")
+    assert outcome == "applied" and name in shown, shown
+    assert re.search(r"pending_webhooks was (\d) and is (?!\1)\d", record)
+
+
+@pytest.mark.long
+def test_that_an_event_sent_again_was_taken_the_log_tells_by_its_payment() -> None:
+    (one,) = make([(BY_NAME["paid, its event undelivered"], "PENDING")], age=600)
+    stripe = stripe_account.reader(ENV, env_file.read(ENV.api.env_file)["STRIPE_SECRET_KEY"])
+    listed = event.listed(stripe, since=time.time() - 900, types=["payment_intent.succeeded"])
+    (name,) = (found.id for found in listed if found.data.object.id == one.before["providerIntentId"])
+    outcome, record, shown = ended("resend_stripe_event", "-p", "event_id", name)
+    assert outcome == "applied" and one.id in record and payments.rows([one])[one.id]["status"] == "PAID", shown
+
+
+def test_what_a_plain_log_says_of_the_handler_is_shown() -> None:
+    fault.break_("webhook-error")
+    make(
+        [(Kind("yen", {"event": "undelivered", "currency": "jpy"}, {"currency": "jpy"}, paid=True), "PENDING")], age=600
+    )
+    dashboard("deliveries/retry", endpoint=ENDPOINT)
+    _, _, shown = ended("triage_stripe_webhooks", "-p", "retrying_minutes", "0", "-p", "window_hours", "1", apply=False)
+    assert "TypeError: Cannot read properties of undefined (reading 'card')" in shown, shown
+    assert "cannot be told from the log" in shown and "no trace at the API" not in shown, shown
+
+
+def test_a_cause_that_stands_in_a_plain_log_is_named() -> None:
+    fault.break_("parsed-body")
+    _, _, shown = ended("check_webhook_signatures", apply=False)
+    assert "parsed instead of raw body: this stands now" in shown and "does not say why" not in shown, shown
 
 
 def test_the_worker_that_a_probe_has_asked_is_known_by_its_connection() -> None:

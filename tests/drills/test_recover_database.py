@@ -20,8 +20,9 @@ from opslib.backups.store import ARCHIVE, Bucket, Folder, Store, stores
 from opslib.database import database_url
 from tests import leaks, sandbox
 from tests.drills import backups, recovery
-from tests.drills.backups import begun, elsewhere
+from tests.drills.backups import begun
 from tests.drills.recovery import TYPED, kill, kinds, live, lose, payments, problems, proven, recover, take_back
+from tests.place import elsewhere
 from tests.sandbox import pm2 as standin, postgres
 from tests.sandbox.credentials import Credentials, write_private
 from tests.sandbox.layout import ADMIN, DOTENV, LOGS, PM2_HOME, RELEASES
@@ -275,7 +276,7 @@ def test_manifest_that_does_not_agree_drops_the_copy() -> None:
 @pytest.mark.parametrize(("setting", "value"), [("bucket", "nobody-has-this"), ("endpoint", "http://127.0.0.1:9")])
 def test_wrong_bucket_is_told_and_the_folder_used_if_it_has_one(tmp_path: Path, setting: str, value: str) -> None:
     proven()
-    root = elsewhere(tmp_path / "a", **{setting: value})
+    root = elsewhere(tmp_path / "a", backups={setting: value})
     code, record, said = recover(root=root)
     assert (code, outcome(record)) == (0, "applied"), said
     assert "S3, which cannot be used" in json.dumps(record)

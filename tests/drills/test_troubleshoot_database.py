@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -22,8 +22,8 @@ from psycopg.conninfo import make_conninfo
 from opslib import propertypulse
 from opslib.api import health
 from opslib.database import admin as administrator, connection_freeing, connection_slots, postgres, sessions
-from opslib.runbook import procedure
 from tests import sandbox
+from tests.place import elsewhere
 from tests.sandbox import postgres as cluster
 from tests.sandbox.credentials import Credentials
 from tests.sandbox.layout import HOST, POSTGRES
@@ -175,7 +175,7 @@ def test_database_that_is_down_is_named_and_started() -> None:
 
 @pytest.mark.long
 def test_without_a_command_to_start_it_says_what_to_look_at(tmp_path: Path) -> None:
-    root = elsewhere(tmp_path, lambda text: text.replace("  start: postgres-start\n", ""))
+    root = elsewhere(tmp_path, database={"start": ""})
     sandbox.break_("db-down")
     try:
         code, _, shown = look(RUNBOOK_ROOT=str(root))
@@ -356,10 +356,7 @@ def test_url_of_prisma_with_every_special_character(tmp_path: Path) -> None:
                 f"postgresql://{login}?schema=public&connection_limit=5&pool_timeout=10&pgbouncer=false&sslmode=prefer"
             )
             (tmp_path / ".env").write_text(f'DATABASE_URL="{url}"\n')
-            root = elsewhere(
-                tmp_path,
-                lambda text: text.replace("env_file: tests/sandbox/state/app/current/server/.env", "env_file: .env"),
-            )
+            root = elsewhere(tmp_path, api={"env_file": ".env"})
             with holding("odd-client", user=role, password=ODD) as holder:
                 code, made, _ = free(RUNBOOK_ROOT=str(root))
                 assert (code, made["metadata"]["opslib"]["outcome"]) == (0, "applied"), made["metadata"]["opslib"][
@@ -386,14 +383,3 @@ def test_limits_of_the_database_and_the_role_count_too() -> None:
             ]
         finally:
             admin.execute("ALTER ROLE propertypulse CONNECTION LIMIT -1")
-
-
-def elsewhere(folder: Path, edited: Callable[[str], str]) -> Path:
-    """A root of its own whose environment is the stand-in's, edited."""
-    (folder / "notebooks").symlink_to(procedure.root() / "notebooks")
-    (folder / "parameters").mkdir()
-    text = edited((procedure.root() / "parameters/sandbox.yaml").read_text())
-    here = str(procedure.root() / "tests")
-    text = text.replace(" tests/", f" {here}/").replace("file:tests/", f"file:{here}/")
-    (folder / "parameters/sandbox.yaml").write_text(text)
-    return folder

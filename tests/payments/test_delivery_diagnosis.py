@@ -31,7 +31,7 @@ def written(tmp_path: Path, *entries: dict[str, Any]) -> list[Trace]:
     file = tmp_path / "app-error-0.log"
     at = datetime.fromtimestamp(NOW, UTC).isoformat()
     file.write_text("no JSON\n" + "".join(json.dumps({"timestamp": at, "pid": 7, **entry}) + "\n" for entry in entries))
-    return delivery_trace.read(ENV, delivery_trace.beginnings(log.mark([file])))
+    return delivery_trace.read(ENV, [log.Position(file, 0, 0)])
 
 
 def trace(at: float, why: Cause | None = None, event: str = "", up: str = "") -> Trace:

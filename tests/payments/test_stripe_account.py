@@ -139,9 +139,7 @@ def test_what_was_asked_of_the_live_route_is_no_delivery_to_who_reads_the_log(en
     webhook_route.tells(env, takes={"good": dashboard.held("STRIPE_WEBHOOK_SECRET")})
 
     def logged() -> list[delivery_trace.Trace]:
-        return delivery_trace.read(
-            env, delivery_trace.beginnings(position for worker in pm2.workers(env) for position in worker.logs)
-        )
+        return delivery_trace.read(env, delivery_trace.beginnings(env, pm2.workers(env)))
 
     assert soon(lambda: len([one for one in logged() if one.cause and one.at >= begun]) == 2 * webhook_route.ASKS)
     assert soon(lambda: delivery_trace.of_stripe(logged(), since=begun) == [])

@@ -94,9 +94,11 @@ def test_a_plan_run_changes_and_asks_nothing(world: World, capsys: pytest.Captur
     run.plan(world.change())
     run.apply(world.change())
     run.verify("It is set", lambda: world.calls.append("asked"))
+    run.verify("It is loved", lambda: world.calls.append("asked"), asked=False)
     run.finish()
     assert (run.ended, world.calls, world.value) == ("planned", [], "old")
-    assert "· It is set — asked after the change" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "· It is set — asked after the change" in shown and "· It is loved — not asked" in shown
 
 
 @pytest.mark.parametrize("answer", [False, None, Answer(False), 1, "yes", [1], 0])
