@@ -69,7 +69,7 @@ class Stripe(ThreadingHTTPServer):
     """Sends the API again what it is asked to, unless that is one that it `fails` at; lists what the API has not."""
 
     def __init__(self, api: Api, names: str, fails: Collection[str]) -> None:
-        super().__init__(("127.0.0.1", 0), Answer)
+        super().__init__(("127.0.0.1", 0), Asking)
         self.api, self.fails = api, fails
         self.events = [event(name, created) for created, name in enumerate(names)]
 
@@ -79,7 +79,7 @@ class Stripe(ThreadingHTTPServer):
         return StripeClient(KEY, base_addresses={"api": address}, max_network_retries=0)
 
 
-class Answer(BaseHTTPRequestHandler):
+class Asking(BaseHTTPRequestHandler):
     """One question to that Stripe."""
 
     def do_GET(self) -> None:
