@@ -202,6 +202,10 @@ def _environment(name: str, lines: Iterable[Line]) -> PropertyPulse:
         absent = [one["loc"] for one in problems if one["type"] == "missing" and len(one["loc"]) > 1]
         other = [one for one in problems if one["type"] != "missing" or len(one["loc"]) == 1]
         if other or not absent:
+            if "api" not in tree:
+                raise CheckFailed(
+                    "no API was found, and without one nothing else is. What was asked for above says why."
+                )
             said = [{"line": ".".join(map(str, one["loc"])), "what is wrong": one["msg"]} for one in other]
             raise CheckFailed("what was found and given does not go together; give the right value of each", said)
         *parts, last, _ = map(str, absent[0])

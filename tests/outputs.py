@@ -1,6 +1,7 @@
 """Runs the plan of every notebook on the stand-in and stores the outputs in the sources."""
 
 import asyncio
+import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -12,6 +13,7 @@ from opslib.runbook import procedure, runner
 from opslib.runbook.errors import Outcome
 from tests import sandbox
 from tests.drills import access_key, database, jwt_secret, recovery, slow_query, standing, stripe_agreement
+from tests.sandbox.layout import PM2_HOME
 
 GROUNDS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "backup_database": recovery.backed_up,
@@ -36,6 +38,7 @@ GROUNDS: dict[str, Callable[[], AbstractContextManager[object]]] = {
 def main(names: Sequence[str]) -> int:
     """Remake the outputs of these notebooks, or of all; 1 if a plan did not hold."""
     sandbox.start()
+    os.environ["PM2_HOME"] = str(PM2_HOME)  # as whoever runs the API has it, for connect_deployment to find
     for name in names or procedure.names():
         one = procedure.load(name)
         with GROUNDS.get(name, nullcontext)():

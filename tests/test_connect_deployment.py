@@ -168,9 +168,12 @@ def test_what_is_given_has_to_fit_and_is_not_repeated(said: str, expected: str, 
 def test_without_pm2_it_says_what_to_do(plain: None, tmp_path: Path) -> None:
     root = place.elsewhere(tmp_path)
     (tmp_path / "nobody").mkdir()
-    done = runbook(root, "run", "connect_deployment", "-e", "another", "-p", "pm2_home", str(tmp_path / "nobody"))
+    words = ["-e", "another", "-p", "pm2_home", str(tmp_path / "nobody")]
+    done = runbook(root, "run", "connect_deployment", *words)
     assert done.returncode == 1 and "no daemon of PM2's runs for it" in done.stdout, done.stdout
-    assert "Traceback" not in done.stdout
+    assert "no API was found" in done.stdout and "Traceback" not in done.stdout
+    done = runbook(root, "run", "connect_deployment", *words, "--apply")
+    assert done.returncode == 1 and "Every line that a procedure needs has a value" in done.stdout, done.stdout
 
 
 @pytest.mark.long

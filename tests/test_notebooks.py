@@ -3,6 +3,7 @@
 import ast
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from opslib.runbook import procedure
 from opslib.runbook.procedure import Procedure
 from tests.outputs import GROUNDS
+from tests.sandbox.layout import PM2_HOME
 
 ROOT = procedure.root()
 NAMES = procedure.names()
@@ -145,4 +147,6 @@ def nbval(path: Path) -> "subprocess.CompletedProcess[str]":
     """Run a notebook anew and compare what it shows with what is stored."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--nbval", "--nbval-current-env"]
     command += ["--nbval-sanitize-with", str(ROOT / "tests/sanitize.cfg"), str(path)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+    # As whoever runs the API has it, for connect_deployment to find.
+    variables = {**os.environ, "PM2_HOME": str(PM2_HOME)}
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300, env=variables)

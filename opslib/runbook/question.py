@@ -25,10 +25,10 @@ class Question:
 def ask(title: str, questions: Sequence[Question], fits: Callable[[str, str], object]) -> dict[str, str]:
     """Show a form of these questions; give the answers, which are none until a person has sent it.
 
-    `fits` raises RunbookError for an answer that does not fit. Headless, or with no question, there is no form.
+    `fits` raises RunbookError for an answer that does not fit. Outside of a working copy nobody is asked.
     """
     answers: dict[str, str] = {}
-    if session.headless() or not questions:
+    if session.copy() is None or not questions:
         return answers
     fields = {
         one.name: widgets.Text(placeholder=one.example, continuous_update=False, layout={"width": "40rem"})

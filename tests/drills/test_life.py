@@ -12,7 +12,7 @@ import pytest
 
 from opslib.backups import database_copy
 from opslib.database.login import KEY, Login
-from opslib.runbook import procedure
+from opslib.runbook import environment, procedure
 from opslib.runbook.record import steps
 from tests import leaks, recorder, sandbox
 from tests.drills import (
@@ -28,6 +28,7 @@ from tests.drills import (
 )
 from tests.sandbox import postgres
 from tests.sandbox.credentials import Credentials
+from tests.sandbox.layout import PM2_HOME
 from tests.sandbox.life import Life, Lived
 
 pytestmark = [pytest.mark.usefixtures("fresh", "still"), pytest.mark.long]
@@ -310,10 +311,20 @@ def drop_replaced_database(operator: Operator) -> None:
         operator.apply("drop_replaced_database", database=name)
 
 
+def connect_deployment(operator: Operator) -> None:
+    """Under another name, with what nobody needs to be asked for."""
+    file = environment.file("life")
+    try:
+        operator.apply("connect_deployment", environment="life", pm2_home=PM2_HOME, accept_missing=True)
+    finally:
+        file.unlink(missing_ok=True)
+
+
 # What the stand-in's own faults and logins are used for comes before the rotation of these.
 WAYS: dict[str, Callable[[Operator], None]] = {
     way.__name__: way
     for way in (
+        connect_deployment,
         check_email_delivery,
         lift_mail_suppression,
         send_test_mail,
