@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from stripe import StripeClient, WebhookEndpoint
 
+from opslib.database.discovery import first_line
 from opslib.deployment import env_file
 from opslib.deployment.deployment import Deployment
 from opslib.deployment.line import Asked, Line
@@ -46,7 +47,8 @@ def discover(environment: Deployment, given: Mapping[str, Any]) -> Iterator[Line
     try:
         found = list(_found(environment, given))
     except (RunbookError, OSError, ValueError) as error:  # .env or code cannot be read, or what was given is none
-        found = [Asked("stripe.mode", f"{MODE} {error}", "live"), Asked("stripe.webhook", f"{PATH} {error}", WEBHOOK)]
+        why = first_line(error)
+        found = [Asked("stripe.mode", f"{MODE} {why}", "live"), Asked("stripe.webhook", f"{PATH} {why}", WEBHOOK)]
     yield from found
 
 
@@ -132,7 +134,7 @@ def _reader(why: str) -> Asked:
 
 
 def _webhook(code: Code, account: Account, named: str) -> Generator[Line | Asked, None, str]:
-    """Find the path in the code, and the one endpoint of the account that has it."""
+    """Find the path in the code; of several, the one that endpoints of the account have."""
     sent = {_path(one) for one in account.endpoints or ()}
     likely = [one for one in code.routes if one.path in sent] if len(code.routes) > 1 else code.routes
     if named:

@@ -10,7 +10,8 @@ from typing import Any, Literal
 import psycopg
 from stripe import StripeClient
 
-from opslib.database import discovery as database, schema
+from opslib.database import schema
+from opslib.database.discovery import first_line
 from opslib.database.schema import Column, Table
 from opslib.deployment.deployment import Deployment
 from opslib.deployment.line import Asked, Line
@@ -58,7 +59,7 @@ def discover(environment: Deployment, account: StripeClient | None) -> Iterator[
             rows = [schema.newest(connection, table, [*_clear(columns).values()]) for table, columns in tables]
             events = list(event_table_discovery.discover(connection))
     except (RunbookError, OSError, psycopg.Error) as error:
-        why = f"PostgreSQL could not be asked: {database.first_line(error)}"
+        why = f"PostgreSQL could not be asked: {first_line(error)}"
         yield from _unknown(why)
         yield Asked("stripe.events", f"{event_table_discovery.EVENTS} {WITHOUT}", event_table_discovery.EXAMPLE)
         return

@@ -11,6 +11,7 @@ from opslib.payments.stripe_code import Code
 
 CHECK = "const event = stripe.webhooks.constructEvent(req.body, req.headers['stripe-signature'], secret);"
 ROUTER = f"router.post('/', raw, (req) => {{ {CHECK} }});"
+STRIPE = ROUTER.replace("'/'", "'/stripe'")
 APP = "const app = express();"
 
 
@@ -61,9 +62,9 @@ def code(folder: Path, files: Mapping[str, str]) -> Code:
             ["/v1/hook", "/v2/hook"],
         ),
         # What cannot be read off is not known.
-        ({"app.js": f"{APP}\napp.use(`${{BASE}}/hooks`, require('./hooks'));", "hooks.js": ROUTER}, []),
-        ({"app.js": f"{APP}\napp.use(BASE, require('./hooks'));", "hooks.js": ROUTER}, []),
-        ({"app.js": f"{APP}\napp.post(HOOK, raw, (req) => {{ {CHECK} }});"}, []),
+        ({"app.js": f"{APP}\napp.use(`${{BASE}}/hooks`, require('./hooks'));", "hooks.js": STRIPE}, []),
+        ({"app.js": f"{APP}\napp.use(BASE, require('./hooks'));", "hooks.js": STRIPE}, []),
+        ({"app.js": f"{APP}\napp.post('/hook/mail', mail);\napp.post(HOOK, raw, (req) => {{ {CHECK} }});"}, []),
         ({"hooks.js": f"router.post('/stripe', (req) => {{ {CHECK} }});"}, []),
         ({"app.js": f"{APP}\napp.post('/api/pay', pay);\napp.all('/hook', (req) => {{ {CHECK} }});"}, []),
         ({"app.js": f"{APP}\n// app.post('/api/stripe/webhook', (req) => {{ {CHECK} }});"}, []),

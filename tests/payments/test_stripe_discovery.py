@@ -145,5 +145,10 @@ def test_what_cannot_be_read_is_said(found: Discover, tmp_path: Path) -> None:
         assert "No such file" in asked(said["stripe.mode"])
 
 
+def test_an_address_that_was_given_and_is_none_is_said_without_repeating_it(found: Discover) -> None:
+    said = found({"stripe.url": "hunter2"})
+    assert "Stripe" in asked(said["stripe.mode"]) and "hunter2" not in str(said)
+
+
 def lines(said: Found) -> dict[str, Line]:
     return {key: one for key, one in said.items() if isinstance(one, Line)}
