@@ -54,6 +54,7 @@ def ask(title: str, questions: Sequence[Question], fits: Callable[[str, str], ob
         line.show(step("note", title, note=f"a person gave {len(given)} of {len(fields)}"))
         below.value = NEXT
 
+    line.show(step("note", title, note=f"{len(fields)} answers are asked for below"))
     button.on_click(take)
     rows = [widgets.VBox([widgets.HTML(f"<b>{name}</b>"), said[name], field]) for name, field in fields.items()]
     display(widgets.VBox([*rows, button, below]))

@@ -42,6 +42,18 @@ import ipywidgets
 print(Path("app/.env").read_text())
 ipywidgets.Text(value=Path("app/.env").read_text())"""
 
+QUESTION = """\
+from opslib.runbook import question
+from opslib.runbook.errors import BadParameter
+
+def fits(name, value):
+    if "://" in value:
+        raise BadParameter(f"{name} says where it is, not what it is")
+
+asked = [question.Question("login", "Where the login is", "file:~/login"), question.Question("other", "What else", "")]
+answers = question.ask("What nobody else knows", asked, fits)"""
+ANSWERED = 'run.check("The login is known", "login" in answers, sorted(answers.items()))'
+
 
 @dataclass
 class Lab:
@@ -100,6 +112,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     place.write("look", SICK, LEAK, "run.finish()", parameters=own)
     apply = ["run.apply(change)", 'run.verify("The mark is there", mark.exists, within=2)', "run.finish()"]
     place.write("mend", SICK, PLAN, *apply, tags={2: "apply"})
+    place.write("answer", QUESTION, ANSWERED, "run.finish()")
     place.write("wait", SICK, "import time\n\ntime.sleep(3)", "run.finish()")
     place.write("hang", SICK, "import time\n\ntime.sleep(60)", "run.finish()")
     home, temporary = place.folder / "home", Path(tempfile.mkdtemp(prefix="l-"))
@@ -399,6 +412,26 @@ def test_approval_by_the_panel(lab: Lab, opened: Callable[[str], Copy]) -> None:
     assert "widget-view" not in copy.file.read_text()
     copy.quiet()
     mark.unlink()
+
+
+def test_a_person_answers_in_a_form(lab: Lab, opened: Callable[[str], Copy]) -> None:
+    copy = opened("answer?environment=test")
+    copy.run()
+    copy.says("CheckFailed: not so: The login is known")
+    field, button = copy.page.get_by_placeholder("file:~/login"), copy.page.get_by_role("button", name="Take these")
+    field.fill("postgresql://somebody")
+    button.click()
+    copy.says("Not taken: login says where it is")
+    field.fill("file:~/mine")
+    button.click()
+    copy.says("a person gave 1 of 2")
+    copy.run("Run Selected Cell and All Below", "run.check(")
+    record = copy.until(_sealed(lab))
+    assert record["metadata"]["opslib"]["outcome"] == "planned"
+    steps = [one for cell in record["cells"] for o in cell.get("outputs", []) if (one := o["metadata"].get("opslib"))]
+    (known,) = (one for one in steps if one["title"] == "The login is known" and one["ok"])
+    assert "file:~/mine" in json.dumps(known)
+    copy.quiet()
 
 
 def test_a_plan_ends_with_the_way_to_carry_it_out(lab: Lab, opened: Callable[[str], Copy]) -> None:
