@@ -77,7 +77,7 @@ class Mask:
         self._whole: set[bytes] = set()
         self._short: dict[bytes, str] = {}
         self._grams: dict[bytes, list[tuple[_Strand, int]]] = {}
-        self._lock = threading.Lock()  # secrets are read, and text is masked, in several threads
+        self._lock = threading.RLock()  # secrets are read, and text is masked, in several threads
 
     def add(self, name: str, value: str) -> None:
         """Know one more secret; of a URL the password too, of JSON each secret in it."""
