@@ -42,6 +42,8 @@ class Capability:
     without: str
     lift: str
     """The lines, in the API or in the environment's file, that would bring it."""
+    needed: bool = False
+    """Whether nothing of that works without."""
 
 
 def _named(key: str) -> Callable[[PropertyPulse], Answer]:
@@ -147,6 +149,25 @@ CAPABILITIES: Sequence[Capability] = (
         '# parameters/NAME.yaml, below log:\nlines: {mail failed: "your words (?P<error>.*)"}',
     ),
     Capability(
+        "the file names who may change the keys of AWS",
+        ("aws.key_pair", "aws.key_rotation", "aws.key_standing"),
+        lambda environment: Answer(bool(environment.s3 and (environment.s3.administrator or environment.s3.new_pair))),
+        "no key can be made, nor looked at, nor retired",
+        "# parameters/NAME.yaml, below s3:\nadministrator: file:~/.runbook/NAME/aws.json",
+        needed=True,
+    ),
+    Capability(
+        "the API is asked to sign an upload",
+        ("aws.upload",),
+        lambda environment: Answer(bool(environment.s3 and environment.s3.signing and environment.s3.login)),
+        "a key is proven by S3 alone: nobody asks whether the API signs with it",
+        """
+        # parameters/NAME.yaml, below s3:
+        login: file:~/.runbook/NAME/login.json
+        signing: {route: …, body: {…}, sign_in: {url: …}}
+        """,
+    ),
+    Capability(
         "IAM makes the new key",
         ("aws.key_pair",),
         _iam,
@@ -181,17 +202,17 @@ class Standing:
 
     def procedures(self) -> list[dict[str, str]]:
         """Give each procedure, whether it works here, and what it lacks."""
-        return [self._row(procedure.load(name)) for name in procedure.names()]
+        return [self._row(procedure.load(name)) for name in procedure.names() if not procedure.load(name).describes]
 
     def _row(self, one: Procedure) -> dict[str, str]:
         used = modules(one)
         absent = {part.__name__.lower() for name, parts in NEEDS.items() if _uses(used, name) for part in parts
                   if self.environment.find(part) is None}  # fmt: skip
-        lacks = [one.name for one in CAPABILITIES if any(_uses(used, name) for name in one.used_by)
+        lacks = [one for one in CAPABILITIES if any(_uses(used, name) for name in one.used_by)
                  and not self.answers[one.name]]  # fmt: skip
-        works = "cannot" if absent else "within a limit" if lacks else "works"
-        said = [f"the file has no `{part}:`" for part in sorted(absent)] or [f"without: {name}" for name in lacks]
-        return {"procedure": one.name, "": works, "because": "; ".join(said)}
+        works = "cannot" if absent or any(one.needed for one in lacks) else "within a limit" if lacks else "works"
+        said = [f"the file has no `{part}:`" for part in sorted(absent)] or [f"not so: {one.name}" for one in lacks]
+        return {"procedure": one.name, "here": works, "because": "; ".join(said)}
 
 
 def standing(environment: PropertyPulse) -> Standing:

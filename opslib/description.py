@@ -115,6 +115,18 @@ def said(given: str) -> dict[str, Any]:
     return dict(lines)
 
 
+def answered(answers: Mapping[str, str]) -> dict[str, Any]:
+    """Read what a person has typed into a form, as it would stand in the file. Raise BadParameter as `said` does."""
+    read = {}
+    for key, text in answers.items():
+        try:
+            read[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise BadParameter(f"{key}: cannot be read as YAML; quote it") from None
+        need_fitting(key, read[key])
+    return read
+
+
 def need_fitting(key: str, value: Any) -> None:
     """Raise BadParameter if the file has no such line, or its value is of another kind. The value is not repeated."""
     if (field := _field(key)) is None:

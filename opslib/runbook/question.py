@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from html import escape
 
 import ipywidgets as widgets
 from IPython.display import display
@@ -22,10 +23,10 @@ class Question:
     example: str
 
 
-def ask(title: str, questions: Sequence[Question], fits: Callable[[str, str], object]) -> dict[str, str]:
+def ask(title: str, questions: Sequence[Question], fits: Callable[[dict[str, str]], object]) -> dict[str, str]:
     """Show a form of these questions; give the answers, which are none until a person has sent it.
 
-    `fits` raises RunbookError for an answer that does not fit. Outside of a working copy nobody is asked.
+    `fits` raises RunbookError for answers that do not fit. Outside of a working copy nobody is asked.
     """
     answers: dict[str, str] = {}
     if session.copy() is None or not questions:
@@ -34,7 +35,7 @@ def ask(title: str, questions: Sequence[Question], fits: Callable[[str, str], ob
         one.name: widgets.Text(placeholder=one.example, continuous_update=False, layout={"width": "40rem"})
         for one in questions
     }
-    said = {one.name: widgets.Label(one.what) for one in questions}
+    said = {one.name: widgets.HTML(f"<b>{escape(one.name)}</b><br>{escape(one.what)}") for one in questions}
     button, line, below = (
         widgets.Button(description="Take these answers", button_style="primary"),
         Display(),
@@ -43,12 +44,11 @@ def ask(title: str, questions: Sequence[Question], fits: Callable[[str, str], ob
 
     def take(_: object) -> None:
         given = {name: field.value.strip() for name, field in fields.items() if field.value.strip()}
-        for name, value in given.items():
-            try:
-                fits(name, value)
-            except RunbookError as error:
-                below.value = f"Not taken: {error}"
-                return
+        try:
+            fits(given)
+        except RunbookError as error:
+            below.value = f"Not taken: {error}"
+            return
         answers.clear()
         answers.update(given)
         line.show(step("note", title, note=f"a person gave {len(given)} of {len(fields)}"))
@@ -56,6 +56,6 @@ def ask(title: str, questions: Sequence[Question], fits: Callable[[str, str], ob
 
     line.show(step("note", title, note=f"{len(fields)} answers are asked for below"))
     button.on_click(take)
-    rows = [widgets.VBox([widgets.HTML(f"<b>{name}</b>"), said[name], field]) for name, field in fields.items()]
+    rows = [widget for name, field in fields.items() for widget in (said[name], field)]
     display(widgets.VBox([*rows, button, below]))
     return answers

@@ -13,6 +13,9 @@ Rows = list[dict[str, str]]
 
 _MARKDOWN = str.maketrans({c: "\\" + c for c in "\\`*_[]<>|$~#"} | {"\n": " "})
 
+_KEPT = "\u00a0"
+"""A space that HTML keeps."""
+
 
 def rows(evidence: Any, *, lasting: bool = False) -> Rows:
     """Give evidence as rows: a mapping is one row, a list one row for each item, anything else a row of text.
@@ -56,8 +59,9 @@ def plain(table: Rows) -> str:
 
 
 def escape(text: str) -> str:
-    """Give text that Markdown shows as it is."""
-    return text.translate(_MARKDOWN)
+    """Give text that Markdown shows as it is, indented as it is."""
+    bare = text.lstrip(" ")
+    return _KEPT * (len(text) - len(bare)) + bare.translate(_MARKDOWN)
 
 
 def _names(table: Rows) -> list[str]:

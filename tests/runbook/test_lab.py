@@ -46,9 +46,9 @@ QUESTION = """\
 from opslib.runbook import question
 from opslib.runbook.errors import BadParameter
 
-def fits(name, value):
-    if "://" in value:
-        raise BadParameter(f"{name} says where it is, not what it is")
+def fits(answers):
+    if "://" in answers["login"]:
+        raise BadParameter("login says where it is, not what it is")
 
 asked = [question.Question("login", "Where the login is", "file:~/login"), question.Question("other", "What else", "")]
 answers = question.ask("What nobody else knows", asked, fits)"""
