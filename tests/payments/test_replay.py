@@ -18,7 +18,7 @@ from opslib.payments.delivery import Deliveries
 from opslib.payments.delivery_cause import Cause
 from opslib.payments.delivery_trace import Trace
 from opslib.payments.replay import Replay
-from opslib.runbook.answer import Answer
+from opslib.runbook.answer import answered
 from opslib.runbook.change import Change
 from opslib.runbook.errors import ChangeFailed, UndoFailed
 
@@ -121,7 +121,7 @@ class Begin:
     ) -> Replay:
         self._patch.setattr(delivery_trace, "mark", api.mark)
         self._patch.setattr(delivery_trace, "read", lambda environment, positions: api.logged)
-        self._patch.setattr(delivery_trace, "legible", lambda environment, positions: Answer(True))
+        self._patch.setattr(delivery_trace, "legible", lambda environment, positions: answered(True))
         self._patch.setattr(replay, "WITHIN", 0.2)
         server = self._servers.enter_context(Stripe(api, "abcdefgh"[:events], fails))
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
