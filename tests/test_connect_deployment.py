@@ -64,7 +64,9 @@ def given(name: str) -> str:
         ("s3.administrator", "s3", "administrator"), ("s3.login", "s3", "login"))}  # fmt: skip
     at |= {"backups.folder": str(ROOT / described["backups"]["folder"])}
     at |= {key: described["backups"][key.split(".")[1]] for key in ("backups.bucket", "backups.region")}
-    at |= ASKED[name]
+    at |= {f"stripe.{key}": f"file:{ROOT / described['stripe'][key].removeprefix('file:')}"
+           for key in ("new_key", "new_webhook_secret")}  # fmt: skip
+    at |= {"database.start": described["database"]["start"]} | ASKED[name]
     return ", ".join(f"{key}: {value}" for key, value in at.items())
 
 
