@@ -61,8 +61,13 @@ def read(environment: Deployment, positions: Iterable[Position]) -> list[Trace]:
 
 
 def legible(environment: Deployment, positions: Iterable[Position]) -> Answer:
-    """Whether the logs can be read since those positions: else what is not in them may have happened all the same."""
-    return log.read(positions, _known(environment)).legible
+    """Whether the logs can be read since those positions: else what is not in them may have happened all the same.
+
+    One that is empty can: it holds no trace.
+    """
+    reading = log.read(positions, _known(environment))
+    empty = not (reading.events or reading.nowhere)
+    return Answer(True, reading.legible.evidence) if empty else reading.legible
 
 
 def beginnings(environment: Deployment, workers: Iterable[Worker]) -> list[Position]:

@@ -70,6 +70,7 @@ def test_logs_that_nobody_can_read_are_said_so_and_never_to_be_without_errors(tm
     assert "cannot be read" in str(delivery_diagnosis.said([], told))
     gone = delivery_trace.legible(ENV, [Position(Path("/dev/null"), 0, 0)])
     assert "/dev/null" in delivery_diagnosis.unread(gone)[0].do
+    assert delivery_trace.legible(ENV, logged(tmp_path, ""))
     well = delivery_trace.legible(ENV, logged(tmp_path, OTHERS))
     assert delivery_diagnosis.unread(well) == [] and "no error" in delivery_diagnosis.said([], well)
 
