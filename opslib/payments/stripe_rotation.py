@@ -49,6 +49,11 @@ class Rotation:
         return self.values.get(PREVIOUS) or ""
 
     @property
+    def taken(self) -> str:
+        """The webhook secret that the API takes before the switch."""
+        return self.beside or self.staged.current
+
+    @property
     def keys(self) -> dict[str, str]:
         """The API keys by name, the new one first."""
         return {name: key for name, key in {"new": self.new, "old": self.old}.items() if key}

@@ -44,7 +44,7 @@ def pay() -> None:
 
 def test_it_says_before_that_the_code_takes_one_alone(tmp_path: Path) -> None:
     before = held()
-    outcome, said = rotate("rotate_webhook_secret", "-p", "new_secret", stripe.put(tmp_path, roll()), *ALONE[2:])
+    outcome, said = rotate("rotate_webhook_secret", "-p", "new_secret", stripe.put(tmp_path, roll()), *ALONE[3:])
     assert outcome == "failed" and "-p accept_new_alone True" in said, said
     assert held() == before
 
@@ -55,7 +55,7 @@ def test_rolled_with_an_overlap_it_is_switched_and_retired(tmp_path: Path) -> No
     outcome, said = rotate("rotate_webhook_secret", "-p", "new_secret", stripe.put(tmp_path, new), *ALONE)
     assert outcome == "applied", said
     assert held() == new and "STRIPE_WEBHOOK_SECRET_PREVIOUS" not in env_file.read(DOTENV)
-    outcome, said = rotate("retire_webhook_secret", *ALONE[2:])
+    outcome, said = rotate("retire_webhook_secret", *ALONE[3:])
     assert outcome == "applied" and "pm2" not in said, said  # nothing is restarted for what the code does not read
     pay()
 
