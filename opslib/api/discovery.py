@@ -69,7 +69,7 @@ def _of_app(name: str, home: Path, app: App, given: Mapping[str, Any]) -> Iterat
     if "api.env_file" in lines and "folder" not in given:  # which would be made
         yield from env_discovery.found_folder(_environment(name, home, lines))
     variables = {**values, **app.variables}  # dotenv leaves those alone that are set
-    ports, routes = code_discovery.ports(folder, variables), route.gets(folder)
+    ports, routes = code_discovery.ports(folder, variables), route.routes(folder, "get")
     yield told(process_discovery.found_url(app, ports, top))
     url = str(lines.get("api.url", ""))
     # Where the API does not listen, another's process may.

@@ -43,6 +43,9 @@ class Line:
     file: Path
     line: int
 
+    def __str__(self) -> str:
+        return f"{self.file.name}:{self.line}"
+
     def within(self, release: Path) -> str:
         """Say where it is, from the release on."""
         return f"{self.file.relative_to(release.resolve())}:{self.line}"
