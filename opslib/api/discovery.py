@@ -12,9 +12,9 @@ from typing import Any
 
 import psutil
 
-from opslib.api import code_discovery, env_discovery, env_secret, pm2, pm2_app, process_discovery, route
+from opslib.api import code_discovery, env_discovery, pm2, pm2_app, process_discovery, route
 from opslib.api.pm2_app import App
-from opslib.deployment import env_file
+from opslib.deployment import env_file, env_secret
 from opslib.deployment.deployment import Api, Deployment
 from opslib.deployment.line import Asked, Line
 from opslib.runbook.errors import CommandFailed, RunbookError
