@@ -36,7 +36,7 @@ class PropertyPulse(Deployment):
         from opslib.aws import proof as aws
         from opslib.backups import proof as backups
         from opslib.database import proof as database
-        from opslib.deployment import deployment_proof as deployment, proof
+        from opslib.deployment import deployment_proof as deployment, env_secret, proof
         from opslib.mail import proof as mail
         from opslib.payments import proof as payments
 
@@ -44,8 +44,8 @@ class PropertyPulse(Deployment):
         proofs = [one for domain in domains for one in domain.prove(self)]
         with suppress(RunbookError):  # of the .env; its line says so
             held = env_file.read(self.api.env_file)
-            listed = tuple(self.secrets)
-            mask.know({k: v for k, v in held.items() if k.startswith(listed) or deployment.looks_secret(k, v)})
+            looks = env_secret.keys(held)
+            mask.know({k: v for k, v in held.items() if k.startswith(tuple(self.secrets)) or k in looks})
             mask.know(self.values())
         for key, answer in proof.answers(proofs):
             otherwise = "" if answer else answer.otherwise

@@ -376,27 +376,6 @@ def test_what_is_found_once_is_found_once_also_in_vain() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "secret"),
-    [
-        ("SESSION_SECRET", MADE_UP, True),
-        ("ADMIN_PASSWORD", MADE_UP, True),
-        ("API_KEY", MADE_UP, True),
-        ("CACHE", f"redis://:{MADE_UP}@cache:6379", True),
-        ("PEM", "-----BEGIN PRIVATE KEY-----\nMII", True),
-        ("PAYMENTS", "sk_live_9b1d5c0e7a3f", True),
-        ("STRIPE_PUBLISHABLE_KEY", "pk_live_9b1d5c0e7a3f", False),
-        ("VITE_API_KEY", MADE_UP, False),
-        ("TOKEN_LIFETIME", "604800000000", False),
-        ("PASSWORD_RESET", "true", False),
-        ("TOKEN_URL", "https://accounts.example/token", False),
-        ("PORT", "5000", False),
-    ],
-)
-def test_what_looks_secret(key: str, value: str, secret: bool) -> None:
-    assert deployment_proof.looks_secret(key, value) is secret
-
-
-@pytest.mark.parametrize(
     ("lines", "ok"),
     [
         ('ann namespaces="runbook" ssh-ed25519 AAAAC3Nz ann@here\n# two\nbob ssh-ed25519 AAAAC3Nz\n', True),

@@ -12,9 +12,9 @@ from typing import Any
 
 import psutil
 
-from opslib.api import code_discovery, env_discovery, env_secret, pm2, pm2_app, process_discovery, route
+from opslib.api import code_discovery, env_discovery, pm2, pm2_app, process_discovery, route
 from opslib.api.pm2_app import App
-from opslib.deployment import env_file
+from opslib.deployment import env_file, env_secret
 from opslib.deployment.deployment import Api, Deployment
 from opslib.deployment.line import Asked, Line
 from opslib.runbook.errors import CommandFailed, RunbookError
@@ -69,7 +69,7 @@ def _of_app(name: str, home: Path, app: App, given: Mapping[str, Any]) -> Iterat
     if "api.env_file" in lines and "folder" not in given:  # which would be made
         yield from env_discovery.found_folder(_environment(name, home, lines))
     variables = {**values, **app.variables}  # dotenv leaves those alone that are set
-    ports, routes = code_discovery.ports(folder, variables), route.gets(folder)
+    ports, routes = code_discovery.ports(folder, variables), route.routes(folder, "get")
     yield told(process_discovery.found_url(app, ports, top))
     url = str(lines.get("api.url", ""))
     # Where the API does not listen, another's process may.

@@ -5,8 +5,9 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from opslib.api import env_secret, javascript, release
+from opslib.api import javascript, release
 from opslib.api.pm2_app import App
+from opslib.deployment import env_secret
 from opslib.deployment.deployment import Deployment
 from opslib.deployment.line import Asked, Line
 from opslib.runbook.errors import Refused

@@ -2,18 +2,35 @@
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from opslib.api import release
+from opslib.api.release import Line
+
 _TEXTS = r""""(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|`(?:\\.|[^`\\])*`"""
-_TEXT = re.compile(_TEXTS, re.DOTALL)
 _TOKEN = re.compile(rf"(?P<text>{_TEXTS})|//[^\n]*|/\*.*?\*/", re.DOTALL)
-_MARK = re.compile(rf"{_TEXTS}|[()\[\]{{}}]", re.DOTALL)
+_MARK = re.compile(rf"{_TEXTS}|[()\[\]{{}},]", re.DOTALL)
 _ENDS = re.compile(rf"{_TEXTS}|[()\[\]{{}};\n]", re.DOTALL)
 _LITERAL = re.compile(r"""(["'`])([^"'`$\\]*)\1""")
 _FAR = 1 << 15  # characters behind a bracket in which its end is looked for
 _LONG, _WIDE = 1 << 19, 4096  # characters that no person has in a file, or a line
 _PAIRS = {"(": ")", "[": "]", "{": "}"}
+
+
+def files(folder: Path) -> dict[Path, str]:
+    """Read the files of the API's own code below a folder."""
+    return {file: read(file) for file in release.code(folder)}
+
+
+def loaded(name: str, by: Path, files: Collection[Path]) -> Path | None:
+    """Give the file among these that one of them loads by this name; None for a package."""
+    if not name.startswith("."):
+        return None
+    base = Path(by.parent, name).resolve()
+    stem = base.with_suffix("") if base.suffix in release.CODE else base  # TypeScript loads x.ts as ./x.js
+    tries = [base, *(Path(f"{stem}{suffix}") for suffix in release.CODE), *(base / f"index{s}" for s in release.CODE)]
+    return next((one for one in tries if one in files), None)
 
 
 def read(file: Path) -> str:
@@ -52,32 +69,38 @@ def ended(text: str, at: int) -> int:
     return len(text)
 
 
+def inside(text: str, at: int) -> str:
+    """Give what stands between the bracket that opens at this place and its end."""
+    return text[at + 1 : closing(text, at)]
+
+
 def given(text: str, at: int) -> list[str]:
-    """Give what stands between the bracket that opens at this place and its end, parted by its commas."""
-    inside = text[at + 1 : closing(text, at)]
-    bare, depth, begin, found = _bare(inside), 0, 0, []
-    for place, letter in enumerate(bare):
-        depth += (letter in _PAIRS) - (letter in _PAIRS.values())
-        if letter == "," and depth == 0:
-            found.append(inside[begin:place].strip())
-            begin = place + 1
-    return [part for part in (*found, inside[begin:].strip()) if part]
+    """Give the same, parted by its commas: the arguments of a call, the elements of an array."""
+    held, depth, begin, found = inside(text, at), 0, 0, []
+    for mark in _MARK.finditer(held):
+        depth += (mark[0] in _PAIRS) - (mark[0] in _PAIRS.values())
+        if mark[0] == "," and depth == 0:
+            found.append(held[begin : mark.start()].strip())
+            begin = mark.end()
+    return [part for part in (*found, held[begin:].strip()) if part]
 
 
 def fields(text: str) -> dict[str, str]:
     """Give the fields of an object as it is written, each with what it is set to; of a short one its own name."""
-    pairs = (part.partition(":") for part in given(text, text.find("{")))
+    pairs = (part.partition(":") for part in given(text, 0)) if text.startswith("{") else ()
     return {key.strip().strip("\"'"): (value if colon else key).strip() for key, colon, value in pairs}
 
 
+def constants(text: str, name: str) -> list[str]:
+    """Give what the constants of this name are set to: one in each function may have it."""
+    begins = re.finditer(rf"\b(?:const|let|var)\s+{re.escape(name)}\b[^=\n]*=\s*(?=\S)", text) if name else ()
+    return list(dict.fromkeys(_begun(text[one.end() :]) for one in begins))
+
+
 def constant(text: str, name: str) -> str:
-    """Give what a constant of this text is set to; empty if there is none of this name."""
-    found = name and re.search(rf"\b(?:const|let|var)\s+{re.escape(name)}\b[^=\n]*=\s*(?=(.))", text)
-    if not found:
-        return ""
-    if found[1] in _PAIRS:
-        return text[found.end() : closing(text, found.end()) + 1]
-    return re.split(r";|\n", text[found.end() :], maxsplit=1)[0].strip()
+    """Give what the constant of this name is set to; empty if there is none, or several that differ."""
+    found = constants(text, name)
+    return found[0] if len(found) == 1 else ""
 
 
 def literal(text: str) -> str | int | bool | None:
@@ -95,13 +118,14 @@ def calls(text: str, names: str) -> Iterator[int]:
         yield found.end() - 1
 
 
-def line(text: str, at: int) -> int:
-    """Give the number of the line that this place is in."""
-    return text.count("\n", 0, at) + 1
+def line(file: Path, text: str, at: int) -> Line:
+    """Give the line of a file that this place of its text is in."""
+    return Line(file, text.count("\n", 0, at) + 1)
 
 
-def _bare(text: str) -> str:
-    return _TEXT.sub(lambda one: _blank(one[0]), text)
+def _begun(text: str) -> str:
+    """Give what a text begins with: all in its brackets, or what is left of the line."""
+    return text[: closing(text, 0) + 1] if text[0] in _PAIRS else re.split(r"[;\n]", text, maxsplit=1)[0].strip()
 
 
 def _blank(text: str) -> str:

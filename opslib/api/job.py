@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from opslib.api import javascript, release
+from opslib.api import javascript
 from opslib.api.release import Line
 
 _BEGINS = (
@@ -59,7 +59,7 @@ class _Guard:
 
 def all_of(folder: Path) -> list[Job]:
     """Give the jobs in the code below a folder, without those that only tidy up, which keep no process alive."""
-    texts = {file: javascript.read(file) for file in release.code(folder)}
+    texts = javascript.files(folder)
     guards = {file: [one for one in _guards(file, text) if one.only_jobs(text)] for file, text in texts.items()}
     found = []
     for file, text in texts.items():
@@ -67,12 +67,12 @@ def all_of(folder: Path) -> list[Job]:
         places += [at for at in javascript.calls(text, _AGAIN) if _calls_itself(text, at)]
         if not text:  # of a bundle nobody can tell what turns its jobs off
             packed = file.read_text("utf-8", "replace")
-            found += [Job(Line(file, javascript.line(packed, at)), None) for at in javascript.calls(packed, _BEGINS)][
-                :1
-            ]
+            places = [*javascript.calls(packed, _BEGINS)][:1]
+            found += [Job(javascript.line(file, packed, at), None) for at in places]
+            continue
         for at in sorted(places):
             switch = _switch(guards[file], at) or _elsewhere(file, _function(text, at), texts, guards)
-            found.append(Job(Line(file, javascript.line(text, at)), switch))
+            found.append(Job(javascript.line(file, text, at), switch))
     return found
 
 
@@ -98,7 +98,7 @@ def _guards(file: Path, text: str) -> Iterator[_Guard]:
             continue
         variable, sign, value = compared.groups()
         met, unmet = (value, _OTHER[value]) if sign.startswith("=") else (_OTHER[value], value)
-        line = Line(file, javascript.line(text, found.start()))
+        line = javascript.line(file, text, found.start())
         begin = next((one.start() for one in _SIGN.finditer(text, closes + 1)), len(text))
         ends = javascript.closing(text, begin) if text[begin : begin + 1] == "{" else javascript.ended(text, begin)
         # Any one of several conditions lets it return; each of several is needed to begin.

@@ -16,6 +16,7 @@ from pathlib import Path
 from opslib.api import log_event
 from opslib.api.log_event import Event
 from opslib.api.settings import Log
+from opslib.deployment import secret_shape
 from opslib.runbook.answer import Answer
 from opslib.runbook.errors import RunbookError
 from opslib.runbook.mask import mask
@@ -35,16 +36,6 @@ _ERROR = re.compile(
 )
 _SAID = re.compile(r"^(?:Uncaught )?\w*(?:Error|Exception)\b.*", re.MULTILINE)
 _STDERR = re.compile(r"(?:^|[-_.])(?:err|error|stderr)(?:[-_.]|$)")
-# The shapes of well-known secrets, which a log may hold although no environment names them.
-_SHAPES = (
-    # Of a database URL whatever stands before the last @: it is the malformed ones that get logged.
-    (re.compile(r"(\b(?:postgres(?:ql)?|mysql|mongodb(?:\+srv)?|rediss?|amqps?)://[^\s:/@]*:)\S+@"), r"\1[…]@"),
-    (re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s:/@]*:)[^\s/]+@", re.IGNORECASE), r"\1[…]@"),
-    (re.compile(r"\b(Bearer|Basic)\s+(?=\S*\d|\S{16})[\w.~+/-]{8,}=*", re.IGNORECASE), r"[\1…]"),
-    (re.compile(r"(?<![A-Za-z0-9])((?:sk|rk)_(?:live|test)|whsec)_[\w+/-]{8,}=*"), r"[\1…]"),
-    (re.compile(r"(?<![A-Za-z0-9])(AKIA|ASIA)[A-Z0-9]{12,}|(?<![A-Za-z0-9])(SG)\.[\w-]{8,}\.[\w-]{8,}"), r"[\1\2…]"),
-    (re.compile(r"(?<![\w-])eyJ[\w-]{5,}(?:\.[\w-]*)+"), "[JWT…]"),
-)
 
 
 @dataclass(frozen=True)
@@ -165,9 +156,7 @@ def errors(entries: Iterable[Entry]) -> list[Entry]:
 
 def redact(text: str) -> str:
     """Give the text without secrets, known ones or such as have a well-known shape, and with nothing invisible."""
-    text = mask.text(text)
-    for shape, instead in _SHAPES:
-        text = shape.sub(instead, text)
+    text = secret_shape.hidden(mask.text(text))
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from opslib.api import pm2
-from opslib.deployment import env_file
+from opslib.deployment import env_file, env_secret
 from opslib.deployment.deployment import Deployment
 from opslib.runbook import program
 from opslib.runbook.answer import Answer
@@ -22,8 +22,6 @@ TRIED = (".test", ".spec", ".d")
 """What the name of a file ends in, before its suffix, that only tests or types the code."""
 COMMENT = ("//", "/*", "*")
 """What a line begins with that is only a comment."""
-OPTIONAL = "_PREVIOUS"
-"""What the name of a secret ends in that is there only while it is being replaced."""
 
 _HANDLER = re.compile(r"""process\s*\.\s*(?:on|once|addListener)\(\s*["'`]SIGINT["'`]""")
 
@@ -42,6 +40,9 @@ class Line:
 
     file: Path
     line: int
+
+    def __str__(self) -> str:
+        return f"{self.file.name}:{self.line}"
 
     def within(self, release: Path) -> str:
         """Say where it is, from the release on."""
@@ -73,7 +74,7 @@ def finds_its_secrets(environment: Deployment) -> Answer:
     Only secrets are asked about: of other keys nobody can tell from outside whether the code can do without.
     """
     values = {**pm2.variables(environment), **env_file.read(environment.api.env_file)}
-    absent = [key for key in environment.secrets if not key.endswith(OPTIONAL) and not values.get(key)]
+    absent = [key for key in environment.secrets if not key.endswith(env_secret.OPTIONAL) and not values.get(key)]
     files = list(code(environment.api.release))
     missing = {key: Missing(key, file) for file in files for key in _named(file, absent)}
     if not files:

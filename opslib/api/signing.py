@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from opslib.api import javascript, release
+from opslib.api import javascript
 from opslib.api.release import Line
 
 Value = str | int | bool | None
@@ -59,8 +59,7 @@ def all_of(folder: Path, variables: Mapping[str, str]) -> list[Signing]:
 
 
 def _all(folder: Path, variables: Mapping[str, str]) -> Iterator[Signing]:
-    for file in release.code(folder):
-        text = javascript.read(file)
+    for file, text in javascript.files(folder).items():
         if not text and _PACKED.search(file.read_text("utf-8", "replace")):
             yield Signing(Line(file, 1), True, {}, (), ())
         known = [rf"{name}\.sign" for name in _NAMED.findall(text)]
@@ -72,14 +71,14 @@ def _all(folder: Path, variables: Mapping[str, str]) -> Iterator[Signing]:
             lives = _lives(text, held, said, variables) if shown else ()
             algorithms = _values(text, said.get("algorithm", f'"{DEFAULT}"'), variables) if shown else []
             yield Signing(
-                Line(file, javascript.line(text, at)),
-                bool(_SECRET.search(f"{secret} {javascript.constant(text, secret)}")),
+                javascript.line(file, text, at),
+                bool(_SECRET.search(" ".join((secret, *javascript.constants(text, secret))))),
                 held,
                 lives,
                 () if None in algorithms else tuple(map(str, algorithms)),
             )
         for at in javascript.calls(text, _OTHERS):
-            yield Signing(Line(file, javascript.line(text, at)), True, {}, (), ())
+            yield Signing(javascript.line(file, text, at), True, {}, (), ())
 
 
 def _lives(
@@ -93,8 +92,8 @@ def _lives(
 
 def _object(text: str, written: str) -> str:
     """Give an object as it is written, or as the constant of this name is; `{}` if neither is shown."""
-    held = written if written.startswith("{") else javascript.constant(text, written) if written else ""
-    return held if held.startswith("{") else "{}"
+    found = [one for one in (written, *javascript.constants(text, written)) if one.startswith("{")]
+    return found[0] if len(found) == 1 else "{}"
 
 
 def seconds(life: Value) -> float | None:
@@ -115,7 +114,10 @@ def _values(text: str, written: str, variables: Mapping[str, str]) -> list[Value
     if found := _VARIABLE.fullmatch(written):
         return [variables[found[1]]] if variables.get(found[1]) else _values(text, found[2] or "", variables)
     name = re.match(r"[\w$]+", written)
-    held = javascript.constant(text, name[0]) if name and name[0] != "process" else ""
-    if held.startswith("{"):
-        return [javascript.literal(one) for one in javascript.fields(held).values()] or [None]
-    return _values(text, held, variables) if held and held != written else [None]
+    values = list[Value]()
+    for held in javascript.constants(text, name[0]) if name and name[0] != "process" else ():
+        if held.startswith("{"):
+            values += map(javascript.literal, javascript.fields(held).values())
+        elif held != written:
+            values += _values(text, held, variables)
+    return values or [None]

@@ -31,7 +31,7 @@ def read(environment: Deployment, names: Sequence[str], *, unnamed: Sequence[str
     for line, found in release.search(environment.api.release, rf"\b({'|'.join(wanted)})\b(?:{_DEFAULT})?"):
         default = (found["default"] or "") if "process.env" in found.string else ""
         if found[1] not in defaults or (default and not defaults[found[1]][0]):
-            defaults[found[1]] = (default, f"{line.file.name}:{line.line}")
+            defaults[found[1]] = (default, str(line))
     try:
         held = pm2.variables(environment)
     except RunbookError:  # PM2 does not run: then it holds nothing that a start would take

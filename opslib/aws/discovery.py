@@ -108,7 +108,7 @@ def discover(environment: Deployment, given: Mapping[str, Any]) -> Found:
 def _literal(environment: Deployment) -> list[Variable]:
     """Give the region that the code itself says, as `auto` for R2."""
     lines = release.search(environment.api.release, r"""\bregion\s*:\s*["']([a-z0-9-]+)["']""")
-    return variable.values(Variable("region", m[1], f"the code says it ({at.file.name}:{at.line})") for at, m in lines)
+    return variable.values(Variable("region", m[1], f"the code says it ({at})") for at, m in lines)
 
 
 def _ask(uploads: _Uploads) -> _Said:

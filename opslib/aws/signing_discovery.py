@@ -41,14 +41,14 @@ def discover(environment: Deployment) -> Iterator[Line | Asked]:
             yield Asked(key, "The code signs URLs, and at which route for an upload is not told.")
         return
     code = SigningCode(found[0])
-    yield Line(key, code.route.path, f"the code signs an upload there ({code.route.file.name}:{code.route.line})")
+    yield Line(key, code.route.path, f"the code signs an upload there ({code.route.line})")
     yield _body(code)
     for name, example, what in (
         ("url", "data.uploadUrl", "the signed URL"),
         ("key", "data.key", "the name of the object"),
     ):
         if field := code.answered.get(name):
-            yield Line(f"s3.signing.{name}", field, f"the code answers with it ({code.route.file.name})")
+            yield Line(f"s3.signing.{name}", field, f"the code answers with it ({code.route.line})")
         else:
             what = f"Which field of what {code.route} answers has {what}, one inside another after a point."
             yield Asked(f"s3.signing.{name}", what, example)
@@ -60,18 +60,18 @@ def discover(environment: Deployment) -> Iterator[Line | Asked]:
 
 
 def _presigned(lives: Sequence[Expires]) -> Line | Asked:
-    if untold := [one.place for one in lives if one.seconds is None]:
+    if untold := [str(one.line) for one in lives if one.seconds is None]:
         what = f"How many seconds the longest-lived URL is valid that the API signs: {', '.join(untold)} does not tell."
         return Asked("s3.presigned", what)
     longest = max(lives, key=lambda one: one.seconds or 0)
-    return Line("s3.presigned", longest.seconds, f"the code signs for so long ({longest.place})")
+    return Line("s3.presigned", longest.seconds, f"the code signs for so long ({longest.line})")
 
 
 def _body(code: SigningCode) -> Line | Asked:
     key, wanted = "s3.signing.body", code.wanted
     if code.whole and wanted and all(wanted.values()):
         allowed = {name: values[0] for name, values in wanted.items()}
-        return Line(key, allowed, f"the code refuses without these, and allows these values ({code.route.file.name})")
+        return Line(key, allowed, f"the code refuses without these, and allows these values ({code.route.line})")
     told = f": the code refuses without {', '.join(wanted)}" if wanted else ""
     example = {
         name: values[0] if values else "probe.txt" if "ame" in name else "probe" for name, values in wanted.items()
@@ -83,7 +83,7 @@ def _body(code: SigningCode) -> Line | Asked:
 def _sign_in(environment: Deployment) -> Iterator[Line | Asked]:
     """Give how a person gets the token that the API wants."""
     folder, key = environment.api.release, "s3.signing.sign_in"
-    firebase = next((f"{at.file.name}:{at.line}" for at, _ in release.search(folder, signing_code.FIREBASE)), "")
+    firebase = next((str(at) for at, _ in release.search(folder, signing_code.FIREBASE)), "")
     logins = signing_code.logins(folder)
     if firebase and not logins:
         yield _firebase(environment, firebase)
@@ -96,9 +96,9 @@ def _sign_in(environment: Deployment) -> Iterator[Line | Asked]:
         yield Asked(key, what, "{url: /api/auth/login, token: accessToken}")
         return
     ((route, fields),) = logins.items()
-    yield Line(f"{key}.url", route.path, f"the code takes a password there ({route.file.name}:{route.line})")
+    yield Line(f"{key}.url", route.path, f"the code takes a password there ({route.line})")
     if len(fields) == 1:
-        yield Line(f"{key}.token", fields[0], f"the code answers with it ({route.file.name})")
+        yield Line(f"{key}.token", fields[0], f"the code answers with it ({route.line})")
     else:
         yield Asked(f"{key}.token", f"Which field of what {route} answers has the token.", "accessToken")
 

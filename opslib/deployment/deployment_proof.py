@@ -8,7 +8,7 @@ from pathlib import Path
 from shutil import which
 from stat import S_IMODE, filemode
 
-from opslib.deployment import env_file
+from opslib.deployment import env_file, env_secret
 from opslib.deployment.deployment import Deployment
 from opslib.deployment.env_file import EnvFileError
 from opslib.deployment.proof import Proof, writable
@@ -17,18 +17,7 @@ from opslib.runbook.errors import BadEnvironment, Refused
 from opslib.runbook.procedure import located
 
 PROGRAMS = ("pm2", "node", "git", "psql", "pg_dump", "pg_restore")
-OPTIONAL = "_PREVIOUS"
-"""What the name of a secret ends in that is there only while it is being replaced."""
-SHORTEST = 8
-"""A value of fewer characters, or a number, is taken for a setting, whatever it is called."""
 
-_CALLED_SECRET = re.compile(
-    r"(?i)secret|passw(?:or)?d|passphrase|(?:^|_)pwd|token|private|credential|(?:^|_|api|access)key$|(?:^|_)dsn$"
-)
-_CALLED_PUBLIC = re.compile(r"(?i)publi(?:c|shable)|^(?:vite|react_app)_|_(?:id|name|path|file|expir\w*|ttl|life\w*)$")
-_LIKE_SECRET = re.compile(
-    r"://[^\s/@:]*:[^\s/@]+@|PRIVATE KEY-----|^(?:(?:sk|rk)_(?:live|test)|whsec)_|^SG\.[\w-]+\.", re.IGNORECASE
-)
 _SIGNER = re.compile(r"""[^\s"]+\s+(?:\S*"[^"]*"\S*\s+|\S+\s+)*?(?:ssh|ecdsa|sk)-\S+\s+[A-Za-z0-9+/]+=*(?:\s.*)?""")
 _NAMESPACES = re.compile(r'\bnamespaces="([^"]*)"')
 
@@ -42,14 +31,6 @@ def prove(environment: Deployment) -> Iterator[Proof]:
     yield Proof("secrets", "the disk", partial(_secrets, environment))
     yield Proof("folder", "git", partial(_folder, environment))
     yield Proof("tools", "the disk", partial(_tools, environment))
-
-
-def looks_secret(key: str, value: str) -> bool:
-    """Whether a variable of an `.env` is called as secrets are, or has a value as they have."""
-    if len(value) < SHORTEST or value.isdigit():
-        return False
-    called = _CALLED_SECRET.search(key) and not _CALLED_PUBLIC.search(key) and "://" not in value
-    return bool(called or _LIKE_SECRET.search(value))
 
 
 def _approval(environment: Deployment) -> Answer:
@@ -98,9 +79,9 @@ def _env_file(environment: Deployment) -> Answer:
 
 def _secrets(environment: Deployment) -> Answer:
     held, listed = env_file.read(environment.api.env_file), environment.secrets
-    lacking = sorted(key for key in listed if not held.get(key) and not key.endswith(OPTIONAL))
+    lacking = sorted(key for key in listed if not held.get(key) and not key.endswith(env_secret.OPTIONAL))
     # What begins as a listed one is masked too: see Deployment.values.
-    loose = [key for key, value in held.items() if looks_secret(key, value) and not key.startswith(tuple(listed))]
+    loose = [key for key in env_secret.keys(held) if not key.startswith(tuple(listed))]
     found = [f"the .env has no {', '.join(lacking)}"] if lacking else []
     found += [f"{', '.join(sorted(loose))} of the .env looks secret, and is not listed"] if loose else []
     if found:

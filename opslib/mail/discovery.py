@@ -6,8 +6,7 @@ from email.utils import parseaddr
 from typing import Any
 from urllib.parse import urlsplit
 
-from opslib.api import release, variable
-from opslib.api.route4 import routes
+from opslib.api import release, route, variable
 from opslib.api.variable import Variable
 from opslib.deployment import env_file, secret_reference
 from opslib.deployment.deployment import Deployment
@@ -82,7 +81,7 @@ def _hosts(environment: Deployment) -> list[Variable]:
     # One without a scheme is a mail server's.
     found = [one for one in variable.values(variable.read(environment, HOSTS)) if "://" in one.value]
     europe = release.search(environment.api.release, r"""setDataResidency\(\s*["']eu["']""")
-    found += [Variable("", EUROPE, f"the code says it ({at.file.name}:{at.line})") for at, _ in europe][:1]
+    found += [Variable("", EUROPE, f"the code says it ({at})") for at, _ in europe][:1]
     return [one for one in found if one.value.rstrip("/") != Mail.model_fields["url"].default]
 
 
@@ -128,17 +127,13 @@ def _literal(environment: Deployment) -> list[Variable]:
     """Give the senders that the code itself says where it sends by SendGrid."""
     sends = {at.file for at, _ in release.search(environment.api.release, "(?i)sendgrid")}
     found = release.search(environment.api.release, r"""(?i)\bfrom\b[^@\n]*?["'`<]([\w.+-]+@[\w.-]+\.\w+)[>"'`]""")
-    return [
-        Variable("", words[1], f"the code says it ({at.file.name}:{at.line})")
-        for at, words in found
-        if at.file in sends
-    ]
+    return [Variable("", words[1], f"the code says it ({at})") for at, words in found if at.file in sends]
 
 
 def _webhook(environment: Deployment, known: Reply) -> Found:
     """Give the path of the API's that gets SendGrid's events: where SendGrid sends them, and what the code takes."""
     key, what = "mail.webhook", "The path of the API that takes SendGrid's events"
-    taken = [one for one in routes(environment.api.release) if one.method == "post" and _takes_events(one.path)]
+    taken = [one for one in route.routes(environment.api.release, "post") if _takes_events(one.path)]
     hooks = mail.webhooks(environment) if not known.problem else None
     if hooks:
         here = urlsplit(environment.api.url).netloc
@@ -146,7 +141,7 @@ def _webhook(environment: Deployment, known: Reply) -> Found:
             (url.path, one.url)
             for one in hooks.evidence
             for url in [urlsplit(one.url)]
-            if url.netloc == here or url.path in [route.path for route in taken]
+            if url.netloc == here or url.path in [one.path for one in taken]
         ]
         if len({path for path, _ in ours}) == 1:
             yield Line(key, ours[0][0], f"SendGrid sends its events to {_shown(ours[0][1])}")
@@ -156,7 +151,7 @@ def _webhook(environment: Deployment, known: Reply) -> Found:
             yield Asked(key, f"{what}: SendGrid sends them to {others}, and no route of the code is known that does.")
             return
     if len(taken) == 1:
-        yield Line(key, taken[0].path, f"the code takes them there ({taken[0].file.name}:{taken[0].line})")
+        yield Line(key, taken[0].path, f"the code takes them there ({taken[0].line})")
     elif taken:
         yield Asked(key, f"{what}: one of {', '.join(map(str, taken))}.")
     elif hooks is None or not hooks.ok:

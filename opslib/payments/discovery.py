@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from stripe import StripeClient, WebhookEndpoint
 
+from opslib.api import release
 from opslib.database.discovery import first_line
 from opslib.deployment import env_file
 from opslib.deployment.deployment import Deployment
@@ -53,8 +54,8 @@ def discover(environment: Deployment, given: Mapping[str, Any]) -> Iterator[Line
 
 
 def _found(environment: Deployment, given: Mapping[str, Any]) -> Iterator[Line | Asked]:
-    held, code = env_file.read(environment.api.env_file), stripe_code.read(environment)
-    url = list(_url(code, held))
+    held, code = env_file.read(environment.api.env_file), stripe_code.read(environment.api.release)
+    url = list(_url(environment, code, held))
     yield from url
     named = str(given.get("stripe.url") or next((one.value for one in url if isinstance(one, Line)), ""))
     mode = _mode(held)
@@ -67,7 +68,7 @@ def _found(environment: Deployment, given: Mapping[str, Any]) -> Iterator[Line |
         part = Stripe(mode=mode.value, reader=str(given.get("stripe.reader", "")), url=named or DEFAULT)
         environment = environment.model_copy(update={"stripe": part})
         account = yield from _account(environment, held[KEY])
-    path = yield from _webhook(code, account, str(given.get("stripe.webhook", "")))
+    path = yield from _webhook(environment, code, account, str(given.get("stripe.webhook", "")))
     endpoint = _endpoint(environment, account, path)
     yield endpoint
     named = str(given.get("stripe.endpoint") or (endpoint.value if isinstance(endpoint, Line) else ""))
@@ -84,9 +85,9 @@ def _mode(held: Mapping[str, str]) -> Line | Asked:
     return Asked("stripe.mode", what, "live")
 
 
-def _url(code: Code, held: Mapping[str, str]) -> Iterator[Line | Asked]:
+def _url(environment: Deployment, code: Code, held: Mapping[str, str]) -> Iterator[Line | Asked]:
     """Find where the API finds Stripe, if not at Stripe's own address: no key is sent anywhere else to try."""
-    named = {key: value for key, value in held.items() if _BASE.fullmatch(key) and code.names(key)}
+    named = {key: value for key, value in held.items() if _BASE.fullmatch(key) and release.naming(environment, key)}
     named = {key: value for key, value in named.items() if not _own(value)}
     written = {host: file for host, file in code.hosts.items() if not _own(host)}
     if len(named) == 1 and not written:
@@ -133,23 +134,23 @@ def _reader(why: str) -> Asked:
     return Asked("stripe.reader", f"{what} The one at hand could not {why}")
 
 
-def _webhook(code: Code, account: Account, named: str) -> Generator[Line | Asked, None, str]:
+def _webhook(environment: Deployment, code: Code, account: Account, named: str) -> Generator[Line | Asked, None, str]:
     """Find the path in the code; of several, the one that endpoints of the account have."""
     sent = {_path(one) for one in account.endpoints or ()}
-    likely = [one for one in code.routes if one.path in sent] if len(code.routes) > 1 else code.routes
+    likely = [path for path in code.paths if path in sent] if len(code.paths) > 1 else [*code.paths]
     if named:
         return named
     if len(likely) != 1:
-        shown, there = [", ".join(sorted(one)) or "none" for one in ({one.path for one in code.routes}, sent)]
+        shown, there = [", ".join(sorted(one)) or "none" for one in (code.paths, sent)]
         what = f"{PATH} The code shows {shown}, endpoints of the account {there}."
         yield Asked("stripe.webhook", what, WEBHOOK)
         return ""
-    (one,) = likely
-    source = f"the code checks Stripe's signatures there ({code.shown(one.at)})"
-    if account.endpoints is not None and one.path not in sent:
+    (path,) = likely
+    source = f"the code checks Stripe's signatures there ({code.paths[path].within(environment.api.release)})"
+    if account.endpoints is not None and path not in sent:
         source += "; no endpoint of the account has that path"
-    yield Line("stripe.webhook", one.path, source)
-    return one.path
+    yield Line("stripe.webhook", path, source)
+    return path
 
 
 def _endpoint(environment: Deployment, account: Account, path: str) -> Line | Asked:

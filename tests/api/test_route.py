@@ -13,7 +13,10 @@ app.get("/healthz", (request, response) => response.send("ok"));
 app.use("/api/users", authLimiter, users);
 app.use("/api/properties", requireLogin, properties);
 app.get("/api/me", verifyToken, me);
+app.post("/api/me", verifyToken, change);
+app.use(BASE, require("./routes/properties"));
 axios.get("https://elsewhere.example/", done);
+http.get("/elsewhere", done);
 """
 USERS = """
 router.get("/", list);
@@ -37,7 +40,7 @@ def test_each_get_has_its_whole_path_and_whether_it_is_guarded(tmp_path: Path) -
     (tmp_path / "routes/users.test.ts").write_text('const app = express();\napp.get("/tested", me);')
     (tmp_path / "client").mkdir()
     (tmp_path / "client/server.js").write_text('const app = express();\napp.get("/*", page);')
-    assert {one.path: one.guarded for one in route.gets(tmp_path)} == {
+    assert {one.path: one.guarded for one in route.routes(tmp_path, "get")} == {
         "/healthz": False,
         "/api/me": True,
         "/api/users": False,

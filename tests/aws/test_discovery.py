@@ -8,12 +8,13 @@ from opslib import propertypulse
 from opslib.aws import discovery
 from opslib.aws.key_pair import ID, SECRET
 from opslib.propertypulse import PropertyPulse
+from opslib.runbook.procedure import root
 from tests.aws_front import Front
 from tests.found import asked, bare, leaked, lines, other, wrong
 
 pytestmark = pytest.mark.usefixtures("plain")
 
-ADMINISTRATOR = {"s3.administrator": "file:tests/sandbox/state/admin/aws.json"}
+ADMINISTRATOR = {"s3.administrator": f"file:{root()}/tests/sandbox/state/admin/aws.json"}
 CODE = {f"s3.{key}" for key in ("presigned", "signing.route", "signing.url", "signing.key", "signing.sign_in.token")}
 HERE = {f"s3.{key}" for key in ("bucket", "region", "endpoint", "user")}
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from opslib.api import env_secret
+from opslib.deployment import env_secret
 
 
 @pytest.mark.parametrize(
@@ -12,12 +12,16 @@ from opslib.api import env_secret
         ("JWT_SECRET_PREVIOUS", "abc"),
         ("SMTP_PASS", "12345"),
         ("SENDGRID_API_KEY", "anything"),
+        ("SENDGRID_APIKEY", "anything"),
+        ("jwtSecret", "anything"),
+        ("JWT_SECRET_V2", "anything"),
         ("AWS_ACCESS_KEY_ID", "0123456789abcdef0123456789abcdef"),
         ("DATABASE", "postgresql://api:odd#password%@db.example/propertypulse"),
         ("CACHE", "redis://:password@127.0.0.1:6379/0"),
         ("PAYMENTS", "sk_live_0123456789abcdef"),
         ("HOOK", "whsec_0123456789abcdef"),
         ("MAIL", "SG.0123456789.0123456789"),
+        ("DSN", "host=db.example user=api password=odd"),
         ("SIGNER", "-----BEGIN RSA PRIVATE KEY-----\n0123\n-----END RSA PRIVATE KEY-----\n"),
     ],
 )
@@ -33,6 +37,8 @@ def test_a_secret_is_known(key: str, value: str) -> None:
         ("VITE_API_KEY", "abc"),
         ("NEXT_PUBLIC_MAPS_KEY", "abc"),
         ("TOKEN_LIFETIME", "7d"),
+        ("TOKEN_LIFETIME", "604800000000"),
+        ("MAX_TOKENS", "4096"),
         ("PASSWORD_RESET_URL", "https://propertypulse.example/reset"),
         ("KEY_PREFIX", "uploads/"),
         ("AWS_REGION", "us-east-1"),
