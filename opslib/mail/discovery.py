@@ -97,30 +97,13 @@ def _sender(environment: Deployment, known: Reply) -> Line | Asked:
     address = parseaddr(one.value)[1]
     if known.problem:
         return Asked(key, f"{what}: {one.source} says {address}; whether it is verified is not known.", address)
-    verified = _verified(environment, address)
+    verified = mail.verified(environment, address)
     if verified is False:
         return Asked(
             key, f"{what}: {one.source} says {address}, and SendGrid knows neither it nor its domain.", address
         )
     seen = "SendGrid knows it as verified" if verified else "whether SendGrid knows it its key may not ask"
     return Line(key, address, f"{one.source}; {seen}")
-
-
-def _verified(environment: Deployment, address: str) -> bool | None:
-    """Whether SendGrid knows the sender, or all of its domain; None where the key may not ask."""
-    senders = sendgrid.ask(environment, "/v3/verified_senders")
-    listed = senders.content.get("results") if isinstance(senders.content, dict) else None
-    if isinstance(listed, list) and any(
-        one.get("verified") is True and str(one.get("from_email", "")).lower() == address.lower() for one in listed
-    ):
-        return True
-    domains = sendgrid.ask(environment, "/v3/whitelabel/domains")
-    if isinstance(domains.content, list) and any(
-        one.get("valid") is True and str(one.get("domain", "")).lower() == address.rpartition("@")[2].lower()
-        for one in domains.content
-    ):
-        return True
-    return False if isinstance(listed, list) and isinstance(domains.content, list) else None
 
 
 def _literal(environment: Deployment) -> list[Variable]:
