@@ -1,7 +1,7 @@
 """What is found of mail for an environment's file: in the `.env` and the code, and at SendGrid by the API's own key."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from email.utils import parseaddr
 from typing import Any
 from urllib.parse import urlsplit
@@ -45,7 +45,7 @@ def discover(environment: Deployment, given: Mapping[str, Any]) -> Found:
     name = str(given.get("mail.key") or keys[0])
     hosts = _hosts(environment)
     if len(hosts) > 1:
-        yield Asked("mail.url", f"Where the API reaches SendGrid: {_said(hosts)}.", hosts[0].value)
+        yield Asked("mail.url", f"Where the API reaches SendGrid: {variable.said(hosts)}.", hosts[0].value)
         return
     if hosts:
         yield Line("mail.url", hosts[0].value.rstrip("/"), hosts[0].source)
@@ -92,35 +92,18 @@ def _sender(environment: Deployment, known: Reply) -> Line | Asked:
     if not addresses:
         return Asked(key, f"{what}: no variable that is usual for it names one.", "no-reply@example.com")
     if len(addresses) > 1:
-        return Asked(key, f"{what}: {_said(found)}.", next(iter(addresses)))
+        return Asked(key, f"{what}: {variable.said(found)}.", next(iter(addresses)))
     ((_, one),) = addresses.items()
     address = parseaddr(one.value)[1]
     if known.problem:
         return Asked(key, f"{what}: {one.source} says {address}; whether it is verified is not known.", address)
-    verified = _verified(environment, address)
+    verified = mail.verified(environment, address)
     if verified is False:
         return Asked(
             key, f"{what}: {one.source} says {address}, and SendGrid knows neither it nor its domain.", address
         )
     seen = "SendGrid knows it as verified" if verified else "whether SendGrid knows it its key may not ask"
     return Line(key, address, f"{one.source}; {seen}")
-
-
-def _verified(environment: Deployment, address: str) -> bool | None:
-    """Whether SendGrid knows the sender, or all of its domain; None where the key may not ask."""
-    senders = sendgrid.ask(environment, "/v3/verified_senders")
-    listed = senders.content.get("results") if isinstance(senders.content, dict) else None
-    if isinstance(listed, list) and any(
-        one.get("verified") is True and str(one.get("from_email", "")).lower() == address.lower() for one in listed
-    ):
-        return True
-    domains = sendgrid.ask(environment, "/v3/whitelabel/domains")
-    if isinstance(domains.content, list) and any(
-        one.get("valid") is True and str(one.get("domain", "")).lower() == address.rpartition("@")[2].lower()
-        for one in domains.content
-    ):
-        return True
-    return False if isinstance(listed, list) and isinstance(domains.content, list) else None
 
 
 def _literal(environment: Deployment) -> list[Variable]:
@@ -181,7 +164,3 @@ def _shown(url: str) -> str:
     """Show an address without what may be secret in it."""
     at = urlsplit(url)
     return f"{at.scheme}://{at.hostname}{f':{at.port}' if at.port else ''}{at.path}"
-
-
-def _said(found: Sequence[Variable]) -> str:
-    return ", ".join(f"{one.source} says {one.value}" for one in found)
