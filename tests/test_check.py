@@ -30,8 +30,10 @@ from tests import leaks
 from tests.place import Place, described, elsewhere, rooted
 from tests.sandbox.credentials import Credentials
 from tests.sandbox.layout import API, HOST, ROOT, url
-from tests.sandbox.plain import deployment, fault, layout as plain_layout
+from tests.sandbox.plain import fault, layout as plain_layout
 from tests.sandbox.plain.layout import CHECKOUT
+
+pytestmark = pytest.mark.usefixtures("plain")
 
 WELL, REFUSED, FOUND = 0, 4, 5
 SIGNS = {"✓": True, "✗": False, "?": None}
@@ -41,15 +43,6 @@ MADE_UP = "9b1d5c0e7a3f4c62"
 """A password, or a part of one, of the tests' own: it must not be shown either."""
 
 Checked = dict[str, list[tuple[bool | None, str]]]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def plain(sandbox: None) -> Iterator[None]:
-    """The plain stand-in beside the first."""
-    started = deployment.start()
-    yield
-    if started:
-        deployment.stop()
 
 
 def check(root: Path, *arguments: str) -> tuple[int, str]:

@@ -154,7 +154,8 @@ def test_the_file_is_proven_against_the_world(connected: Connected) -> None:
     ("said", "expected"),
     [
         ("databse.admin: file:x", "there is no line 'databse.admin'"),
-        ("database.admin: postgresql://admin:hunter2hunter2@db/x", "expected a reference"),
+        ("database.admin: hunter2hunter2", "expected a reference"),
+        ("database.admin: postgresql://admin:hunter2hunter2@db/x", "holds what looks like a secret"),
         ("api.url: [", "expected `LINE: VALUE, LINE: VALUE`"),
         ("stripe.mode: neither", "stripe.mode: Input should be 'live' or 'test'"),
     ],
@@ -164,6 +165,7 @@ def test_what_is_given_has_to_fit_and_is_not_repeated(said: str, expected: str, 
     done = runbook(root, "run", "connect_deployment", "-e", "another", "-p", "given", said)
     assert expected in done.stdout and "Traceback" not in done.stdout, done.stdout
     assert "hunter2hunter2" not in done.stdout
+    assert "@db/x" not in Path(done.stdout.splitlines()[-1]).read_text()
     assert not (root / "parameters/another.yaml").exists()
 
 

@@ -1,6 +1,5 @@
 """What is found of both stand-ins, by their databases, their accounts and their code, is what their files say."""
 
-from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -18,18 +17,11 @@ from opslib.payments import discovery as of_stripe, payment_table
 from opslib.propertypulse import PropertyPulse
 from opslib.runbook import environment
 from opslib.runbook.procedure import root
-from tests.sandbox.plain import deployment
+
+pytestmark = pytest.mark.usefixtures("plain")
 
 BEFORE = ("title", "approval", "api", "secrets", "folder", "tools", "stand_in")
 """What is known of an environment before these are asked."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def plain(sandbox: None) -> Iterator[None]:
-    started = deployment.start()
-    yield
-    if started:
-        deployment.stop()
 
 
 def described(name: str) -> dict[str, Any]:

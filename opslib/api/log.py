@@ -16,7 +16,7 @@ from pathlib import Path
 from opslib.api import log_event
 from opslib.api.log_event import Event
 from opslib.api.settings import Log
-from opslib.deployment import secret_shape
+from opslib.runbook import secret_shape
 from opslib.runbook.answer import Answer
 from opslib.runbook.errors import RunbookError
 from opslib.runbook.mask import mask

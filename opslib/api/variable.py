@@ -51,3 +51,8 @@ def read(environment: Deployment, names: Sequence[str], *, unnamed: Sequence[str
 def values(found: Iterable[Variable]) -> list[Variable]:
     """Give those that have a value, each value once: more than one is for a person to choose from."""
     return list({one.value: one for one in reversed([*found]) if one.value}.values())[::-1]
+
+
+def said(found: Iterable[Variable]) -> str:
+    """Say of each where it stands, and what it is."""
+    return ", ".join(f"{one.source} says {one.value}" for one in found)

@@ -26,6 +26,11 @@ CONNECT_SECONDS, READ_SECONDS = 5, 10
 ATTEMPTS = 5
 """How often a call is made in all when it times out, is throttled or answered 500; boto3 waits ever longer between."""
 
+REFUSED = ("InvalidAccessKeyId", "InvalidClientTokenId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken")
+"""How AWS says that it does not take a key, whatever is asked."""
+DENIED = ("AccessDenied", "403")
+MISSING = ("NoSuchBucket", "404")
+
 
 def settings(environment: Deployment) -> S3:
     """Give the part of the environment that says where uploads go. Raise BadEnvironment if there is none."""
@@ -83,8 +88,12 @@ def other_maker(environment: Deployment) -> str:
     if settings(environment).iam:
         return ""
     named = env_file.read(environment.api.env_file).get(settings(environment).endpoint_key, "")
-    host = urlsplit(named).hostname or ""
-    return "" if host.endswith((".amazonaws.com", ".amazonaws.com.cn")) else named
+    return "" if is_amazon(named) else named
+
+
+def is_amazon(address: str) -> bool:
+    """Whether an address is one of AWS's own."""
+    return (urlsplit(address).hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn"))
 
 
 def new_pair(environment: Deployment) -> Pair:

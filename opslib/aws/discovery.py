@@ -11,11 +11,12 @@ from botocore.parsers import ResponseParserError
 from opslib.api import release, variable
 from opslib.api.variable import Variable
 from opslib.aws import aws, signing_discovery
+from opslib.aws.aws import DENIED, MISSING, REFUSED
 from opslib.aws.key_pair import ID, Pair, StagedPair
 from opslib.aws.settings import S3
 from opslib.deployment import env_file
 from opslib.deployment.deployment import Deployment
-from opslib.deployment.line import Asked, Line
+from opslib.deployment.line import Asked, Line, private
 from opslib.runbook.errors import RunbookError
 
 BUCKETS = ("S3_BUCKET", "AWS_S3_BUCKET", "S3_BUCKET_NAME", "AWS_S3_BUCKET_NAME", "AWS_BUCKET_NAME", "AWS_BUCKET")
@@ -23,13 +24,8 @@ REGIONS = ("AWS_REGION", "AWS_S3_REGION", "S3_REGION", "AWS_DEFAULT_REGION")
 ENDPOINTS = ("S3_ENDPOINT", "AWS_S3_ENDPOINT", "S3_ENDPOINT_URL", "AWS_ENDPOINT", "R2_ENDPOINT", "MINIO_ENDPOINT")
 SDK_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 """What AWS's SDK reads by itself, the first before the second: the code need not name it."""
-AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn")
 ANYWHERE = "us-east-1"
 """The region that requests are signed for where none is known yet."""
-REFUSED = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidClientTokenId", "ExpiredToken", "InvalidToken")
-"""What S3 and STS call a key that they do not take."""
-MISSING = ("NoSuchBucket", "404")
-DENIED = ("AccessDenied", "403")
 ATTEMPTS = 2
 Found = Iterator[Line | Asked]
 
@@ -65,7 +61,7 @@ class _Uploads:
     def named(self) -> str:
         """The address that is named instead of AWS's own; empty if none is."""
         address = self.given.get("s3.endpoint") or (self.endpoints[0].value if self.endpoints else "")
-        return "" if (urlsplit(address).hostname or "").endswith(AWS_HOSTS) else address
+        return "" if aws.is_amazon(address) else address
 
     @property
     def where(self) -> S3:
@@ -214,7 +210,7 @@ def _endpoint(uploads: _Uploads, said: _Said) -> Found:
 
 def _keys(uploads: _Uploads, said: _Said) -> Found:
     """Give whose the access key is, and who may change that user's keys."""
-    pair_file = signing_discovery.reference(uploads.environment, "new_s3_pair.json")
+    pair_file = f"file:{private(uploads.environment, 'new_s3_pair.json')}"
     if (said.sts is None and uploads.named) or said.problem:
         yield Asked("s3.user", f"Whose the key in {ID} is, is not known: {said.problem or 'nobody could be asked'}.")
         yield Asked(
@@ -240,7 +236,7 @@ def _keys(uploads: _Uploads, said: _Said) -> Found:
 
 
 def _administrator(uploads: _Uploads, user: str) -> Found:
-    key, example = "s3.administrator", signing_discovery.reference(uploads.environment, "aws.json")
+    key, example = "s3.administrator", f"file:{private(uploads.environment, 'aws.json')}"
     what = f"A reference to credentials that may list, make and delete the access keys of {user}"
     other = "A bucket of the account that the API's key must not be able to touch, to try that"
     if not (reference := uploads.given.get(key)):
@@ -270,5 +266,5 @@ def _administrator(uploads: _Uploads, user: str) -> Found:
 
 
 def _choice(key: str, what: str, found: Sequence[Variable], *, names: bool = False) -> Asked:
-    said = ", ".join(f"{one.source} says {one.value}" for one in found)
-    return Asked(key, f"Which is the one of {what}: {said}.", found[0].name if names else found[0].value)
+    example = found[0].name if names else found[0].value
+    return Asked(key, f"Which is the one of {what}: {variable.said(found)}.", example)

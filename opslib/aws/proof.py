@@ -8,6 +8,7 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from opslib.aws import aws, signing_proof, upload
+from opslib.aws.aws import DENIED, MISSING, REFUSED
 from opslib.aws.key_pair import ID
 from opslib.aws.settings import S3
 from opslib.deployment import proof
@@ -15,12 +16,6 @@ from opslib.deployment.deployment import Deployment
 from opslib.deployment.proof import Proof, once
 from opslib.runbook.answer import Answer
 from opslib.runbook.errors import BadEnvironment, BadParameter, RunbookError
-
-REFUSED = ("InvalidAccessKeyId", "InvalidClientTokenId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken")
-"""How AWS says that it does not take a key, whatever is asked."""
-
-_DENIED = ("AccessDenied", "403")
-_GONE = ("NoSuchBucket", "404")
 
 
 def prove(environment: Deployment) -> Iterator[Proof]:
@@ -59,9 +54,9 @@ def there(code: str, bucket: str) -> Answer:
     """Whether there is a bucket that may be used, by what S3 said. Raise RunbookError where that tells nothing."""
     if not code:
         return Answer(True, f"{bucket} answers")
-    if code in _GONE:
+    if code in MISSING:
         return Answer(False, f"there is no bucket {bucket}", "Name one that is there, and its region and endpoint.")
-    if code in _DENIED:
+    if code in DENIED:
         return Answer(False, f"{bucket} may not be listed with this key ({code})", "Permit it, or name the right one.")
     if code in REFUSED:
         raise RunbookError(f"S3 does not take the key ({code})")
@@ -79,16 +74,16 @@ def _user(environment: Deployment, s3: S3) -> Answer:
 
 def _bucket(environment: Deployment, s3: S3, listed: Callable[[], str]) -> Answer:
     code, pair = listed(), signing_proof.pair(environment)
-    if code in _DENIED:  # whoever may read and write objects need not be able to list them
+    if code in DENIED:  # whoever may read and write objects need not be able to list them
         client = aws.client(environment, "s3", pair)
         probe = {"Bucket": s3.bucket, "Key": f"{upload.PREFIX}/none"}
         found = _code("S3 GetObject", lambda: client.get_object(**probe))
-        if found not in (*_DENIED, *_GONE):
+        if found not in (*DENIED, *MISSING):
             code = "" if found in ("", "NoSuchKey") else found
         elif s3.administrator:
             with suppress(RunbookError):
                 code = listing(aws.client(environment, "s3", aws.administrator(environment)), s3.bucket)
-    if code in _DENIED:
+    if code in DENIED:
         said = f"whether {s3.bucket} is there is not for the API's key to see ({code})"
         return Answer(None, said, "Permit it to list the bucket, or let the administrator.")
     return there(code, s3.bucket)
@@ -99,7 +94,7 @@ def _other(environment: Deployment, bucket: str) -> Answer:
     if not code:
         mend = "Take it from the user's policy, or name another bucket."
         return Answer(False, f"the API's key may list {bucket}", mend)
-    if code in _DENIED:
+    if code in DENIED:
         return Answer(True, f"the API's key may not touch {bucket}")
     return there(code, bucket)
 
@@ -115,7 +110,7 @@ def _administrator(environment: Deployment, s3: S3) -> Answer:
     code = _code("IAM ListAccessKeys", lambda: iam.list_access_keys(UserName=s3.user))
     if code == "NoSuchEntity":
         raise RunbookError(f"IAM knows no user {s3.user}")
-    if code in (*REFUSED, *_DENIED):
+    if code in (*REFUSED, *DENIED):
         mend = "Put an administrator's credentials where it points."
         return Answer(False, f"IAM does not let them list the keys of {s3.user} ({code})", mend)
     if code:

@@ -11,7 +11,7 @@ from opslib.aws import signing_code
 from opslib.aws.signing_code import FORM, Expires, SigningCode
 from opslib.deployment import env_file
 from opslib.deployment.deployment import Deployment
-from opslib.deployment.line import Asked, Line
+from opslib.deployment.line import Asked, Line, private
 
 FIREBASE = {
     "url": "https://identitytoolkit.googleapis.com/v1/accounts:signInWithPassword?key={key}",
@@ -19,11 +19,6 @@ FIREBASE = {
     "token": "idToken",
 }
 _ELSEWHERE = re.compile(r"FIREBASE.*(?:AUTH|CERT|TOKEN)")
-
-
-def reference(environment: Deployment, file: str) -> str:
-    """Give a reference as it may stand in the environment's file."""
-    return f"file:~/.runbook/{environment.name or 'production'}/{file}"
 
 
 def discover(environment: Deployment) -> Iterator[Line | Asked]:
@@ -54,9 +49,8 @@ def discover(environment: Deployment) -> Iterator[Line | Asked]:
             yield Asked(f"s3.signing.{name}", what, example)
     yield from _sign_in(environment)
     login = "A reference to an account of the API that may upload: JSON with email and password"
-    yield Asked(
-        "s3.login", f"{login}; with Firebase the project's web key too, as `key`.", reference(environment, "login.json")
-    )
+    what = f"{login}; with Firebase the project's web key too, as `key`."
+    yield Asked("s3.login", what, f"file:{private(environment, 'login.json')}")
 
 
 def _presigned(lives: Sequence[Expires]) -> Line | Asked:

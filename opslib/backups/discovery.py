@@ -12,28 +12,20 @@ import psutil
 import psycopg
 from botocore.exceptions import BotoCoreError, ClientError
 
+from opslib.api import variable
 from opslib.aws import aws
+from opslib.aws.discovery import ANYWHERE, ENDPOINTS, REGIONS, SDK_ENDPOINTS
 from opslib.aws.key_pair import Pair
 from opslib.backups import trace
 from opslib.backups.trace import Trace
 from opslib.database import admin, schema
-from opslib.deployment import env_file
 from opslib.deployment.deployment import Deployment
-from opslib.deployment.line import Asked, Line
+from opslib.deployment.line import Asked, Line, private
 from opslib.runbook.errors import RunbookError
 from opslib.runbook.progress import Bytes
 
-ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "S3_ENDPOINT", "AWS_S3_ENDPOINT", "S3_ENDPOINT_URL", "AWS_ENDPOINT_URL")
-"""What a variable of the `.env` is called that has the address of S3."""
-REGIONS = ("AWS_REGION", "AWS_DEFAULT_REGION", "S3_REGION")
-FIRST = "us-east-1"
-"""The region of AWS's that need not be said."""
 ROOM = 1.5
 """Of the database's size: what a folder needs besides the archives that are kept."""
-NOT_ITS_OWN = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidClientTokenId")
-"""What an S3 answers that never gave out these credentials."""
-DENIED = "AccessDenied"
-"""What it answers to credentials that it knows, and that may not do this."""
 FOLDER = "A folder of this machine where each backup lies too, best on another disk than the database."
 CREDENTIALS = (
     "Where the credentials are that may list the bucket of backups, and get, put and delete there: JSON with "
@@ -47,19 +39,19 @@ _PREFIX = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
 
 @dataclass(frozen=True)
 class Where:
-    """Where S3 answers, as a client is told; the variable of the `.env` that says so."""
+    """Where S3 answers, as a client is told, and who says so."""
 
     region: str
     endpoint: str | None = None
-    variable: str = ""
+    source: str = ""
 
 
 def discover(environment: Deployment, given: Mapping[str, Any]) -> Iterator[Line | Asked]:
     """Give what was found of backups, and what is to be asked. It reads, and raises nothing for an S3 that is down."""
     yield _folder(environment)
-    named, example = str(given.get("backups.credentials", "")), f"{_place(environment)}.json"
+    named, example = str(given.get("backups.credentials", "")), private(environment, "backups.json")
     try:
-        held = env_file.read(environment.api.env_file)
+        places = _places(environment)
         if not named and not Path(example).expanduser().exists():
             raise RunbookError("With them the bucket is looked for.")
         pair = aws.credentials(named or f"file:{example}", "backups.credentials", "BACKUP_CREDENTIALS")
@@ -69,18 +61,18 @@ def discover(environment: Deployment, given: Mapping[str, Any]) -> Iterator[Line
         return
     if not named:
         yield Line("backups.credentials", f"file:{example}", "it lies there")
-    yield from _at_s3(environment, pair, _places(held), str(given.get("backups.bucket", "")))
+    yield from _at_s3(environment, pair, places, str(given.get("backups.bucket", "")))
 
 
-def _places(held: Mapping[str, str]) -> list[Where]:
-    """Give where S3 may answer: first where the `.env` says, then at AWS."""
-    region = next((held[key] for key in REGIONS if held.get(key)), FIRST)
-    for key in ENDPOINTS:
-        address = urlsplit(held.get(key, ""))
-        host = address.hostname or ""
-        if address.scheme in ("http", "https") and host and not address.username:
-            amazon = host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
-            return [Where(region)] if amazon else [Where(region, held[key].rstrip("/"), key), Where(region)]
+def _places(environment: Deployment) -> list[Where]:
+    """Give where S3 may answer: first where a variable says, then at AWS."""
+    held = variable.values(variable.read(environment, (), unnamed=(*REGIONS, *SDK_ENDPOINTS, *ENDPOINTS)))
+    region = next((one.value for one in held if one.name in REGIONS), ANYWHERE)
+    for one in held:
+        address = urlsplit(one.value)
+        if address.scheme in ("http", "https") and address.hostname and not address.username:
+            amazon = aws.is_amazon(one.value)
+            return [*([] if amazon else [Where(region, one.value.rstrip("/"), one.source)]), Where(region)]
     return [Where(region)]
 
 
@@ -95,13 +87,11 @@ def _at_s3(environment: Deployment, pair: Pair, places: Sequence[Where], named: 
         except (BotoCoreError, ClientError) as error:
             problem = aws.said(error)
             refused.append(f"S3 at {where.endpoint or 'AWS'} did not list its buckets: {problem}.")
-        if problem in NOT_ITS_OWN:
+        if problem in aws.REFUSED:
             continue
-        if problem in ("", DENIED):
+        if problem in ("", *aws.DENIED):
             if where.endpoint:
-                yield Line(
-                    "backups.endpoint", where.endpoint, f"{where.variable} of the .env: it knows the credentials"
-                )
+                yield Line("backups.endpoint", where.endpoint, f"{where.source}: it knows the credentials")
             if named or buckets:
                 at = where.region if where.endpoint else ""
                 yield from _of_buckets(environment, s3, at, buckets, named)
@@ -112,7 +102,7 @@ def _at_s3(environment: Deployment, pair: Pair, places: Sequence[Where], named: 
 
 def _unknown(why: str) -> Iterator[Asked]:
     yield Asked("backups.bucket", f"{BUCKET} {why}", EXAMPLE)
-    yield Asked("backups.region", f"{REGION} {why}", FIRST)
+    yield Asked("backups.region", f"{REGION} {why}", ANYWHERE)
 
 
 def _of_buckets(
@@ -129,7 +119,7 @@ def _of_buckets(
         likely = ", ".join(map(str, traces)) or ", ".join(called) or "none"
         what = f"{BUCKET} Of {len(buckets)} that are to be seen, these may be it: {likely}."
         yield Asked("backups.bucket", what, called[0] if called else EXAMPLE)
-        yield Asked("backups.region", REGION, at or (_region(s3, called[0]) if len(called) == 1 else "") or FIRST)
+        yield Asked("backups.region", REGION, at or (_region(s3, called[0]) if len(called) == 1 else "") or ANYWHERE)
         return
     (bucket,) = there
     if not named:
@@ -141,7 +131,7 @@ def _of_buckets(
     elif region := _region(s3, bucket):
         yield Line("backups.region", region, f"S3 says so of {bucket}")
     else:
-        yield Asked("backups.region", f"{REGION} S3 does not say.", FIRST)
+        yield Asked("backups.region", f"{REGION} S3 does not say.", ANYWHERE)
 
 
 def _prefix(traces: Sequence[Trace]) -> Iterator[Line | Asked]:
@@ -155,7 +145,7 @@ def _prefix(traces: Sequence[Trace]) -> Iterator[Line | Asked]:
 def _region(s3: Any, bucket: str) -> str:
     """Give the region of a bucket; nothing if S3 does not say."""
     try:
-        said = s3.get_bucket_location(Bucket=bucket)["LocationConstraint"] or FIRST
+        said = s3.get_bucket_location(Bucket=bucket)["LocationConstraint"] or ANYWHERE
         return "eu-west-1" if said == "EU" else str(said)  # as old buckets have it
     except (BotoCoreError, ClientError):
         return ""
@@ -180,8 +170,5 @@ def _folder(environment: Deployment) -> Asked:
     free = {place: psutil.disk_usage(place).free for place in sorted(disks.values())}
     room = [f"{place} ({Bytes(bytes)} free)" for place, bytes in free.items() if bytes > size * ROOM]
     there = ", ".join(room) or "none that this machine lists"
-    return Asked("backups.folder", f"{FOLDER} {said}; disks with room for it: {there}.", _place(environment))
-
-
-def _place(environment: Deployment) -> str:
-    return f"~/.runbook/{environment.name or 'NAME'}/backups"
+    what = f"{FOLDER} {said}; disks with room for it: {there}."
+    return Asked("backups.folder", what, private(environment, "backups"))

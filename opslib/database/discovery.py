@@ -11,7 +11,7 @@ from opslib.database import admin, administrator, database_url, pooler, postmast
 from opslib.database.postgres import Connection, Lent
 from opslib.database.settings import Database, RecoveryGoals
 from opslib.deployment.deployment import Deployment
-from opslib.deployment.line import Asked, Line
+from opslib.deployment.line import Asked, Line, private
 from opslib.runbook.errors import RunbookError
 
 TABLE = "A table that the API reads and writes, on which a new login is tried."
@@ -31,7 +31,7 @@ def discover(environment: Deployment, given: Mapping[str, Any]) -> Iterator[Line
     except (RunbookError, OSError, psycopg.Error) as error:
         found = [
             Asked("database.table", f"{TABLE} PostgreSQL could not be asked: {first_line(error)}", "payments"),
-            Asked("database.admin", f"{ADMIN} It could not be tried.", _file(environment)),
+            Asked("database.admin", f"{ADMIN} It could not be tried.", f"file:{private(environment, 'database-url')}"),
             Asked("database.start", START),
         ]
     yield from found
@@ -68,7 +68,7 @@ def _table(connection: Connection) -> Line | Asked:
 
 def _admin(environment: Deployment, connection: Connection, named: str) -> Line | Asked:
     """Judge the login that was named, or else that of the file which is asked for, if somebody has put it there."""
-    example = _file(environment)
+    example = f"file:{private(environment, 'database-url')}"
     if not named and not Path(example.removeprefix("file:")).expanduser().exists():
         return Asked("database.admin", f"{ADMIN} {administrator.without_secret(connection)}".rstrip(), example)
     reference, who = named or example, "you have named it" if named else "it lies there"
@@ -99,7 +99,3 @@ def _start(environment: Deployment, server: psutil.Process | None) -> Line | Ask
         return Line("database.start", command, f"the server is systemd's {unit}, and you may start that")
     hint = f" Here the server is systemd's {unit}." if unit else ""
     return Asked("database.start", f"{START}{hint}")
-
-
-def _file(environment: Deployment) -> str:
-    return f"file:~/.runbook/{environment.name or 'NAME'}/database-url"

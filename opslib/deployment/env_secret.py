@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from opslib.deployment import secret_shape
+from opslib.runbook import secret_shape
 
 OPTIONAL = "_PREVIOUS"
 """What the name of a secret ends in that is there only while it is being replaced."""

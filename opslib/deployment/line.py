@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from opslib.deployment.deployment import Deployment
+
 
 @dataclass(frozen=True)
 class Line:
@@ -21,3 +23,8 @@ class Asked:
     key: str
     what: str
     example: str = ""
+
+
+def private(environment: Deployment, name: str) -> str:
+    """Name a file or folder in which this environment may have what nobody else reads, as an example shows it."""
+    return f"~/.runbook/{environment.name or 'NAME'}/{name}"

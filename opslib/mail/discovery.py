@@ -1,7 +1,7 @@
 """What is found of mail for an environment's file: in the `.env` and the code, and at SendGrid by the API's own key."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from email.utils import parseaddr
 from typing import Any
 from urllib.parse import urlsplit
@@ -45,7 +45,7 @@ def discover(environment: Deployment, given: Mapping[str, Any]) -> Found:
     name = str(given.get("mail.key") or keys[0])
     hosts = _hosts(environment)
     if len(hosts) > 1:
-        yield Asked("mail.url", f"Where the API reaches SendGrid: {_said(hosts)}.", hosts[0].value)
+        yield Asked("mail.url", f"Where the API reaches SendGrid: {variable.said(hosts)}.", hosts[0].value)
         return
     if hosts:
         yield Line("mail.url", hosts[0].value.rstrip("/"), hosts[0].source)
@@ -92,7 +92,7 @@ def _sender(environment: Deployment, known: Reply) -> Line | Asked:
     if not addresses:
         return Asked(key, f"{what}: no variable that is usual for it names one.", "no-reply@example.com")
     if len(addresses) > 1:
-        return Asked(key, f"{what}: {_said(found)}.", next(iter(addresses)))
+        return Asked(key, f"{what}: {variable.said(found)}.", next(iter(addresses)))
     ((_, one),) = addresses.items()
     address = parseaddr(one.value)[1]
     if known.problem:
@@ -164,7 +164,3 @@ def _shown(url: str) -> str:
     """Show an address without what may be secret in it."""
     at = urlsplit(url)
     return f"{at.scheme}://{at.hostname}{f':{at.port}' if at.port else ''}{at.path}"
-
-
-def _said(found: Sequence[Variable]) -> str:
-    return ", ".join(f"{one.source} says {one.value}" for one in found)

@@ -1,14 +1,14 @@
 """What an environment's file says of Stripe, as far as the `.env`, the API's code and the account tell."""
 
-import re
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 from urllib.parse import urlsplit
 
 from stripe import StripeClient, WebhookEndpoint
 
-from opslib.api import release
+from opslib.api import variable
 from opslib.database.discovery import first_line
 from opslib.deployment import env_file
 from opslib.deployment.deployment import Deployment
@@ -27,7 +27,8 @@ DEFAULT: str = Stripe.model_fields["url"].default
 WEBHOOK: str = Stripe.model_fields["webhook"].default
 MOST = 20
 """Types of event that Stripe lists at once."""
-_BASE = re.compile(r"STRIPE_(API_)?(BASE|HOST|URL|ENDPOINT)(_URL)?")
+BASES = tuple(map("".join, product(("STRIPE_",), ("", "API_"), ("BASE", "HOST", "URL", "ENDPOINT"), ("", "_URL"))))
+"""What a variable is called that has the address of Stripe."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def discover(environment: Deployment, given: Mapping[str, Any]) -> Iterator[Line
 
 def _found(environment: Deployment, given: Mapping[str, Any]) -> Iterator[Line | Asked]:
     held, code = env_file.read(environment.api.env_file), stripe_code.read(environment.api.release)
-    url = list(_url(environment, code, held))
+    url = list(_url(environment, code))
     yield from url
     named = str(given.get("stripe.url") or next((one.value for one in url if isinstance(one, Line)), ""))
     mode = _mode(held)
@@ -85,18 +86,17 @@ def _mode(held: Mapping[str, str]) -> Line | Asked:
     return Asked("stripe.mode", what, "live")
 
 
-def _url(environment: Deployment, code: Code, held: Mapping[str, str]) -> Iterator[Line | Asked]:
+def _url(environment: Deployment, code: Code) -> Iterator[Line | Asked]:
     """Find where the API finds Stripe, if not at Stripe's own address: no key is sent anywhere else to try."""
-    named = {key: value for key, value in held.items() if _BASE.fullmatch(key) and release.naming(environment, key)}
-    named = {key: value for key, value in named.items() if not _own(value)}
+    named = [one for one in variable.values(variable.read(environment, BASES)) if not _own(one.value)]
     written = {host: file for host, file in code.hosts.items() if not _own(host)}
     if len(named) == 1 and not written:
-        ((key, value),) = named.items()
-        if (parts := urlsplit(value)).scheme in ("http", "https") and parts.hostname and not parts.username:
-            yield Line("stripe.url", value.rstrip("/"), f"{key} of the .env, which the code reads")
+        at = urlsplit(named[0].value)
+        if at.scheme in ("http", "https") and at.hostname and not at.username:
+            yield Line("stripe.url", named[0].value.rstrip("/"), named[0].source)
             return
     if named or written:
-        said = [f"{key} of the .env" for key in named] + [f"{host} in {file}" for host, file in written.items()]
+        said = [one.source for one in named] + [f"{host} in {file}" for host, file in written.items()]
         what = f"Where Stripe answers, if not at its own address. Another is named: {', '.join(said)}."
         yield Asked("stripe.url", what, DEFAULT)
 

@@ -158,7 +158,9 @@ def load(name: str, *, new: bool = False) -> Environment:
     Where it may be a `new` one and there is no such file, give what a run needs to write it.
     """
     described = file(name)
-    if new and NAME.fullmatch(name) and not described.exists():
+    if new and not NAME.fullmatch(name):
+        raise BadEnvironment(f"environment: found {name[:80]!a}, expected small letters, digits and dashes, 40 at most")
+    if new and not described.exists():
         return Unwritten(name=name, title=f"{name} (not connected yet)")
     if not NAME.fullmatch(name) or not described.is_file():
         raise BadEnvironment(

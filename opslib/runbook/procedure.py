@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from opslib.runbook import secret_shape
 from opslib.runbook.errors import BadParameter, Refused
 
 TYPES: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
@@ -66,6 +67,10 @@ class Parameter:
                 )
             if unseen := _CONTROL.search(fitting):
                 raise self._wrong(fitting, f"text without control characters (found {unseen[0]!a})")
+            if secret_shape.hidden(fitting) != fitting:
+                raise BadParameter(
+                    f"parameter {self.name} holds what looks like a secret: say where that is (a reference)"
+                )
             if self.choices and fitting not in self.choices:
                 raise self._wrong(fitting, " or ".join(self.choices))
         elif self.low is not None and self.high is not None and not self.low <= fitting <= self.high:

@@ -3,7 +3,7 @@
 import json
 import os
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,10 @@ from opslib.propertypulse import PropertyPulse
 from opslib.runbook.procedure import located
 from tests.place import described
 from tests.sandbox import layout, pm2 as prepared
-from tests.sandbox.plain import api, checkout, deployment, fault, layout as plain_layout, pm2 as plain
+from tests.sandbox.plain import api, checkout, fault, layout as plain_layout, pm2 as plain
 from tests.sandbox.process import wait
+
+pytestmark = pytest.mark.usefixtures("plain")
 
 HOMES = {"sandbox": layout.PM2_HOME, "plain": plain_layout.PM2_HOME}
 DECIDED = ("folder", "api.handover", "api.boot")
@@ -28,15 +30,6 @@ DECIDED = ("folder", "api.handover", "api.boot")
 SERVER = 'require("http").createServer((_, answer) => answer.end("{}")).listen(%d)'
 OTHER = 25123  # a port of its own
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="looks at another user's process, which only root has started")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def both(sandbox: None) -> Iterator[None]:
-    """Both stand-ins; the plain one in fork mode, and counting anew."""
-    started = deployment.start()
-    yield
-    if started:
-        deployment.stop()
 
 
 @pytest.fixture(autouse=True)

@@ -94,8 +94,17 @@ def test_what_is_no_yaml_is_told(root: Path, text: str) -> None:
 )
 def test_a_name_that_is_none(root: Path, name: str) -> None:
     write(root, GOOD)
-    with pytest.raises(BadEnvironment, match=r"there is no environment .+: parameters/ has here\. Copy "):
+    with pytest.raises(BadEnvironment, match=r"there is no environment .+: parameters/ has here\. To make one: "):
         environment.load(name)
+
+
+def test_one_that_is_about_to_be_described(root: Path) -> None:
+    write(root, GOOD)
+    found = environment.load("there", new=True)
+    assert (found.values(), found.policy("restart_api")) == ({}, "none") and "not connected" in found.title
+    assert environment.load("here", new=True) == environment.load("here")
+    with pytest.raises(BadEnvironment, match="expected small letters, digits and dashes"):
+        environment.load("../there", new=True)
 
 
 def test_names_are_those_of_deployments(root: Path) -> None:
