@@ -34,6 +34,11 @@ def longest(folder: Path, code: str) -> Line | Asked:
             3600,
         ),
         ('jwt.sign({ id }, JWT_SECRET, { expiresIn: "1h" });\njwt.sign({ id }, APPLE, { expiresIn: "180d" })', 3600),
+        (  # one name in two functions
+            "function a() {\n const life = '15m';\n jwt.sign({ id }, JWT_SECRET, { expiresIn: life });\n}\n"
+            "function b() {\n const life = '7d';\n jwt.sign({ id }, JWT_SECRET, { expiresIn: life });\n}",
+            604800,
+        ),
     ],
 )
 def test_the_longest_life_of_what_the_secret_signs(tmp_path: Path, code: str, is_seconds: int) -> None:
