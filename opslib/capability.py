@@ -10,6 +10,7 @@ from opslib.api.settings import Tokens
 from opslib.aws.settings import S3
 from opslib.backups.settings import Backups
 from opslib.database.settings import Database
+from opslib.deployment import secret_reference
 from opslib.mail.settings import Mail
 from opslib.payments.settings import Stripe
 from opslib.propertypulse import PropertyPulse
@@ -29,6 +30,12 @@ NEEDS: Mapping[str, tuple[type[Part], ...]] = {
     "payments": (Stripe,),
 }
 """The parts of an environment's file that a procedure cannot do without which imports from there."""
+
+
+WORKS = ("cannot", "within a limit", "works")
+
+# References to what a procedure cannot do without, by the modules that follow them.
+_ADMINISTRATOR, _KEEPER, _IAM = "database.admin", "backups.credentials", "s3.administrator"
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,17 @@ def _said(environment: PropertyPulse) -> Answer:
 def _legible(environment: PropertyPulse) -> Answer:
     marks = [position for worker in pm2.workers(environment) for position in worker.logs]
     return log.read((log.Position(mark.path, 0, 0) for mark in marks), environment.log).legible
+
+
+def _led(key: str) -> Callable[[PropertyPulse], Answer]:
+    """Ask whether a reference leads to a value."""
+
+    def ask(environment: PropertyPulse) -> Answer:
+        part, name = key.split(".")
+        given = getattr(getattr(environment, part), name, "")
+        return Answer(bool(given and secret_reference.resolve(given, key)), given)
+
+    return ask
 
 
 def _iam(environment: PropertyPulse) -> Answer:
@@ -149,9 +167,33 @@ CAPABILITIES: Sequence[Capability] = (
         '# parameters/NAME.yaml, below log:\nlines: {mail failed: "your words (?P<error>.*)"}',
     ),
     Capability(
+        f"{_ADMINISTRATOR} leads to a URL",
+        ("database.admin", "database.login_rotation", "backups"),
+        _led(_ADMINISTRATOR),
+        "nobody can look at the database from outside of the API, nor change a login",
+        "# put the administrator's URL into the file that the reference names, mode 0600",
+        needed=True,
+    ),
+    Capability(
+        f"{_KEEPER} leads to a key",
+        ("backups.store", "backups.backup", "backups.restore_point"),
+        _led(_KEEPER),
+        "no backup can be stored, nor read",
+        "# put the key into the file that the reference names, mode 0600",
+        needed=True,
+    ),
+    Capability(
+        "the file names the command that starts PostgreSQL",
+        ("start_database",),
+        lambda environment: Answer(bool(environment.database and environment.database.start)),
+        "a person starts it",
+        "# parameters/NAME.yaml, below database:\nstart: sudo -n systemctl start postgresql",
+        needed=True,
+    ),
+    Capability(
         "the file names who may change the keys of AWS",
         ("aws.key_pair", "aws.key_rotation", "aws.key_standing"),
-        lambda environment: Answer(bool(environment.s3 and (environment.s3.administrator or environment.s3.new_pair))),
+        lambda environment: Answer(bool(environment.s3 and (environment.s3.new_pair or _led(_IAM)(environment)))),
         "no key can be made, nor looked at, nor retired",
         "# parameters/NAME.yaml, below s3:\nadministrator: file:~/.runbook/NAME/aws.json",
         needed=True,
@@ -186,11 +228,13 @@ class Standing:
     answers: Mapping[str, Answer]
 
     def capabilities(self) -> list[dict[str, str]]:
-        """Give each capability, whether it is there, and what is lost without it."""
+        """Give each capability with its number, whether it is there, and what is lost without it."""
+        answered = [(number, one, self.answers[one.name]) for number, one in enumerate(CAPABILITIES, 1)]
         return [
-            {"capability": one.name, "is there": _word(answer), "without it": "" if answer else one.without}
-            for one, answer in ((one, self.answers[one.name]) for one in CAPABILITIES)
-        ]
+            {"": str(number), "capability": one.name, "is there": _word(answer),
+             "without it": "" if answer else one.without}
+            for number, one, answer in answered
+        ]  # fmt: skip
 
     def lines(self) -> list[dict[str, str]]:
         """Give the lines that would bring what is lacking, each capability with its own."""
@@ -201,18 +245,21 @@ class Standing:
         ]
 
     def procedures(self) -> list[dict[str, str]]:
-        """Give each procedure, whether it works here, and what it lacks."""
-        return [self._row(procedure.load(name)) for name in procedure.names() if not procedure.load(name).describes]
+        """Give each procedure, whether it works here, and what it lacks, those that cannot first."""
+        rows = [self._row(procedure.load(name)) for name in procedure.names() if not procedure.load(name).describes]
+        return sorted(rows, key=lambda row: WORKS.index(row["here"]))
 
     def _row(self, one: Procedure) -> dict[str, str]:
         used = modules(one)
         absent = {part.__name__.lower() for name, parts in NEEDS.items() if _uses(used, name) for part in parts
                   if self.environment.find(part) is None}  # fmt: skip
-        lacks = [one for one in CAPABILITIES if any(_uses(used, name) for name in one.used_by)
-                 and not self.answers[one.name]]  # fmt: skip
-        works = "cannot" if absent or any(one.needed for one in lacks) else "within a limit" if lacks else "works"
-        said = [f"the file has no `{part}:`" for part in sorted(absent)] or [f"not so: {one.name}" for one in lacks]
-        return {"procedure": one.name, "here": works, "because": "; ".join(said)}
+        lacks = {number: one for number, one in enumerate(CAPABILITIES, 1)
+                 if any(_uses(used, name) for name in one.used_by) and not self.answers[one.name]}  # fmt: skip
+        cannot, limit, works = WORKS
+        here = cannot if absent or any(one.needed for one in lacks.values()) else limit if lacks else works
+        said = [f"the file has no `{part}:`" for part in sorted(absent)]
+        said += [f"lacks {', '.join(map(str, lacks))}"] if lacks and not absent else []
+        return {"procedure": one.name, "here": here, "because": "; ".join(said)}
 
 
 def standing(environment: PropertyPulse) -> Standing:

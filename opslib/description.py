@@ -2,6 +2,7 @@
 
 import math
 import os
+import shlex
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,12 +24,14 @@ from opslib.propertypulse import PropertyPulse
 from opslib.runbook import environment
 from opslib.runbook.answer import Answer
 from opslib.runbook.errors import BadParameter, CheckFailed, RunbookError
+from opslib.runbook.finding import Finding, Severity
 from opslib.runbook.mask import mask
 from opslib.runbook.procedure import root
 from opslib.runbook.question import Question
 
 EXAMPLE = "production.example.yaml"
 """The file in parameters/ whose comments explain each line."""
+GIVEN = "a person gave it"
 LINE = 118
 """Characters of a line that has its source behind it."""
 DOMAINS = (database, backups, payments, aws, mail)
@@ -64,8 +67,21 @@ class Description:
     def complete(self) -> Answer:
         """Whether no line is missing that a procedure needs."""
         lacks = [{"line": one.key, "what to give": one.what, "as": one.example} for one in self.needed]
-        given = ", ".join(f"{one.key}: {one.example}" for one in self.needed)
-        return Answer(not lacks, lacks, f"Give them, with the places of yours: -p given '{given}'")
+        given = _flow({one.key: yaml.safe_load(one.example) for one in self.needed})
+        otherwise = f"Give them, with the places of yours: -p given {shlex.quote(given)}. To write the file without: "
+        return Answer(not lacks, lacks, f"{otherwise}-p accept_missing True")
+
+    @property
+    def given(self) -> str:
+        """What a person gave, as `given` takes it: for the copy that carries a plan out."""
+        return _flow({one.key: one.value for one in self.lines if one.source == GIVEN})
+
+    def findings(self) -> list[Finding]:
+        """Give what stands in the way of procedures: lines that are missing."""
+        missing = ", ".join(one.key for one in self.needed)
+        do = f"Give them in `given`, or put them into parameters/{self.name}.yaml once it is written."
+        what = f"the file lacks {len(self.needed)} lines that procedures need: {missing}"
+        return [Finding(what, do=do, severity=Severity.NOTICE)] if missing else []
 
     def environment(self) -> PropertyPulse:
         """Give the environment that the lines make, without the parts that lack a line. Raise CheckFailed."""
@@ -75,9 +91,9 @@ class Description:
         """Give the file: each line with what it says, and where its value came from."""
         whole = self.environment()
         kept = [one for one in self.lines if _stands(whole, one.key)]
-        left_out = [
-            Asked(one.key, "its part lacks a line", _written(one.value)) for one in self.lines if one not in kept
-        ]
+        lacks = [one.key for one in self.needed]
+        left_out = [Asked(one.key, _unfinished(one, lacks), _written(one.value)) for one in self.lines
+                    if one not in kept]  # fmt: skip
         return _text(self.name, kept, (*self.asked, *left_out))
 
 
@@ -189,7 +205,7 @@ def _lines(found: Iterable[Line | Asked]) -> Iterator[Line]:
 
 
 def _given(given: Mapping[str, Any]) -> Iterator[Line]:
-    return (Line(key, value, "a person gave it") for key, value in given.items())
+    return (Line(key, value, GIVEN) for key, value in given.items())
 
 
 def part_of(field: FieldInfo) -> type[BaseModel] | None:
@@ -234,6 +250,12 @@ def _stands(whole: PropertyPulse, key: str) -> bool:
     return at is not None
 
 
+def _unfinished(line: Line, lacks: Sequence[str]) -> str:
+    """Say why a line does not count, though it is known."""
+    part = line.key.split(".")[0]
+    return f"{line.source}; it counts once {', '.join(key for key in lacks if key.startswith(f'{part}.'))} is there"
+
+
 def _text(name: str, lines: Sequence[Line], asked: Sequence[Asked]) -> str:
     known: dict[str, Line | Asked] = {one.key: one for one in asked} | {one.key: one for one in lines}
     said = [f"# {name}, as connect_deployment found it. `runbook check -e {name}` proves each line against the world."]
@@ -260,7 +282,7 @@ def _written_part(
             short = len(line) + len(source) < LINE
             yield from [f"{line}  {source}"] if short else [f"{indent}{source}", line]
         elif found:
-            yield f"{indent}# not found: {found.what}"
+            yield f"{indent}# {found.what}"
             yield f"{indent}# {word}: {found.example}".rstrip()
 
 
@@ -300,3 +322,7 @@ def _written(value: Any) -> str:
         .removesuffix("\n...\n")
         .strip()
     )
+
+
+def _flow(lines: Mapping[str, Any]) -> str:
+    return _written(dict(lines))[1:-1]

@@ -1,5 +1,6 @@
 """A description of a deployment: the file that its lines make."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,11 @@ def test_a_part_that_lacks_a_line_stands_in_the_file_switched_off(
     known = tuple(one for one in lines("sandbox") if one.key not in ("mail.sender", "backups.bucket"))
     asked = (Asked("mail.sender", "the address", "no-reply@example.com"), Asked("backups.bucket", "the bucket", "b-1"))
     described = Description("another", known, asked)
-    assert [one["line"] for one in described.complete().evidence] == ["mail.sender", "backups.bucket"]
+    lacks = described.complete()
+    assert [one["line"] for one in lacks.evidence] == ["mail.sender", "backups.bucket"]
+    hint = shlex.split(lacks.otherwise.partition("-p given ")[2])[0].rstrip(".")
+    assert description.said(hint) == {"mail.sender": "no-reply@example.com", "backups.bucket": "b-1"}
+    assert "mail.sender, backups.bucket" in described.findings()[0].what
     monkeypatch.setenv("RUNBOOK_ROOT", str(tmp_path))
     (tmp_path / "parameters").mkdir()
     (tmp_path / "parameters" / EXAMPLE).symlink_to(ROOT / "parameters" / EXAMPLE)
@@ -63,6 +68,12 @@ def test_a_part_that_lacks_a_line_stands_in_the_file_switched_off(
     switched = text.replace("# mail:", "mail:").replace("  # sender:", "  sender:").replace("  # url:", "  url:")
     (tmp_path / "parameters/another.yaml").write_text(switched)
     assert load("another").mail is not None
+
+
+def test_what_a_person_gave_can_be_given_again() -> None:
+    given = {"s3.signing.sign_in.url": "http://127.0.0.1:1/v1?key={key}", "tokens.claims": {"sub": "0"}}
+    described = Description("another", tuple(Line(key, value, description.GIVEN) for key, value in given.items()))
+    assert description.said(described.given) == given
 
 
 def test_a_file_of_somebody_else_is_neither_written_over_nor_removed(

@@ -120,9 +120,13 @@ def _no_daemon(found: Mapping[str, Any]) -> Asked:
     if user and user != psutil.Process().username():
         why = f"its daemon runs as {user}: become that user, and run this again"
     else:
-        why = "no daemon of PM2's runs for it: start the API first, with `pm2 resurrect` say"
-    seen = "; ".join(f"one runs for {home} as {user}" for home, user in sorted(others.items())[:3])
-    what = f"the PM2_HOME of the user that runs the API. {found['home']}: {why}{f' ({seen})' if seen else ''}"
+        why = "no daemon of PM2's runs for it"
+        why += "" if others else ": start the API first, as the user that runs it"
+    seen = "".join(
+        f". One runs for {home} as {user}: if that is your API's, name that"
+        for home, user in sorted(others.items())[:3]
+    )
+    what = f"the PM2_HOME of the user that runs the API. {found['home']}: {why}{seen}"
     return Asked("api.pm2_home", what, "~/.pm2")
 
 

@@ -65,7 +65,12 @@ def untaken(stripe: StripeClient, since: float, before: float) -> Answer:
         }
         for one in events
     ]
-    return Answer(not found, found, "By hand: stripe events resend EVENT --webhook-endpoint ENDPOINT")
+    return Answer(
+        not found,
+        found,
+        "The API or another endpoint does not take them, or Stripe does not sign with "
+        "the secret in force. Once that is mended: stripe events resend EVENT --webhook-endpoint ENDPOINT",
+    )
 
 
 def resend(stripe: StripeClient, event: str, target: WebhookEndpoint) -> Act:

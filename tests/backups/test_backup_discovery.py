@@ -1,6 +1,7 @@
 """Where backups are found: by what lies in buckets, as far as the credentials let anybody see."""
 
 import json
+import secrets
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -163,7 +164,7 @@ def test_credentials_that_see_no_buckets_are_said(env: Deployment) -> None:
 
 
 def test_credentials_of_nobody_are_said_of_each_s3(env: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = found(env, "AKIANOBODY", "x" * 40)
+    said = found(env, "AKIANOBODY", secrets.token_hex(20))
     assert not values(said)
     assert "S3 at http://127.0.0.1:25001 did not list its buckets: InvalidAccessKeyId. S3 at AWS" in asked(
         said["bucket"]

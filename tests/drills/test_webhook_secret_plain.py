@@ -55,7 +55,7 @@ def test_rolled_with_an_overlap_it_is_switched_and_retired(tmp_path: Path) -> No
     outcome, said = rotate("rotate_webhook_secret", "-p", "new_secret", stripe.put(tmp_path, new), *ALONE)
     assert outcome == "applied", said
     assert held() == new and "STRIPE_WEBHOOK_SECRET_PREVIOUS" not in env_file.read(DOTENV)
-    outcome, said = rotate("retire_webhook_secret", *ALONE[3:])
+    outcome, said = rotate("retire_webhook_secret")
     assert outcome == "applied" and "pm2" not in said, said  # nothing is restarted for what the code does not read
     pay()
 
@@ -67,5 +67,5 @@ def test_one_with_which_stripe_does_not_sign_is_undone(tmp_path: Path) -> None:
         "rotate_webhook_secret", "-p", "new_secret", stripe.put(tmp_path, "whsec_" + "n" * 24), *ALONE
     )
     assert outcome == "undone", said
-    assert "✗ Every event since an hour before was taken" in said and held() == before
+    assert "✗ Every event since an hour before, or the newest, was taken" in said and held() == before
     pay()

@@ -30,6 +30,7 @@ def _env(place: Place, monkeypatch: pytest.MonkeyPatch) -> PropertyPulse:
     text = file.read_text().replace("[JWT_SECRET]", "[STRIPE_SECRET_KEY, STRIPE_WEBHOOK_SECRET]")
     file.write_text(text + "stripe: {mode: test}\n")
     (place.folder / "app/.env").write_bytes(DOTENV.encode())
+    (place.folder / "app/webhooks.js").write_text("[process.env.STRIPE_WEBHOOK_SECRET_PREVIOUS]")
     return propertypulse.load("test")
 
 
@@ -222,3 +223,17 @@ def test_no_value_is_shown(env: PropertyPulse, tmp_path: Path) -> None:
     ]
     shown = f"{rotation!r} {rotation_readiness.begins(rotation)} {[one.describe() for one in changes]}"
     assert NEW not in shown and OLD not in shown
+
+
+def test_where_the_code_takes_one_secret_the_new_one_stands_alone(env: PropertyPulse) -> None:
+    (env.api.release / "webhooks.js").write_text("process.env.STRIPE_WEBHOOK_SECRET")
+    assert not stripe_rotation.takes_two(env)
+    rotation = begin(env, "webhook", "whsec_new")
+    assert (rotation.values, rotation.beside, rotation.taken) == (
+        {"STRIPE_WEBHOOK_SECRET": "whsec_new"},
+        "",
+        "whsec_old",
+    )
+    bring(env, "webhook", "whsec_new")
+    later = begin(env, "webhook", "whsec_later")
+    assert (later.old, later.taken) == ("whsec_old", "whsec_new")  # what was kept aside is not what the API takes
