@@ -22,6 +22,9 @@ from opslib.runbook.procedure import Procedure
 
 NEEDS: Mapping[str, tuple[type[Part], ...]] = {
     "api.jwt_rotation": (Tokens,),
+    "database.api_login": (Database,),
+    "database.database_diagnosis": (Database,),
+    "payments.payment": (Stripe, Database),
     "aws": (S3,),
     "backups": (Backups, Database),
     "database.admin": (Database,),
@@ -84,7 +87,7 @@ def _iam(environment: PropertyPulse) -> Answer:
 
 CAPABILITIES: Sequence[Capability] = (
     Capability(
-        "workers are replaced one by one",
+        "no request is lost when workers are replaced",
         ("api.replacement", "api.rollout"),
         replacement.graceful,
         "requests are lost at each restart, or cut: every such run asks for accept_downtime",
@@ -253,12 +256,15 @@ class Standing:
         used = modules(one)
         absent = {part.__name__.lower() for name, parts in NEEDS.items() if _uses(used, name) for part in parts
                   if self.environment.find(part) is None}  # fmt: skip
-        lacks = {number: one for number, one in enumerate(CAPABILITIES, 1)
-                 if any(_uses(used, name) for name in one.used_by) and not self.answers[one.name]}  # fmt: skip
+        wanted = {number: one for number, one in enumerate(CAPABILITIES, 1)
+                  if any(_uses(used, name) for name in one.used_by)}  # fmt: skip
+        lacks = {number: one for number, one in wanted.items() if self.answers[one.name].ok is False}
+        untold = [str(number) for number, one in wanted.items() if self.answers[one.name].ok is None]
         cannot, limit, works = WORKS
         here = cannot if absent or any(one.needed for one in lacks.values()) else limit if lacks else works
         said = [f"the file has no `{part}:`" for part in sorted(absent)]
         said += [f"lacks {', '.join(map(str, lacks))}"] if lacks and not absent else []
+        said += [f"cannot be told: {', '.join(untold)}"] if untold else []
         return {"procedure": one.name, "here": here, "because": "; ".join(said)}
 
 

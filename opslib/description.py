@@ -1,10 +1,13 @@
 """A description of a deployment: the lines of its environment's file, found or given, and the file that they make."""
 
+import json
 import math
 import os
 import shlex
 import socket
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,11 +20,12 @@ from opslib.api import discovery as api
 from opslib.aws import discovery as aws
 from opslib.backups import discovery as backups
 from opslib.database import discovery as database
+from opslib.deployment.deployment import Deployment
 from opslib.deployment.line import Asked, Line
 from opslib.mail import discovery as mail
 from opslib.payments import discovery as payments
 from opslib.propertypulse import PropertyPulse
-from opslib.runbook import environment
+from opslib.runbook import environment, secret_shape
 from opslib.runbook.answer import Answer
 from opslib.runbook.errors import BadParameter, CheckFailed, RunbookError
 from opslib.runbook.finding import Finding, Severity
@@ -32,9 +36,18 @@ from opslib.runbook.question import Question
 EXAMPLE = "production.example.yaml"
 """The file in parameters/ whose comments explain each line."""
 GIVEN = "a person gave it"
+GUESSES = ("backups.endpoint", "database.table", "s3.endpoint", "stripe.events", "stripe.payments", "tokens.algorithm")
+"""Lines without which a file would say something of the world: of amounts, of names, of who is asked."""
 LINE = 118
 """Characters of a line that has its source behind it."""
-DOMAINS = (database, backups, payments, aws, mail)
+DOMAINS: Mapping[str, Callable[[Deployment, Mapping[str, Any]], Iterator[Line | Asked]]] = {
+    "database": database.discover,
+    "backups": backups.discover,
+    "stripe": payments.discover,
+    "s3": aws.discover,
+    "mail": mail.discover,
+}
+"""By the part of the file that it finds, who is asked."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +97,12 @@ class Description:
         return [Finding(what, do=do, severity=Severity.NOTICE)] if missing else []
 
     def environment(self) -> PropertyPulse:
-        """Give the environment that the lines make, without the parts that lack a line. Raise CheckFailed."""
-        return _environment(self.name, self.lines)
+        """Give the environment that the lines make, without the parts that lack a line. Raise CheckFailed.
+
+        Where a default would be a guess about the world, a line that is missing lacks as well.
+        """
+        guessed = {one.key.split(".")[0] for one in self.needed if one.key.startswith(GUESSES)}
+        return _environment(self.name, [one for one in self.lines if one.key.split(".")[0] not in guessed])
 
     def text(self) -> str:
         """Give the file: each line with what it says, and where its value came from."""
@@ -113,8 +130,10 @@ def discover(name: str, pm2_home: str = "", given: Mapping[str, Any] | None = No
     if any(one.key == "api.env_file" for one in first):
         described = _environment(name, first)
         mask.know(described.values())
-        for domain in DOMAINS:
-            found += domain.discover(described, given)
+        with ThreadPoolExecutor(len(DOMAINS)) as side_by_side:  # most of it is waiting
+            for part in side_by_side.map(lambda part: list(_found(part, described, given)), DOMAINS):
+                found += part
+    found = [_bare(one) for one in found]
     lines = {one.key: one for one in (*known, *_lines(found), *_given(given))}
     asked = {one.key: one for one in found if isinstance(one, Asked) and one.key not in lines}
     return Description(name, tuple(lines.values()), tuple(asked.values()))
@@ -123,12 +142,10 @@ def discover(name: str, pm2_home: str = "", given: Mapping[str, Any] | None = No
 def said(given: str) -> dict[str, Any]:
     """Read `database.admin: file:~/url, s3.login: file:~/login.json`. Raise BadParameter for what is no such line."""
     try:
-        lines = yaml.safe_load("{" + given + "}")
-    except yaml.YAMLError:
+        lines = yaml.safe_load("{" + given + "\n}")
+    except (yaml.YAMLError, ValueError):
         raise BadParameter("given: expected `LINE: VALUE, LINE: VALUE`, as in `database.admin: file:~/url`") from None
-    for key, value in lines.items():
-        need_fitting(str(key), value)
-    return dict(lines)
+    return _fitting(lines)
 
 
 def answered(answers: Mapping[str, str]) -> dict[str, Any]:
@@ -137,10 +154,9 @@ def answered(answers: Mapping[str, str]) -> dict[str, Any]:
     for key, text in answers.items():
         try:
             read[key] = yaml.safe_load(text)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):
             raise BadParameter(f"{key}: cannot be read as YAML; quote it") from None
-        need_fitting(key, read[key])
-    return read
+    return _fitting(read)
 
 
 def need_fitting(key: str, value: Any) -> None:
@@ -179,6 +195,9 @@ def reads(name: str, described: Description) -> Answer:
 
 def write(name: str, text: str) -> None:
     """Write the file of an environment, whole or not at all. Raise RunbookError if there is another one by now."""
+    said = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))  # prose has examples
+    if mask.text(text) != text or _hides(said):
+        raise RunbookError("the file would hold a secret: give the line that does otherwise, in `given`")
     file = environment.file(name)
     beside = file.with_name(f".{file.name}.{os.getpid()}")
     try:
@@ -190,7 +209,8 @@ def write(name: str, text: str) -> None:
     except OSError as error:
         raise RunbookError(f"{file} cannot be written: {error.strerror}; put that right and run again") from None
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
 
 
 def remove(name: str, text: str) -> None:
@@ -198,6 +218,42 @@ def remove(name: str, text: str) -> None:
     file = environment.file(name)
     if file.exists() and file.read_text(encoding="utf-8") == text:
         file.unlink()
+
+
+def _found(part: str, described: Deployment, given: Mapping[str, Any]) -> Iterator[Line | Asked]:
+    """Give what is found for a part. What nobody thought of costs that part alone."""
+    try:
+        yield from DOMAINS[part](described, given)
+    except Exception as error:
+        first = (str(error).strip() or "no reason given").splitlines()[0]
+        yield Asked(part, f"the rest of it could not be looked for ({type(error).__name__}: {first})")
+
+
+def _bare(found: Line | Asked) -> Line | Asked:
+    """Give what was found; a value with a secret in it does not get into a file."""
+    if isinstance(found, Line) and _hides(_written(found.value)):
+        return Asked(found.key, f"what was found holds a secret ({found.source}): give it without", "…")
+    return found
+
+
+def _hides(text: str) -> bool:
+    return mask.text(text) != text or secret_shape.hidden(text) != text
+
+
+def _fitting(lines: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the lines of what was given, those of a part each by itself. Raise BadParameter if one does not fit."""
+    fitting: dict[str, Any] = {}
+    for key, value in lines.items():
+        need_fitting(str(key), value)
+        field = _field(str(key))
+        if field and part_of(field) and isinstance(value, dict):
+            fitting |= _fitting({f"{key}.{word}": inner for word, inner in value.items()})
+        else:
+            fitting[str(key)] = value
+    for key in fitting:
+        if within := [other for other in fitting if key.startswith(f"{other}.")]:
+            raise BadParameter(f"given: {within[0]} and {key} cannot both be given: one is inside the other")
+    return fitting
 
 
 def _lines(found: Iterable[Line | Asked]) -> Iterator[Line]:
@@ -220,8 +276,11 @@ def _environment(name: str, lines: Iterable[Line]) -> PropertyPulse:
         *parts, last = one.key.split(".")
         at = tree
         for part in parts:
+            if at.get(part, ...) is None:  # a part that was given as not there
+                break
             at = at.setdefault(part, {})
-        at[last] = one.value
+        else:
+            at[last] = one.value
     while True:
         try:
             return PropertyPulse(**tree)
@@ -234,8 +293,10 @@ def _environment(name: str, lines: Iterable[Line]) -> PropertyPulse:
                 raise CheckFailed(
                     "no API was found, and without one nothing else is. What was asked for above says why."
                 )
-            said = [{"line": ".".join(map(str, one["loc"])), "what is wrong": one["msg"]} for one in other]
-            raise CheckFailed("what was found and given does not go together; give the right value of each", said)
+            if "secrets" not in tree:
+                raise CheckFailed("the API's .env cannot be read, so its secrets could not be masked")
+            wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in other)
+            raise CheckFailed(f"give the right value of these lines in `given`: {wrong}")
         *parts, last, _ = map(str, absent[0])
         at = tree
         for part in parts:
@@ -278,12 +339,16 @@ def _written_part(
             yield f"{indent}{word}:" if stands else f"{indent}# {word}:"
             yield from _written_part(inner, f"{key}.", known, explained)
         elif isinstance(found, Line):
-            line, source = f"{indent}{word}: {_written(found.value)}", f"# {found.source}"
+            line, source = f"{indent}{word}: {_written(found.value)}", f"# {_folded(found.source)}"
             short = len(line) + len(source) < LINE
             yield from [f"{line}  {source}"] if short else [f"{indent}{source}", line]
         elif found:
-            yield f"{indent}# {found.what}"
-            yield f"{indent}# {word}: {found.example}".rstrip()
+            yield f"{indent}# {_folded(found.what)}"
+            yield f"{indent}# {word}: {_folded(found.example)}".rstrip()
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _explained() -> dict[str, list[str]]:
@@ -317,6 +382,8 @@ def _field(key: str) -> FieldInfo | None:
 
 
 def _written(value: Any) -> str:
+    if isinstance(value, str) and len(value.splitlines()) > 1:
+        return json.dumps(value)  # which is YAML, on one line
     return (
         yaml.safe_dump(value, default_flow_style=True, width=math.inf, allow_unicode=True, sort_keys=False)
         .removesuffix("\n...\n")

@@ -1,5 +1,6 @@
 """A description of a deployment: the file that its lines make."""
 
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from opslib import description
 from opslib.deployment.line import Asked, Line
 from opslib.description import EXAMPLE, Description
 from opslib.propertypulse import PropertyPulse, load
-from opslib.runbook.errors import RunbookError
+from opslib.runbook.errors import BadParameter, RunbookError
 from tests.sandbox.layout import ROOT
 
 
@@ -68,6 +69,49 @@ def test_a_part_that_lacks_a_line_stands_in_the_file_switched_off(
     switched = text.replace("# mail:", "mail:").replace("  # sender:", "  sender:").replace("  # url:", "  url:")
     (tmp_path / "parameters/another.yaml").write_text(switched)
     assert load("another").mail is not None
+
+
+def test_a_part_is_left_out_where_a_default_would_be_a_guess() -> None:
+    asked = (Asked("stripe.payments.unit", "whether amounts are in cents", "minor"), Asked("mail.reader", "a key"))
+    known = tuple(one for one in lines("plain") if one.key != "stripe.payments.unit")
+    found = Description("another", known, asked).environment()
+    assert found.stripe is None and found.mail is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("stripe.events: null, stripe.events.table: x", "cannot both be given"),
+        ("title: 2024-13-99", "expected `LINE: VALUE"),
+        ("title: !!int abc", "expected `LINE: VALUE"),
+        ("title: a} #", "expected `LINE: VALUE"),
+        ("nothing", "there is no line 'nothing'"),
+    ],
+)
+def test_what_is_given_is_read_as_yaml_or_refused(text: str, said: str) -> None:
+    with pytest.raises(BadParameter, match=re.escape(said)):
+        description.said(text)
+
+
+def test_a_part_is_given_line_by_line() -> None:
+    given = description.said("stripe.payments: {table: payments, columns: {id: number}}, tokens.claims: {sub: '0'}")
+    assert given == {
+        "stripe.payments.table": "payments", "stripe.payments.columns.id": "number", "tokens.claims": {"sub": "0"}
+    }  # fmt: skip
+
+
+def test_a_file_with_a_secret_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNBOOK_ROOT", str(tmp_path))
+    (tmp_path / "parameters").mkdir()
+    with pytest.raises(RunbookError, match="would hold a secret"):
+        description.write("another", "mail: {url: 'http://user:m4ilPassw0rd@127.0.0.1'}\n")
+    assert [*(tmp_path / "parameters").iterdir()] == []
+
+
+def test_lines_that_are_broken_do_not_break_the_file() -> None:
+    odd = Line("title", "pulse\nevil: 1", "said\nover two lines")
+    described = Description("another", (*(one for one in lines("plain") if one.key != "title"), odd))
+    assert yaml.safe_load(described.text())["title"] == odd.value
 
 
 def test_what_a_person_gave_can_be_given_again() -> None:

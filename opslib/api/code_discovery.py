@@ -172,5 +172,5 @@ def found_route(url: str, routes: Sequence[Route], top: Path) -> Line | Asked:
         if got.status == 401:
             how = f"GET {one.path} answers 401 without a token, and the code guards it ({one.line.within(top)})"
             return Line("tokens.route", one.path, how)
-        said.append(f"GET {one.path} got {got.problem or got.status}")
+        said.append(f"GET {one.path} got {'no answer in time' if got.late else got.problem or got.status}")
     return Asked("tokens.route", f"{what}: {'; '.join(said)}", guarded[0].path)

@@ -87,6 +87,9 @@ def _at_s3(environment: Deployment, pair: Pair, places: Sequence[Where], named: 
         except (BotoCoreError, ClientError) as error:
             problem = aws.said(error)
             refused.append(f"S3 at {where.endpoint or 'AWS'} did not list its buckets: {problem}.")
+            if where.endpoint and problem not in (*aws.REFUSED, *aws.DENIED):
+                # Without it the bucket would be looked for at AWS.
+                yield Asked("backups.endpoint", f"Where S3 answers: {refused[-1]}", where.endpoint)
         if problem in aws.REFUSED:
             continue
         if problem in ("", *aws.DENIED):

@@ -156,7 +156,7 @@ def _webhook(environment: Deployment, code: Code, account: Account, named: str) 
 def _endpoint(environment: Deployment, account: Account, path: str) -> Line | Asked:
     what = "The id of the webhook endpoint that delivers to this API, we_…."
     if account.endpoints is None:
-        return Asked("stripe.endpoint", f"{what} Stripe does not say which there are: {account.why}")
+        return Asked("stripe.endpoint", f"{what} Stripe does not say which there are: {account.why}", "we_…")
     there = [one for one in account.endpoints if path and _path(one) == path]
     here = [one for one in there if one.url == f"{environment.api.url}{path}"]
     for found, alone in ((there, "that path"), (here, "this API's own address")):
