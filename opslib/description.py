@@ -1,21 +1,17 @@
-"""A description of a deployment: the lines of its environment's file, found or given, and the file that they make."""
+"""A description of a deployment: the lines of its environment's file, found or given, and what is missing."""
 
-import json
-import math
-import os
 import shlex
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
-from pydantic.fields import FieldInfo
 
+from opslib import environment_file
 from opslib.api import discovery as api
 from opslib.aws import discovery as aws
 from opslib.backups import discovery as backups
@@ -25,21 +21,17 @@ from opslib.deployment.line import Asked, Line
 from opslib.mail import discovery as mail
 from opslib.payments import discovery as payments
 from opslib.propertypulse import PropertyPulse
-from opslib.runbook import environment, secret_shape
+from opslib.runbook import environment
 from opslib.runbook.answer import Answer
-from opslib.runbook.errors import BadParameter, CheckFailed, RunbookError
+from opslib.runbook.errors import BadParameter, CheckFailed
 from opslib.runbook.finding import Finding, Severity
 from opslib.runbook.mask import mask
 from opslib.runbook.procedure import root
 from opslib.runbook.question import Question
 
-EXAMPLE = "production.example.yaml"
-"""The file in parameters/ whose comments explain each line."""
 GIVEN = "a person gave it"
 GUESSES = ("backups.endpoint", "database.table", "s3.endpoint", "stripe.events", "stripe.payments", "tokens.algorithm")
 """Lines without which a file would say something of the world: of amounts, of names, of who is asked."""
-LINE = 118
-"""Characters of a line that has its source behind it."""
 DOMAINS: Mapping[str, Callable[[Deployment, Mapping[str, Any]], Iterator[Line | Asked]]] = {
     "database": database.discover,
     "backups": backups.discover,
@@ -67,7 +59,7 @@ class Description:
     def rows(self, *parts: str) -> list[dict[str, Any]]:
         """Give the lines of these parts of the file, or of all, for people."""
         return [
-            {"line": one.key, "value": _written(one.value), "where it came from": one.source}
+            {"line": one.key, "value": environment_file.written(one.value), "where it came from": one.source}
             for one in self.lines
             if not parts or one.key.split(".")[0] in parts
         ]
@@ -80,14 +72,14 @@ class Description:
     def complete(self) -> Answer:
         """Whether no line is missing that a procedure needs."""
         lacks = [{"line": one.key, "what to give": one.what, "as": one.example} for one in self.needed]
-        given = _flow({one.key: yaml.safe_load(one.example) for one in self.needed})
+        given = environment_file.flow({one.key: yaml.safe_load(one.example) for one in self.needed})
         otherwise = f"Give them, with the places of yours: -p given {shlex.quote(given)}. To write the file without: "
         return Answer(not lacks, lacks, f"{otherwise}-p accept_missing True")
 
     @property
     def given(self) -> str:
         """What a person gave, as `given` takes it: for the copy that carries a plan out."""
-        return _flow({one.key: one.value for one in self.lines if one.source == GIVEN})
+        return environment_file.flow({one.key: one.value for one in self.lines if one.source == GIVEN})
 
     def findings(self) -> list[Finding]:
         """Give what stands in the way of procedures: lines that are missing."""
@@ -109,9 +101,9 @@ class Description:
         whole = self.environment()
         kept = [one for one in self.lines if _stands(whole, one.key)]
         lacks = [one.key for one in self.needed]
-        left_out = [Asked(one.key, _unfinished(one, lacks), _written(one.value)) for one in self.lines
+        left_out = [Asked(one.key, _unfinished(one, lacks), environment_file.written(one.value)) for one in self.lines
                     if one not in kept]  # fmt: skip
-        return _text(self.name, kept, (*self.asked, *left_out))
+        return environment_file.text(self.name, kept, (*self.asked, *left_out))
 
 
 def discover(name: str, pm2_home: str = "", given: Mapping[str, Any] | None = None) -> Description:
@@ -161,8 +153,10 @@ def answered(answers: Mapping[str, str]) -> dict[str, Any]:
 
 def need_fitting(key: str, value: Any) -> None:
     """Raise BadParameter if the file has no such line, or its value is of another kind. The value is not repeated."""
-    if (field := _field(key)) is None:
-        raise BadParameter(f"given: there is no line {key[:80]!a}; parameters/{EXAMPLE} has all that there are")
+    if (field := environment_file.field_of(key)) is None:
+        raise BadParameter(
+            f"given: there is no line {key[:80]!a}; parameters/{environment_file.EXAMPLE} has all that there are"
+        )
     kind: Any = field.annotation
     for limit in field.metadata:
         kind = Annotated[kind, limit]
@@ -173,51 +167,11 @@ def need_fitting(key: str, value: Any) -> None:
         raise BadParameter(f"given: {key}: {error.errors()[0]['msg']}") from None
 
 
-def absent(name: str, text: str) -> Answer:
-    """Whether there is no file of this environment, or just this one."""
-    file = environment.file(name)
-    there = file.read_text(encoding="utf-8") if file.exists() else text
-    instead = f"Edit parameters/{name}.yaml and prove it (runbook check -e {name}), or move it away to have it written."
-    return Answer(there == text, file, instead)
-
-
-def there(name: str) -> str:
-    """Say which file of this name is there now."""
-    return f"parameters/{name}.yaml" + ("" if environment.file(name).exists() else ", which is not there")
-
-
 def reads(name: str, described: Description) -> Answer:
     """Whether the file is read as the lines say that it is."""
     read, meant = environment.load(name), described.environment()
     differs = [key for key in PropertyPulse.model_fields if getattr(read, key) != getattr(meant, key)]
     return Answer(not differs, differs or environment.file(name), "Take the file away, and run this again.")
-
-
-def write(name: str, text: str) -> None:
-    """Write the file of an environment, whole or not at all. Raise RunbookError if there is another one by now."""
-    said = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))  # prose has examples
-    if mask.text(text) != text or _hides(said):
-        raise RunbookError("the file would hold a secret: give the line that does otherwise, in `given`")
-    file = environment.file(name)
-    beside = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        os.link(beside, file)
-    except FileExistsError:
-        if file.read_text(encoding="utf-8") != text:
-            raise RunbookError(f"{file} was written by somebody else meanwhile; look at it, and run again") from None
-    except OSError as error:
-        raise RunbookError(f"{file} cannot be written: {error.strerror}; put that right and run again") from None
-    finally:
-        with suppress(OSError):
-            beside.unlink(missing_ok=True)
-
-
-def remove(name: str, text: str) -> None:
-    """Take away the file that `write` wrote, if nobody has changed it since."""
-    file = environment.file(name)
-    if file.exists() and file.read_text(encoding="utf-8") == text:
-        file.unlink()
 
 
 def _found(part: str, described: Deployment, given: Mapping[str, Any]) -> Iterator[Line | Asked]:
@@ -231,13 +185,9 @@ def _found(part: str, described: Deployment, given: Mapping[str, Any]) -> Iterat
 
 def _bare(found: Line | Asked) -> Line | Asked:
     """Give what was found; a value with a secret in it does not get into a file."""
-    if isinstance(found, Line) and _hides(_written(found.value)):
+    if isinstance(found, Line) and environment_file.hides(environment_file.written(found.value)):
         return Asked(found.key, f"what was found holds a secret ({found.source}): give it without", "…")
     return found
-
-
-def _hides(text: str) -> bool:
-    return mask.text(text) != text or secret_shape.hidden(text) != text
 
 
 def _fitting(lines: Mapping[str, Any]) -> dict[str, Any]:
@@ -245,8 +195,8 @@ def _fitting(lines: Mapping[str, Any]) -> dict[str, Any]:
     fitting: dict[str, Any] = {}
     for key, value in lines.items():
         need_fitting(str(key), value)
-        field = _field(str(key))
-        if field and part_of(field) and isinstance(value, dict):
+        field = environment_file.field_of(str(key))
+        if field and environment_file.part_of(field) and isinstance(value, dict):
             fitting |= _fitting({f"{key}.{word}": inner for word, inner in value.items()})
         else:
             fitting[str(key)] = value
@@ -262,12 +212,6 @@ def _lines(found: Iterable[Line | Asked]) -> Iterator[Line]:
 
 def _given(given: Mapping[str, Any]) -> Iterator[Line]:
     return (Line(key, value, GIVEN) for key, value in given.items())
-
-
-def part_of(field: FieldInfo) -> type[BaseModel] | None:
-    """Give the part that a line begins, if it does."""
-    kinds = (field.annotation, *getattr(field.annotation, "__args__", ()))
-    return next((one for one in kinds if isinstance(one, type) and issubclass(one, BaseModel)), None)
 
 
 def _environment(name: str, lines: Iterable[Line]) -> PropertyPulse:
@@ -315,81 +259,3 @@ def _unfinished(line: Line, lacks: Sequence[str]) -> str:
     """Say why a line does not count, though it is known."""
     part = line.key.split(".")[0]
     return f"{line.source}; it counts once {', '.join(key for key in lacks if key.startswith(f'{part}.'))} is there"
-
-
-def _text(name: str, lines: Sequence[Line], asked: Sequence[Asked]) -> str:
-    known: dict[str, Line | Asked] = {one.key: one for one in asked} | {one.key: one for one in lines}
-    said = [f"# {name}, as connect_deployment found it. `runbook check -e {name}` proves each line against the world."]
-    return "\n".join([*said, *_written_part(PropertyPulse, "", known, _explained())]) + "\n"
-
-
-def _written_part(
-    part: type[BaseModel], at: str, known: Mapping[str, Line | Asked], explained: Mapping[str, Sequence[str]]
-) -> Iterator[str]:
-    indent = "  " * at.count(".")
-    for word, field in part.model_fields.items():
-        key, below = at + word, any(one.startswith(f"{at}{word}.") for one in known)
-        if key not in known and not below:
-            continue
-        found, inner = known.get(key), part_of(field)
-        yield from ([""] if not at else [])
-        yield from (f"{indent}# {line}" for line in explained.get(key, ()))
-        if below and inner:
-            stands = any(isinstance(one, Line) for one_key, one in known.items() if one_key.startswith(f"{key}."))
-            yield f"{indent}{word}:" if stands else f"{indent}# {word}:"
-            yield from _written_part(inner, f"{key}.", known, explained)
-        elif isinstance(found, Line):
-            line, source = f"{indent}{word}: {_written(found.value)}", f"# {_folded(found.source)}"
-            short = len(line) + len(source) < LINE
-            yield from [f"{line}  {source}"] if short else [f"{indent}{source}", line]
-        elif found:
-            yield f"{indent}# {_folded(found.what)}"
-            yield f"{indent}# {word}: {_folded(found.example)}".rstrip()
-
-
-def _folded(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _explained() -> dict[str, list[str]]:
-    """Give the comment that the example's file has before each line, by the line; of one that is switched off too."""
-    found: dict[str, list[str]] = {}
-    comment: list[str] = []
-    path: list[str] = []
-    for line in (root() / "parameters" / EXAMPLE).read_text(encoding="utf-8").splitlines():
-        depth = (len(line) - len(line.lstrip())) // 2
-        bare = line.strip().removeprefix("# ")
-        word = bare.partition(":")[0]
-        key = ".".join([*path[:depth], word])
-        if ":" in bare and _field(key):
-            found[key], comment = comment, []
-            path = [*path[:depth], word]
-        elif line.lstrip().startswith("#"):
-            comment.append(bare)
-        else:
-            comment = []
-    return found
-
-
-def _field(key: str) -> FieldInfo | None:
-    """Give what the model has for a line, None if it has no such line."""
-    part: type[BaseModel] | None = PropertyPulse
-    field = None
-    for word in key.split("."):
-        field = part.model_fields.get(word) if part else None
-        part = part_of(field) if field else None
-    return field
-
-
-def _written(value: Any) -> str:
-    if isinstance(value, str) and len(value.splitlines()) > 1:
-        return json.dumps(value)  # which is YAML, on one line
-    return (
-        yaml.safe_dump(value, default_flow_style=True, width=math.inf, allow_unicode=True, sort_keys=False)
-        .removesuffix("\n...\n")
-        .strip()
-    )
-
-
-def _flow(lines: Mapping[str, Any]) -> str:
-    return _written(dict(lines))[1:-1]

@@ -9,9 +9,10 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from opslib import description
+from opslib import description, environment_file
 from opslib.deployment.line import Asked, Line
-from opslib.description import EXAMPLE, Description
+from opslib.description import Description
+from opslib.environment_file import EXAMPLE
 from opslib.propertypulse import PropertyPulse, load
 from opslib.runbook.errors import BadParameter, RunbookError
 from tests.sandbox.layout import ROOT
@@ -26,7 +27,7 @@ def lines(name: str) -> tuple[Line, ...]:
 def flat(content: dict[str, Any], part: type[BaseModel], at: str = "") -> list[Line]:
     found = []
     for word, value in content.items():
-        inner = description.part_of(part.model_fields[word])
+        inner = environment_file.part_of(part.model_fields[word])
         if inner and isinstance(value, dict):
             found += flat(value, inner, f"{at}{word}.")
         else:
@@ -41,9 +42,9 @@ def test_the_file_is_read_as_its_lines_say(name: str, tmp_path: Path, monkeypatc
     assert described.environment().model_dump(exclude={"name"}) == meant
     monkeypatch.setenv("RUNBOOK_ROOT", str(tmp_path))
     (tmp_path / "parameters").mkdir()
-    description.write("another", text)
+    environment_file.write("another", text)
     assert description.reads("another", described)
-    assert description.absent("another", text) and not description.absent("another", text + "#")
+    assert environment_file.absent("another", text) and not environment_file.absent("another", text + "#")
 
 
 def test_a_part_that_lacks_a_line_stands_in_the_file_switched_off(
@@ -60,7 +61,7 @@ def test_a_part_that_lacks_a_line_stands_in_the_file_switched_off(
     monkeypatch.setenv("RUNBOOK_ROOT", str(tmp_path))
     (tmp_path / "parameters").mkdir()
     (tmp_path / "parameters" / EXAMPLE).symlink_to(ROOT / "parameters" / EXAMPLE)
-    description.write("another", described.text())
+    environment_file.write("another", described.text())
     read = load("another")
     assert read.mail is None and read.backups is None and read.stripe is not None
     text = described.text()
@@ -104,7 +105,7 @@ def test_a_file_with_a_secret_is_not_written(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("RUNBOOK_ROOT", str(tmp_path))
     (tmp_path / "parameters").mkdir()
     with pytest.raises(RunbookError, match="would hold a secret"):
-        description.write("another", "mail: {url: 'http://user:m4ilPassw0rd@127.0.0.1'}\n")
+        environment_file.write("another", "mail: {url: 'http://user:m4ilPassw0rd@127.0.0.1'}\n")
     assert [*(tmp_path / "parameters").iterdir()] == []
 
 
@@ -125,13 +126,13 @@ def test_a_file_of_somebody_else_is_neither_written_over_nor_removed(
 ) -> None:
     monkeypatch.setenv("RUNBOOK_ROOT", str(tmp_path))
     with pytest.raises(RunbookError, match=r"another\.yaml cannot be written: No such file"):
-        description.write("another", "a: 1\n")
+        environment_file.write("another", "a: 1\n")
     (tmp_path / "parameters").mkdir()
     file = tmp_path / "parameters/another.yaml"
     file.write_text("a: 2\n")
     with pytest.raises(RunbookError, match="by somebody else"):
-        description.write("another", "a: 1\n")
-    description.remove("another", "a: 1\n")
+        environment_file.write("another", "a: 1\n")
+    environment_file.remove("another", "a: 1\n")
     assert file.read_text() == "a: 2\n"
-    description.remove("another", "a: 2\n")
+    environment_file.remove("another", "a: 2\n")
     assert [*file.parent.iterdir()] == []
