@@ -10,7 +10,7 @@ from opslib.api.settings import Tokens
 from opslib.aws.settings import S3
 from opslib.backups.settings import Backups
 from opslib.database.settings import Database
-from opslib.deployment import secret_reference
+from opslib.deployment import proof
 from opslib.mail.settings import Mail
 from opslib.payments.settings import Stripe
 from opslib.propertypulse import PropertyPulse
@@ -34,8 +34,7 @@ NEEDS: Mapping[str, tuple[type[Part], ...]] = {
 }
 """The parts of an environment's file that a procedure cannot do without which imports from there."""
 
-
-WORKS = ("cannot", "within a limit", "works")
+WORKS = ("cannot", "cannot be told", "within a limit", "works")
 
 # References to what a procedure cannot do without, by the modules that follow them.
 _ADMINISTRATOR, _KEEPER, _IAM = "database.admin", "backups.credentials", "s3.administrator"
@@ -66,8 +65,8 @@ def _said(environment: PropertyPulse) -> Answer:
 
 
 def _legible(environment: PropertyPulse) -> Answer:
-    marks = [position for worker in pm2.workers(environment) for position in worker.logs]
-    return log.read((log.Position(mark.path, 0, 0) for mark in marks), environment.log).legible
+    marks = (position for worker in pm2.workers(environment) for position in worker.logs)
+    return log.read(log.beginnings(marks, environment.log), environment.log).legible
 
 
 def _led(key: str) -> Callable[[PropertyPulse], Answer]:
@@ -76,9 +75,13 @@ def _led(key: str) -> Callable[[PropertyPulse], Answer]:
     def ask(environment: PropertyPulse) -> Answer:
         part, name = key.split(".")
         given = getattr(getattr(environment, part), name, "")
-        return Answer(bool(given and secret_reference.resolve(given, key)), given)
+        return proof.reference(given, key) if given else Answer(False)
 
     return ask
+
+
+def _changes_keys(environment: PropertyPulse) -> Answer:
+    return Answer(True) if environment.s3 and environment.s3.new_pair else _led(_IAM)(environment)
 
 
 def _iam(environment: PropertyPulse) -> Answer:
@@ -196,7 +199,7 @@ CAPABILITIES: Sequence[Capability] = (
     Capability(
         "the file names who may change the keys of AWS",
         ("aws.key_pair", "aws.key_rotation", "aws.key_standing"),
-        lambda environment: Answer(bool(environment.s3 and (environment.s3.new_pair or _led(_IAM)(environment)))),
+        _changes_keys,
         "no key can be made, nor looked at, nor retired",
         "# parameters/NAME.yaml, below s3:\nadministrator: file:~/.runbook/NAME/aws.json",
         needed=True,
@@ -249,7 +252,7 @@ class Standing:
 
     def procedures(self) -> list[dict[str, str]]:
         """Give each procedure, whether it works here, and what it lacks, those that cannot first."""
-        rows = [self._row(procedure.load(name)) for name in procedure.names() if not procedure.load(name).describes]
+        rows = [self._row(one) for one in map(procedure.load, procedure.names()) if not one.describes]
         return sorted(rows, key=lambda row: WORKS.index(row["here"]))
 
     def _row(self, one: Procedure) -> dict[str, str]:
@@ -260,11 +263,12 @@ class Standing:
                   if any(_uses(used, name) for name in one.used_by)}  # fmt: skip
         lacks = {number: one for number, one in wanted.items() if self.answers[one.name].ok is False}
         untold = [str(number) for number, one in wanted.items() if self.answers[one.name].ok is None]
-        cannot, limit, works = WORKS
-        here = cannot if absent or any(one.needed for one in lacks.values()) else limit if lacks else works
+        cannot, unknown, limit, works = WORKS
+        here = unknown if untold else limit if lacks else works
+        here = cannot if absent or any(one.needed for one in lacks.values()) else here
         said = [f"the file has no `{part}:`" for part in sorted(absent)]
         said += [f"lacks {', '.join(map(str, lacks))}"] if lacks and not absent else []
-        said += [f"cannot be told: {', '.join(untold)}"] if untold else []
+        said += [f"it is not known of {', '.join(untold)}"] if untold and not absent else []
         return {"procedure": one.name, "here": here, "because": "; ".join(said)}
 
 

@@ -135,8 +135,7 @@ def _told(environment: Deployment, tokens: Tokens, **headers: str) -> int:
 
 
 def _lines(known: Log, workers: Workers) -> Answer:
-    paths = [*(position.path for worker in workers() for position in worker.logs), *known.files]
-    reading = log.read((log.Position(path, 0, 0) for path in dict.fromkeys(paths)), known)
+    reading = log.read(log.beginnings((position for worker in workers() for position in worker.logs), known), known)
     said = f"{reading.recognised} of the newest {len(reading.events)} entries of the logs are understood"
     return Answer(reading.legible.ok, said, reading.legible.otherwise)
 
