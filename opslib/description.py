@@ -23,10 +23,9 @@ from opslib.payments import discovery as payments
 from opslib.propertypulse import PropertyPulse
 from opslib.runbook import environment
 from opslib.runbook.answer import Answer
-from opslib.runbook.errors import BadParameter, CheckFailed
+from opslib.runbook.errors import BadParameter, CheckFailed, first_line
 from opslib.runbook.finding import Finding, Severity
 from opslib.runbook.mask import mask
-from opslib.runbook.procedure import root
 from opslib.runbook.question import Question
 
 GIVEN = "a person gave it"
@@ -57,11 +56,11 @@ class Description:
         return [one for one in self.asked if one.example]
 
     def rows(self, *parts: str) -> list[dict[str, Any]]:
-        """Give the lines of these parts of the file, or of all, for people."""
+        """Give the lines of these parts of the file, for people."""
         return [
             {"line": one.key, "value": environment_file.written(one.value), "where it came from": one.source}
             for one in self.lines
-            if not parts or one.key.split(".")[0] in parts
+            if one.key.split(".")[0] in parts
         ]
 
     def questions(self) -> list[Question]:
@@ -116,8 +115,8 @@ def discover(name: str, pm2_home: str = "", given: Mapping[str, Any] | None = No
         Line("title", f"{name.capitalize()} ({socket.gethostname()})", "the name of this machine"),
         Line("approval", "digest", "as nobody said otherwise: what is applied was read before"),
     ]  # fmt: skip
-    home = Path(pm2_home or given.get("api.pm2_home", "")).expanduser() if pm2_home or "api.pm2_home" in given else None
-    found = list(api.discover(name, root() / home if home else None, given))
+    home = pm2_home or str(given.get("api.pm2_home", ""))
+    found = list(api.discover(name, Path(home) if home else None, given))
     first = [*known, *_lines(found), *_given(given)]
     if any(one.key == "api.env_file" for one in first):
         described = _environment(name, first)
@@ -179,8 +178,7 @@ def _found(part: str, described: Deployment, given: Mapping[str, Any]) -> Iterat
     try:
         yield from DOMAINS[part](described, given)
     except Exception as error:
-        first = (str(error).strip() or "no reason given").splitlines()[0]
-        yield Asked(part, f"the rest of it could not be looked for ({type(error).__name__}: {first})")
+        yield Asked(part, f"the rest of it could not be looked for ({type(error).__name__}: {first_line(error)})")
 
 
 def _bare(found: Line | Asked) -> Line | Asked:

@@ -66,7 +66,7 @@ def _of_app(name: str, home: Path, app: App, given: Mapping[str, Any]) -> Iterat
     mask.know({key: values[key] for key in env_secret.keys(values)})
     yield found
     yield env_discovery.found_secrets(values)
-    if "api.env_file" in lines and "folder" not in given:  # which would be made
+    if "api.env_file" in lines and "folder" not in given:
         yield from env_discovery.found_folder(_environment(name, home, lines))
     variables = {**values, **app.variables}  # dotenv leaves those alone that are set
     ports, routes = code_discovery.ports(folder, variables), route.routes(folder, "get")

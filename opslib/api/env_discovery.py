@@ -93,7 +93,7 @@ def found_secrets(values: Mapping[str, str]) -> Line | Asked:
 def found_folder(environment: Deployment) -> Iterator[Line]:
     """Find whether our own files need a folder of their own, because git would take them beside the `.env`."""
     try:
-        environment.prepare()
+        environment.need_ignored()
     except Refused:
         where = f"beside the .env, in {located(environment.place)}, git would take our own files into a commit"
         yield Line("folder", f"~/.runbook/{environment.name}", where)

@@ -8,7 +8,7 @@ import json
 import os
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,7 +109,12 @@ def started_with(entry: Mapping[str, Any]) -> dict[str, str]:
 
 def variables(environment: Deployment) -> dict[str, str]:
     """Give the variables that PM2 holds for the workers; where they differ, those of the last."""
-    return {key: str(value) for one in listed(environment) for key, value in one["pm2_env"]["env"].items()}
+    return held(listed(environment))
+
+
+def held(entries: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Give the variables that PM2 holds for these of `listed`; where they differ, those of the last."""
+    return {key: str(value) for one in entries for key, value in one["pm2_env"].get("env", {}).items()}
 
 
 def remembered(environment: Deployment) -> list[str]:

@@ -61,7 +61,7 @@ class App:
     @property
     def variables(self) -> dict[str, str]:
         """The variables that PM2 holds for it, secrets with them."""
-        return {key: str(value) for one in self.held for key, value in one["pm2_env"].get("env", {}).items()}
+        return pm2.held(self.held)
 
     @property
     def logs(self) -> list[Path]:

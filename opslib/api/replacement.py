@@ -42,14 +42,11 @@ def graceful(environment: Deployment) -> Answer:
         said = f"What is in flight when the old process ends is cut, as in fork mode ({'; '.join(alone)})"
     elif alone:
         said = f"REQUESTS WILL FAIL from each worker's end until the next one listens: {'; '.join(alone)}"
-        said += ". In fork mode `handover: true` in the environment's file spares most" if _all_fork(found) else ""
+        if all(worker.mode == "fork" for worker in found):
+            said += ". In fork mode `handover: true` in the environment's file spares most"
     else:
         said = f"Requests in flight may be cut at each reload: {'; '.join(cut)}"
     return Answer(not alone and not cut, found, f"{said}. To go on all the same: -p accept_downtime True")
-
-
-def _all_fork(workers: Sequence[Worker]) -> bool:
-    return all(worker.mode == "fork" for worker in workers)
 
 
 def serving(environment: Deployment) -> list[Worker]:

@@ -15,6 +15,7 @@ from opslib.database.postgres import LoginFailed
 from opslib.database.settings import Database
 from opslib.deployment.deployment import Deployment
 from opslib.runbook.answer import Answer
+from opslib.runbook.errors import first_line
 
 Cause = Literal[
     "none", "url", "dns", "refused", "timeout", "unreachable", "starting", "tls", "full", "password", "no-login",
@@ -132,7 +133,7 @@ def _unchecked(url: str, name: str) -> str:
     try:
         psycopg.connect(make_conninfo(**strict)).close()
     except psycopg.OperationalError as error:
-        return (str(error).strip() or "no reason given").splitlines()[0].rpartition("failed: ")[2]
+        return first_line(error).rpartition("failed: ")[2]
     return ""
 
 

@@ -12,7 +12,7 @@ from opslib.database.postgres import Connection, Lent
 from opslib.database.settings import Database, RecoveryGoals
 from opslib.deployment.deployment import Deployment
 from opslib.deployment.line import Asked, Line, private
-from opslib.runbook.errors import RunbookError
+from opslib.runbook.errors import RunbookError, first_line
 
 TABLE = "A table that the API reads and writes, on which a new login is tried."
 ADMIN = f"Where the URL of an administrator of PostgreSQL is, in a file of mode 0600: {administrator.NEEDS}."
@@ -35,11 +35,6 @@ def discover(environment: Deployment, given: Mapping[str, Any]) -> Iterator[Line
             Asked("database.start", START),
         ]
     yield from found
-
-
-def first_line(error: Exception) -> str:
-    """Give what an error says, without the statement below it."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _of_server(environment: Deployment, connection: Connection, named: str) -> Iterator[Line | Asked]:

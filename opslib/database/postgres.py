@@ -17,7 +17,7 @@ from psycopg.conninfo import make_conninfo
 from psycopg.rows import DictRow, dict_row
 
 from opslib.database import database_url
-from opslib.runbook.errors import RunbookError
+from opslib.runbook.errors import RunbookError, first_line
 
 T = TypeVar("T")
 C = TypeVar("C", bound="psycopg.Connection[DictRow]")
@@ -106,7 +106,7 @@ def connect(url: str, name: str = "DATABASE_URL", *, within: float = 0, schema: 
             failure = _failure(error)
             if failure not in TRANSIENT or time.monotonic() > ends:
                 where = f"{given['user']} at {given['host']}:{given['port']}/{given['dbname']}"
-                raise LoginFailed(f"{name}: {where} could not log in: {_first_line(error)}", failure) from None
+                raise LoginFailed(f"{name}: {where} could not log in: {first_line(error)}", failure) from None
         time.sleep(PAUSE)
 
 
@@ -126,7 +126,7 @@ def carry_out(url: str, name: str, act: Callable[[Connection], T], *, within: fl
             if not passes or time.monotonic() > ends:
                 raise RunbookError(
                     f"{name}: PostgreSQL did not carry out a statement"
-                    f"{f', tried for {within:g} s' if passes else ''}: {_first_line(error)}. "
+                    f"{f', tried for {within:g} s' if passes else ''}: {first_line(error)}. "
                     "Put that right, or wait until PostgreSQL is well; then run again."
                 ) from None
         time.sleep(PAUSE)
@@ -186,10 +186,6 @@ def _set(connection: Connection, settings: dict[str, str]) -> bool:
         )
     ).fetchone()
     return row is not None and row["done"] is not None
-
-
-def _first_line(error: psycopg.Error) -> str:
-    return (str(error).strip() or "no reason given").splitlines()[0]
 
 
 def _failure(error: psycopg.OperationalError) -> Failure:

@@ -9,7 +9,6 @@ from urllib.parse import urlsplit
 from stripe import StripeClient, WebhookEndpoint
 
 from opslib.api import variable
-from opslib.database.discovery import first_line
 from opslib.deployment import env_file
 from opslib.deployment.deployment import Deployment
 from opslib.deployment.line import Asked, Line
@@ -18,7 +17,7 @@ from opslib.payments.settings import Stripe
 from opslib.payments.stripe_account import BAD_KEY, NOT_PERMITTED, ask
 from opslib.payments.stripe_code import Code
 from opslib.payments.stripe_rotation import KEY
-from opslib.runbook.errors import RunbookError
+from opslib.runbook.errors import RunbookError, first_line
 
 MODE = "Whether the keys are of test or live mode."
 PATH = "The path that Stripe delivers events to."

@@ -9,8 +9,7 @@ from stripe import StripeClient
 from opslib.api import log
 from opslib.api.log import Position
 from opslib.api.settings import Log
-from opslib.database import postgres
-from opslib.deployment import env_file
+from opslib.database import admin, postgres
 from opslib.deployment.deployment import Deployment
 from opslib.payments import delivery_trace, reception
 from opslib.payments.delivery_cause import NEXT
@@ -84,8 +83,7 @@ def _by_payment(environment: Deployment, one: Resent) -> Iterator[tuple[bool, st
     """Give what the payment tells, if it was open before."""
     if one.type != SUCCEEDED or one.status not in settings(environment).payments.statuses.open:
         return
-    url = env_file.read(environment.api.env_file)["DATABASE_URL"]
-    with postgres.connect(url, within=10) as database:
+    with postgres.connect(admin.api_url(environment), within=10) as database:
         received = reception.of(environment, database)
         status = received.states([one.intent]).get(one.intent, "")
     if received.settled(status):

@@ -83,11 +83,9 @@ def takes_two(environment: Deployment) -> Answer:
     """Whether the code takes what the secret before has signed too: whether it names that."""
     alone = (
         f"No code names {PREVIOUS}: from the switch on the API takes the new secret alone. That loses nothing while "
+        "Stripe signs with both, as it does if the old one was given time to expire. If it was: "
+        "-p accept_new_alone True"
     )
-    alone += (
-        "Stripe signs with both, as it does if the old one was given time to expire. If it was: -p accept_new_alone"
-    )
-    alone += " True"
     return Answer(bool(found := release.naming(environment, PREVIOUS)), found, alone)
 
 

@@ -11,7 +11,6 @@ import psycopg
 from stripe import StripeClient
 
 from opslib.database import schema
-from opslib.database.discovery import first_line
 from opslib.database.schema import Column, Table
 from opslib.deployment.deployment import Deployment
 from opslib.deployment.line import Asked, Line
@@ -19,7 +18,7 @@ from opslib.payments import event_table_discovery, intent, payment, payment_tabl
 from opslib.payments.payment import INTENT
 from opslib.payments.settings import Payments
 from opslib.payments.stripe_account import ask
-from opslib.runbook.errors import RunbookError
+from opslib.runbook.errors import RunbookError, first_line
 
 ASKED = 3
 """Rows of which Stripe is asked, at most, to prove the unit of amounts."""

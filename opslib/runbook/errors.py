@@ -129,3 +129,8 @@ class RunFailed(RunbookError):
     def __init__(self, message: str, outcome: Outcome) -> None:
         super().__init__(message)
         self.outcome = outcome
+
+
+def first_line(error: BaseException) -> str:
+    """Give what an error of a library says, without the statement or the hints below it."""
+    return (str(error).strip() or "no reason given").splitlines()[0]
