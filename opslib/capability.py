@@ -237,7 +237,7 @@ class Standing:
         """Give each capability with its number, whether it is there, and what is lost without it."""
         answered = [(number, one, self.answers[one.name]) for number, one in enumerate(CAPABILITIES, 1)]
         return [
-            {"": str(number), "capability": one.name, "is there": _word(answer),
+            {"number": str(number), "capability": one.name, "is there": _word(answer),
              "without it": "" if answer else one.without}
             for number, one, answer in answered
         ]  # fmt: skip
